@@ -1,0 +1,1 @@
+//! From an Agent to its objects, and the rollout gate (pure).

@@ -1,0 +1,1 @@
+//! Custom resource types, names and condition reasons (pure).

@@ -1,0 +1,1 @@
+//! Wiring: watches, leader election, one file a kind.

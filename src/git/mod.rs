@@ -1,0 +1,1 @@
+//! Git remotes. The only room that names gix.

@@ -1,0 +1,1 @@
+//! Order, diff, inventory and prune decisions (pure).

@@ -1,0 +1,1 @@
+//! What runs inside agent and task pods: the sidecar and task-run.

@@ -1,0 +1,1 @@
+//! Renders a file tree to objects (pure).

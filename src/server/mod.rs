@@ -1,0 +1,1 @@
+//! What the controller serves: health, metrics, the sidecars' connection.

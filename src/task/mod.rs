@@ -1,0 +1,1 @@
+//! Admission, phases and pods of Tasks (pure).
