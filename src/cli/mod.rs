@@ -1,1 +1,90 @@
 //! The commands.
+
+pub mod completion;
+pub mod controller;
+pub mod output;
+pub mod telemetry;
+pub mod version;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use output::Format;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; the reason is on stderr
+  2  the command line is wrong
+  3  diff: there are differences
+
+Every flag can come from the environment, as --help of the command shows.";
+
+/// GitOps for AI coding agents on Kubernetes
+#[derive(Parser, Debug)]
+#[command(name = "pilothouse", version, propagate_version = true, after_long_help = EXIT_CODES)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t, env = "PILOTHOUSE_OUTPUT")]
+    pub output: Format,
+    /// What is logged to stderr: error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, global = true, env = "PILOTHOUSE_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// How it is logged
+    #[arg(long, global = true, env = "PILOTHOUSE_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: telemetry::LogFormat,
+    /// Context of the kubeconfig to use
+    #[arg(long, global = true, env = "PILOTHOUSE_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the controller (in the cluster, or with a kubeconfig)
+    Controller(Box<crate::controller::Settings>),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion(completion::Args),
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the async runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    telemetry::init(&cli.global)?;
+    match cli.command {
+        Command::Controller(settings) => controller::run(&cli.global, *settings).await,
+        Command::Version => version::run(&cli.global),
+        Command::Completion(args) => completion::run(&args),
+    }
+}

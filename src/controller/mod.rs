@@ -1,1 +1,134 @@
 //! Wiring: watches, leader election, one file a kind.
+
+pub mod leader;
+pub mod report;
+pub mod runtime;
+pub mod settings;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use settings::Settings;
+
+use crate::{
+    server::{health, metrics::Metrics},
+    status::{Backoff, Failure},
+};
+use leader::Election;
+use report::Reports;
+use runtime::{Runtime, Scope, Watches};
+
+/// How long running reconciles may take after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// What every kind's reconciler has.
+#[derive(Clone)]
+pub struct Context {
+    /// The controller's own client. Objects of a Sync go through an impersonating one, see [`crate::apply`].
+    pub client: Client,
+    /// Status and events.
+    pub reports: Reports,
+    /// Metrics of the process.
+    pub metrics: Arc<Metrics>,
+    /// Flags.
+    pub settings: Arc<Settings>,
+}
+
+impl Context {
+    /// The present time; decisions get it as an argument.
+    pub fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
+/// Runs the controller until `stop`, or until leadership is lost (an error: the process must end).
+pub async fn run(settings: Settings, client: Client, stop: CancellationToken) -> Result<(), Failure> {
+    let metrics = Arc::new(Metrics::default());
+    let health_state = health::Health::default();
+    let listener = health::bind(settings.listen)
+        .await
+        .map_err(|e| Failure::stalled("ListenFailed", format!("cannot listen on --listen {}: {e}", settings.listen)))?;
+    info!(address = %listener.local_addr().unwrap_or(settings.listen), "health and metrics");
+    let serving_stop = CancellationToken::new();
+    tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone()));
+
+    let context = Context {
+        client: client.clone(),
+        reports: Reports::new(client.clone(), &settings.identity()),
+        metrics: metrics.clone(),
+        settings: Arc::new(settings.clone()),
+    };
+    let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
+    let kinds = kinds(&context, &mut watches);
+    tokio::select! {
+        () = watches.ready() => health_state.set_ready(true),
+        () = stop.cancelled() => return Ok(()),
+    }
+    info!("caches are filled");
+    let led = lead(&context, kinds, stop.clone()).await?;
+    health_state.set_ready(false);
+    serving_stop.cancel();
+    if led {
+        Ok(())
+    } else {
+        Err(Failure::transient(
+            "LeadershipLost",
+            "leadership was lost; the process ends so that no late write meets the new leader",
+        ))
+    }
+}
+
+/// A kind's loop, ready to be started with the runtime.
+type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, ()> + Send>;
+
+/// Opens the watches of every kind and prepares its loop.
+fn kinds(_context: &Context, _watches: &mut Watches) -> Vec<Loop> {
+    vec![]
+}
+
+async fn lead(context: &Context, kinds: Vec<Loop>, stop: CancellationToken) -> Result<bool, Failure> {
+    let settings = &context.settings;
+    let work = |stop: CancellationToken| {
+        let runtime = Runtime {
+            concurrency: settings.concurrency,
+            backoff: Backoff::default(),
+            stop: stop.clone(),
+            metrics: context.metrics.clone(),
+        };
+        let loops = futures::future::join_all(kinds.into_iter().map(|start| tokio::spawn(start(runtime.clone()))));
+        async move {
+            let mut loops = std::pin::pin!(loops);
+            tokio::select! {
+                _ = &mut loops => {}
+                () = stop.cancelled() => {
+                    if tokio::time::timeout(DRAIN, loops).await.is_err() {
+                        warn!("some reconciles did not end in {} s and are cut", DRAIN.as_secs());
+                    }
+                }
+            }
+            // Without a kind there is nothing to run; leading still means to hold the Lease until the stop.
+            stop.cancelled().await;
+        }
+    };
+    if !settings.leader_elect {
+        work(stop).await;
+        return Ok(true);
+    }
+    let election = Election {
+        namespace: settings.namespace.clone(),
+        lease: settings.lease_name.clone(),
+        identity: settings.identity(),
+        address: settings.advertise_address.clone().unwrap_or_default(),
+        duration_s: settings.lease_duration,
+    };
+    let leadership = election.start(context.client.clone()).await?;
+    let client = context.client.clone();
+    Ok(leader::while_leading(leadership, stop, context.metrics.clone(), |stop| async move {
+        election.publish_address(client).await;
+        work(stop).await;
+    })
+    .await)
+}

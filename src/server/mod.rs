@@ -1,1 +1,4 @@
 //! What the controller serves: health, metrics, the sidecars' connection.
+
+pub mod health;
+pub mod metrics;

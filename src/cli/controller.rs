@@ -1,0 +1,54 @@
+//! `pilothouse controller`.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use kube::{Client, Config, config::KubeConfigOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::Global;
+use crate::controller::{self, Settings};
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(global: &Global, settings: Settings) -> anyhow::Result<ExitCode> {
+    let stop = stop_on_signal()?;
+    let client = client(global).await?;
+    info!(version = env!("CARGO_PKG_VERSION"), identity = settings.identity(), "pilothouse controller starts");
+    controller::run(settings, client, stop).await?;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A client from the kubeconfig, or from the pod's ServiceAccount.
+pub async fn client(global: &Global) -> anyhow::Result<Client> {
+    let mut config = config(global).await?;
+    config.connect_timeout = Some(Duration::from_secs(10));
+    config.write_timeout = Some(Duration::from_secs(30));
+    Client::try_from(config).context("cannot make a Kubernetes client")
+}
+
+/// The client's configuration: `--context`, else `KUBECONFIG` or `~/.kube/config`, else the cluster that this runs in.
+pub async fn config(global: &Global) -> anyhow::Result<Config> {
+    let hint = "set KUBECONFIG, or run inside a cluster";
+    match &global.context {
+        None => Config::infer().await.context(hint),
+        Some(name) => {
+            let options = KubeConfigOptions { context: Some(name.clone()), ..Default::default() };
+            Config::from_kubeconfig(&options).await.with_context(|| format!("cannot use context {name}; {hint}"))
+        }
+    }
+}
+
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        info!("stopping");
+        token.cancel();
+    });
+    Ok(stop)
+}

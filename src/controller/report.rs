@@ -1,0 +1,153 @@
+//! The last step of a reconcile: one status patch, then events.
+
+use std::{collections::HashMap, sync::Arc};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tracing::debug;
+
+use super::runtime::Kind;
+use crate::status::{Failure, Note, condition::truncate};
+
+/// Field manager of the status subresource.
+pub const STATUS_MANAGER: &str = "pilothouse-status";
+
+/// Writes statuses and publishes events.
+#[derive(Clone)]
+pub struct Reports {
+    client: Client,
+    recorder: Recorder,
+    /// What was last written for an object, and at which `resourceVersion` the writer had seen it: the cache may
+    /// still show the old status when the object is reconciled again.
+    written: Arc<Mutex<HashMap<String, Written>>>,
+}
+
+struct Written {
+    seen: String,
+    status: Value,
+}
+
+impl Reports {
+    /// Events name `instance` (the pod) as their reporter.
+    pub fn new(client: Client, instance: &str) -> Self {
+        let reporter = Reporter { controller: "pilothouse".into(), instance: Some(instance.into()) };
+        Self { recorder: Recorder::new(client.clone(), reporter), client, written: Arc::default() }
+    }
+
+    /// Writes `status` unless `object` has exactly that already. An object that is gone meanwhile is no failure.
+    ///
+    /// `null`s and empty lists count as absent, so that a status built from typed values compares with what the API
+    /// server keeps.
+    pub async fn status<K>(&self, object: &K, current: &impl Serialize, status: &impl Serialize) -> Result<(), Failure>
+    where
+        K: Kind,
+    {
+        let (current, status) = (tidy(current)?, tidy(status)?);
+        let uid = object.uid().unwrap_or_default();
+        let seen = object.resource_version().unwrap_or_default();
+        if current == status || self.written.lock().get(&uid).is_some_and(|w| w.seen == seen && w.status == status) {
+            return Ok(());
+        }
+        let name = object.name_any();
+        let body = json!({
+            "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+            "metadata": { "name": name, "namespace": object.namespace(), "uid": uid },
+            "status": status,
+        });
+        let params = PatchParams::apply(STATUS_MANAGER).force();
+        let api = self.api(object);
+        match api.patch_status(&name, &params, &Patch::Apply(body)).await {
+            Ok(_) => {
+                self.written.lock().insert(uid, Written { seen, status });
+                Ok(())
+            }
+            // The uid in the body makes a recreated object a conflict: it gets its own reconcile.
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => Ok(()),
+            Err(error) => Err(Failure::transient("StatusWriteFailed", format!("cannot write the status: {error}"))),
+        }
+    }
+
+    fn api<K: Kind>(&self, object: &K) -> Api<DynamicObject> {
+        let resource = ApiResource::erase::<K>(&());
+        match object.namespace() {
+            Some(ns) => Api::namespaced_with(self.client.clone(), &ns, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    /// Publishes events in the background; an event that cannot be written is logged, never a failure.
+    pub fn events<K: Kind>(&self, object: &K, notes: Vec<Note>) {
+        if notes.is_empty() {
+            return;
+        }
+        let (recorder, reference) = (self.recorder.clone(), object.object_ref(&()));
+        tokio::spawn(async move { publish(&recorder, &reference, notes).await });
+    }
+
+    /// Forgets what was written for an object that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.written.lock().remove(uid);
+    }
+}
+
+async fn publish(recorder: &Recorder, reference: &ObjectReference, notes: Vec<Note>) {
+    for note in notes {
+        let event = Event {
+            type_: if note.warning { EventType::Warning } else { EventType::Normal },
+            reason: note.reason.into(),
+            note: Some(truncate(&note.message, 1024)),
+            action: note.action.into(),
+            secondary: None,
+        };
+        if let Err(error) = recorder.publish(&event, reference).await {
+            debug!("event {} not written: {error}", note.reason);
+        }
+    }
+}
+
+fn tidy(status: &impl Serialize) -> Result<Value, Failure> {
+    let mut value = serde_json::to_value(status)
+        .map_err(|e| Failure::stalled("InternalError", format!("a status cannot be serialised: {e}")))?;
+    prune(&mut value);
+    Ok(if value.is_null() { json!({}) } else { value })
+}
+
+/// Drops `null`s, and empty lists and mappings that stay after it.
+fn prune(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.values_mut().for_each(prune);
+            map.retain(|_, v| !is_empty(v));
+        }
+        Value::Array(list) => list.iter_mut().for_each(prune),
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_null_and_empty_are_the_same() {
+        let full = json!({"a": null, "b": [], "c": {"d": null}, "e": [{"f": null, "g": 0}], "h": false});
+        assert_eq!(tidy(&full).unwrap(), json!({"e": [{"g": 0}], "h": false}));
+        assert_eq!(tidy(&Value::Null).unwrap(), json!({}));
+    }
+}

@@ -1,0 +1,180 @@
+//! The loop that every kind shares: caches, triggers, backoff, isolation.
+//!
+//! * [`watch`]: one watch a kind and namespace, its cache, and listeners that turn changes into triggers.
+//! * [`triggers`]: asks for a reconcile of one object, from anywhere.
+//! * [`run`]: calls a [`Reconcile`] for what was triggered; never two at once for one object.
+
+pub mod triggers;
+pub mod watch;
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt};
+use kube::{
+    Resource, ResourceExt,
+    runtime::{
+        controller::{self, Action},
+        reflector::ObjectRef,
+    },
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, info_span, warn};
+
+pub use triggers::Triggers;
+pub use watch::{Cache, Change, Scope, Watches};
+
+use crate::{
+    server::metrics::Metrics,
+    status::{Backoff, Class, Failure, Next},
+};
+
+/// No reconcile may take longer: effects have their own, shorter, limits, this one saves the worker.
+const RECONCILE_TIMEOUT: Duration = Duration::from_mins(3);
+
+/// A custom resource that can be cached and reconciled.
+pub trait Kind:
+    Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static
+{
+}
+impl<K> Kind for K where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static
+{
+}
+
+/// What one kind does: observe, decide, act, report.
+pub trait Reconcile: Send + Sync + 'static {
+    /// The kind.
+    type Object: Kind;
+
+    /// Brings the world closer to `object` and reports it in the object's status.
+    ///
+    /// An invalid spec is a decision and so `Ok`. A failure has been reported in the status already; its class says
+    /// when this is called again.
+    fn reconcile(&self, object: Arc<Self::Object>) -> impl Future<Output = Result<Next, Failure>> + Send;
+
+    /// The object is gone: forget what memory holds about it.
+    fn forget(&self, namespace: &str, name: &str) {
+        let _ = (namespace, name);
+    }
+}
+
+/// Settings that [`run`] needs for every kind.
+#[derive(Clone)]
+pub struct Runtime {
+    /// Reconciles of one kind at a time.
+    pub concurrency: u16,
+    /// Delays after transient failures.
+    pub backoff: Backoff,
+    /// Cancelled: no new reconcile starts, running ones end.
+    pub stop: CancellationToken,
+    /// Counters and durations.
+    pub metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failed(Failure);
+
+struct Worker<R: Reconcile> {
+    reconciler: Arc<R>,
+    runtime: Runtime,
+    failures: Mutex<HashMap<ObjectRef<R::Object>, u32>>,
+}
+
+/// Reconciles every object of `cache` once, and then whatever `triggers` asks for, until the runtime stops.
+pub async fn run<R: Reconcile>(
+    reconciler: Arc<R>,
+    cache: Cache<R::Object>,
+    triggers: Triggers<R::Object>,
+    runtime: Runtime,
+) {
+    let worker = Arc::new(Worker { reconciler, runtime: runtime.clone(), failures: Mutex::default() });
+    listen(&cache, &triggers, &worker);
+    let loops = cache.stores().into_iter().map(|(scope, store)| {
+        let queue = triggers.take(&scope).map(Ok::<_, std::convert::Infallible>);
+        let stop = runtime.stop.clone();
+        controller::applier(
+            |object, worker: Arc<Worker<R>>| Box::pin(async move { worker.reconcile(object).await }),
+            |object, error, worker| worker.after_failure(&ObjectRef::from_obj(&*object), &error.0),
+            worker.clone(),
+            store,
+            queue.take_until(async move { stop.cancelled().await }),
+            controller::Config::default().concurrency(runtime.concurrency),
+        )
+        .for_each(|_| std::future::ready(()))
+    });
+    futures::future::join_all(loops).await;
+}
+
+/// Changes of the objects themselves trigger them; deletions forget them.
+fn listen<R: Reconcile>(cache: &Cache<R::Object>, triggers: &Triggers<R::Object>, worker: &Arc<Worker<R>>) {
+    let (own, weak) = (triggers.clone(), Arc::downgrade(worker));
+    cache.on_change(move |change| {
+        let (namespace, name) = (change.object.namespace().unwrap_or_default(), change.object.name_any());
+        if change.deleted {
+            if let Some(worker) = weak.upgrade() {
+                worker.failures.lock().remove(&ObjectRef::from_obj(change.object));
+                worker.reconciler.forget(&namespace, &name);
+            }
+        } else {
+            own.now(&namespace, &name);
+        }
+    });
+    for object in cache.all() {
+        triggers.now(&object.namespace().unwrap_or_default(), &object.name_any());
+    }
+}
+
+impl<R: Reconcile> Worker<R> {
+    async fn reconcile(&self, object: Arc<R::Object>) -> Result<Action, Failed> {
+        let kind = R::Object::kind(&()).into_owned();
+        let key = ObjectRef::from_obj(&*object);
+        let span = info_span!("reconcile", kind, namespace = object.namespace(), name = object.name_any());
+        let started = Instant::now();
+        let work = AssertUnwindSafe(self.reconciler.reconcile(object)).catch_unwind();
+        let outcome = match tokio::time::timeout(RECONCILE_TIMEOUT, work).instrument(span.clone()).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => Err(Failure::transient("InternalError", panic_text(&*panic))),
+            Err(_) => Err(Failure::transient("Timeout", "the reconcile took longer than 3 minutes and was cancelled")),
+        };
+        self.runtime.metrics.reconciled(&kind, outcome.as_ref().err(), started.elapsed());
+        let _in_span = span.enter();
+        match outcome {
+            Ok(next) => {
+                self.failures.lock().remove(&key);
+                Ok(match next {
+                    Next::OnEvent => Action::await_change(),
+                    Next::After(delay) => Action::requeue(delay),
+                })
+            }
+            Err(failure) => {
+                log(&failure);
+                Err(Failed(failure))
+            }
+        }
+    }
+
+    fn after_failure(&self, key: &ObjectRef<R::Object>, failure: &Failure) -> Action {
+        if failure.class != Class::Transient {
+            return Action::await_change();
+        }
+        let mut failures = self.failures.lock();
+        let count = failures.entry(key.clone()).and_modify(|n| *n = n.saturating_add(1)).or_insert(1);
+        Action::requeue(self.runtime.backoff.delay(*count, rand::random()))
+    }
+}
+
+fn log(failure: &Failure) {
+    match failure.class {
+        Class::Transient if failure.reason == "InternalError" => error!(reason = failure.reason, "{failure}"),
+        Class::Transient | Class::Stalled => warn!(reason = failure.reason, "{failure}"),
+        Class::Waiting => debug!(reason = failure.reason, "{failure}"),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("a bug in Pilothouse: the reconcile of this object panicked ({})", text.unwrap_or("no message"))
+}

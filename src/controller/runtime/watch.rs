@@ -1,0 +1,239 @@
+//! Caches: one watch a kind and namespace.
+
+use std::{collections::HashSet, fmt, sync::Arc};
+
+use futures::{StreamExt, TryStreamExt};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, Event},
+    },
+};
+use parking_lot::RwLock;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use super::Kind;
+
+/// Where a watch looks: everywhere, or in one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// All namespaces, or a cluster-scoped kind.
+    All,
+    /// One namespace.
+    Namespace(String),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all namespaces"),
+            Self::Namespace(name) => write!(f, "namespace {name}"),
+        }
+    }
+}
+
+impl Scope {
+    /// The scopes of `--watch-namespaces`: none given means everywhere.
+    pub fn from_namespaces(namespaces: &[String]) -> Vec<Self> {
+        let mut scopes: Vec<_> = namespaces.iter().map(|n| Self::Namespace(n.clone())).collect();
+        scopes.sort();
+        scopes.dedup();
+        if scopes.is_empty() { vec![Self::All] } else { scopes }
+    }
+}
+
+/// Something happened to a cached object.
+pub struct Change<'a, K> {
+    /// The object; its last known state when it was deleted.
+    pub object: &'a K,
+    /// Whether it is gone.
+    pub deleted: bool,
+}
+
+type Listener<K> = Arc<dyn Fn(&Change<'_, K>) + Send + Sync>;
+
+/// The objects of one kind, kept up to date by watches. Cheap to clone.
+pub struct Cache<K: Kind> {
+    stores: Arc<Vec<(Scope, Store<K>)>>,
+    listeners: Arc<RwLock<Vec<Listener<K>>>>,
+}
+
+impl<K: Kind> Clone for Cache<K> {
+    fn clone(&self) -> Self {
+        Self { stores: self.stores.clone(), listeners: self.listeners.clone() }
+    }
+}
+
+impl<K: Kind> Cache<K> {
+    /// One object.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        let mut key = ObjectRef::new(name);
+        key.namespace = (!namespace.is_empty()).then(|| namespace.into());
+        self.stores.iter().find_map(|(_, store)| store.get(&key))
+    }
+
+    /// Every object. Cost grows with their number: for indexes and for start-up.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.stores.iter().flat_map(|(_, store)| store.state()).collect()
+    }
+
+    /// Objects for which `keep` holds.
+    pub fn filter(&self, keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
+        self.stores.iter().flat_map(|(_, store)| store.state_filter(&keep)).collect()
+    }
+
+    /// Calls `listener` after each change. It must be quick: it runs in the watch.
+    pub fn on_change(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
+        self.listeners.write().push(Arc::new(listener));
+    }
+
+    /// Resolves when the first listing of every scope is in the cache.
+    pub async fn ready(&self) {
+        for (_, store) in self.stores.iter() {
+            // An error means that the watch has ended, which only happens when the process stops.
+            let _ = store.wait_until_ready().await;
+        }
+    }
+
+    pub(super) fn stores(&self) -> Vec<(Scope, Store<K>)> {
+        self.stores.to_vec()
+    }
+
+    fn tell(&self, change: &Change<'_, K>) {
+        for listener in self.listeners.read().iter() {
+            listener(change);
+        }
+    }
+}
+
+/// Starts watches and knows whether all caches are filled. Dropping it ends them.
+pub struct Watches {
+    client: Client,
+    scopes: Vec<Scope>,
+    tasks: JoinSet<()>,
+    ready: Vec<futures::future::BoxFuture<'static, ()>>,
+}
+
+impl Watches {
+    /// Watches in `scopes`.
+    pub fn new(client: Client, scopes: Vec<Scope>) -> Self {
+        Self { client, scopes, tasks: JoinSet::new(), ready: vec![] }
+    }
+
+    /// The scopes in which namespaced kinds are watched.
+    pub fn scopes(&self) -> &[Scope] {
+        &self.scopes
+    }
+
+    /// Caches objects of a namespaced kind. With `PartialObjectMeta<Secret>` as the kind only metadata is fetched and
+    /// kept: right for Secrets and ConfigMaps, whose content is read where it is needed.
+    pub fn objects<K>(&mut self, config: &watcher::Config) -> Cache<K>
+    where
+        K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        let client = self.client.clone();
+        self.start(self.scopes.clone(), move |scope| {
+            let api = match scope {
+                Scope::All => Api::all(client.clone()),
+                Scope::Namespace(name) => Api::namespaced(client.clone(), name),
+            };
+            watcher::watcher(api, config.clone()).boxed()
+        })
+    }
+
+    /// Caches whole objects of a cluster-scoped kind.
+    pub fn cluster_objects<K>(&mut self, config: &watcher::Config) -> Cache<K>
+    where
+        K: Kind + Resource<Scope = k8s_openapi::ClusterResourceScope>,
+    {
+        let api = Api::<K>::all(self.client.clone());
+        self.start(vec![Scope::All], move |_| watcher::watcher(api.clone(), config.clone()).boxed())
+    }
+
+    /// Resolves when every cache is filled.
+    pub async fn ready(&mut self) {
+        futures::future::join_all(self.ready.drain(..)).await;
+    }
+
+    fn start<K: Kind>(&mut self, scopes: Vec<Scope>, open: impl Fn(&Scope) -> Events<K>) -> Cache<K> {
+        let (stores, writers): (Vec<_>, Vec<_>) = scopes
+            .into_iter()
+            .map(|scope| {
+                let (store, writer) = reflector::store();
+                ((scope.clone(), store), (scope, writer))
+            })
+            .unzip();
+        let cache = Cache { stores: Arc::new(stores), listeners: Arc::default() };
+        for ((_, store), (scope, writer)) in cache.stores.iter().zip(writers) {
+            self.tasks.spawn(follow(cache.clone(), store.clone(), writer, scope.clone(), open(&scope)));
+        }
+        let waiting = cache.clone();
+        self.ready.push(Box::pin(async move { waiting.ready().await }));
+        cache
+    }
+}
+
+type Events<K> = futures::stream::BoxStream<'static, Result<Event<K>, watcher::Error>>;
+
+/// Feeds one watch into its store and tells listeners, until the process ends.
+async fn follow<K: Kind>(
+    cache: Cache<K>,
+    store: Store<K>,
+    writer: reflector::store::Writer<K>,
+    scope: Scope,
+    events: Events<K>,
+) {
+    // Listeners are told after the store has the change, so that what they trigger reads the new state.
+    let mut gone: Vec<Arc<K>> = vec![];
+    let mut listed: HashSet<ObjectRef<K>> = HashSet::new();
+    let mut stream = std::pin::pin!(
+        events
+            .default_backoff()
+            .map_ok(|event| event.modify(|object| object.managed_fields_mut().clear()))
+            .reflect(writer)
+    );
+    let kind = K::kind(&()).into_owned();
+    let mut failing = false;
+    while let Some(event) = stream.next().await {
+        if std::mem::replace(&mut failing, event.is_err()) && event.is_ok() {
+            debug!(kind, %scope, "watch works again");
+        }
+        match event {
+            Ok(Event::Apply(object)) => cache.tell(&Change { object: &object, deleted: false }),
+            Ok(Event::Delete(object)) => cache.tell(&Change { object: &object, deleted: true }),
+            Ok(Event::Init) => {
+                gone = store.state();
+                listed.clear();
+            }
+            Ok(Event::InitApply(object)) => {
+                listed.insert(ObjectRef::from_obj(&object));
+            }
+            Ok(Event::InitDone) => relisted(&cache, &store, std::mem::take(&mut gone), &listed),
+            Err(error) => warn!(kind, %scope, "watch failed, it is tried again: {}", explain(&kind, &error)),
+        }
+    }
+    debug!(kind, %scope, "watch ended");
+}
+
+/// A watch that lost its place lists again: what vanished meanwhile is told as deleted, everything else as changed.
+fn relisted<K: Kind>(cache: &Cache<K>, store: &Store<K>, before: Vec<Arc<K>>, listed: &HashSet<ObjectRef<K>>) {
+    for object in before.iter().filter(|o| !listed.contains(&ObjectRef::from_obj(&***o))) {
+        cache.tell(&Change { object, deleted: true });
+    }
+    for object in store.state() {
+        cache.tell(&Change { object: &object, deleted: false });
+    }
+}
+
+fn explain(kind: &str, error: &watcher::Error) -> String {
+    let text = error.to_string();
+    if text.contains("404") || text.contains("NotFound") {
+        return format!(
+            "the cluster does not know kind {kind}: apply the CRDs (pilothouse crds | kubectl apply --server-side -f -)"
+        );
+    }
+    text
+}

@@ -1,0 +1,66 @@
+//! Flags of `pilothouse controller`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{ArgAction, Args};
+
+/// Flags of `pilothouse controller`; each can come from the environment.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Namespace that the controller itself runs in: its Lease and its Secrets are there
+    #[arg(long, env = "POD_NAMESPACE", default_value = "pilothouse-system", value_name = "NAMESPACE")]
+    pub namespace: String,
+    /// Name of this replica, unique among them; default: a random one
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+    /// Namespaces to watch, separated by commas; none: all of them, which needs cluster-wide rights
+    #[arg(long, env = "PILOTHOUSE_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACES")]
+    pub watch_namespaces: Vec<String>,
+    /// Objects of one kind that are reconciled at a time
+    #[arg(long, env = "PILOTHOUSE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: u16,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, env = "PILOTHOUSE_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Address for the sidecars' connections (TLS)
+    #[arg(long, env = "PILOTHOUSE_VOICE_LISTEN", default_value = "0.0.0.0:9443", value_name = "ADDRESS")]
+    pub voice_listen: SocketAddr,
+    /// How sidecars reach the controller: host:port of its Service
+    #[arg(long, env = "PILOTHOUSE_VOICE_ADDRESS", value_name = "HOST:PORT")]
+    pub voice_address: Option<String>,
+    /// How this replica alone is reached, host:port; followers send sidecars to the leader's
+    #[arg(long, env = "PILOTHOUSE_ADVERTISE_ADDRESS", value_name = "HOST:PORT")]
+    pub advertise_address: Option<String>,
+    /// Image of Pilothouse itself, for the sidecar and for Task pods
+    #[arg(long, env = "PILOTHOUSE_SYSTEM_IMAGE", value_name = "IMAGE")]
+    pub system_image: Option<String>,
+    /// Folder for clones and artifacts; it may be lost at any time, it is then fetched again
+    #[arg(long, env = "PILOTHOUSE_DATA_DIR", default_value = "/var/lib/pilothouse", value_name = "FOLDER")]
+    pub data_dir: PathBuf,
+    /// Accept Repositories with a file: url (for development; it reads the controller's own disk)
+    #[arg(long, env = "PILOTHOUSE_ALLOW_FILE_REPOSITORIES")]
+    pub allow_file_repositories: bool,
+    /// Compete for the Lease; with false there must be one replica only
+    #[arg(long, env = "PILOTHOUSE_LEADER_ELECT", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub leader_elect: bool,
+    /// Name of the Lease
+    #[arg(long, env = "PILOTHOUSE_LEASE_NAME", default_value = "pilothouse-controller", value_name = "NAME")]
+    pub lease_name: String,
+    /// Seconds until another replica takes over from a leader that vanished
+    #[arg(long, env = "PILOTHOUSE_LEASE_DURATION", default_value_t = 12, value_parser = clap::value_parser!(u64).range(4..=300), value_name = "SECONDS")]
+    pub lease_duration: u64,
+    #[arg(skip = random_identity())]
+    #[doc(hidden)]
+    pub fallback_identity: String,
+}
+
+impl Settings {
+    /// The replica's name in the Lease and in Events.
+    pub fn identity(&self) -> String {
+        self.pod_name.clone().unwrap_or_else(|| self.fallback_identity.clone())
+    }
+}
+
+fn random_identity() -> String {
+    format!("pilothouse-{:08x}", rand::random::<u32>())
+}
