@@ -1,1 +1,38 @@
 //! Custom resource types, names and condition reasons (pure).
+
+// `KubeSchema` declares each struct again inside a function, where `pub` reaches nobody.
+#![allow(unreachable_pub)]
+
+pub mod agent;
+pub mod common;
+pub mod config;
+pub mod context;
+pub mod crd;
+pub mod duration;
+pub mod pod;
+pub mod repository;
+pub mod rollout;
+mod schema;
+pub mod sync;
+pub mod task;
+pub mod template;
+
+pub use agent::{Agent, AgentSpec, AgentState, AgentStatus};
+pub use common::{Artifact, CaBundle, ImagePullSecret, KeyRef, LocalRef, Proxy, PullPolicy};
+pub use config::{PilothouseConfig, PilothouseConfigSpec, PilothouseConfigStatus};
+pub use context::{ContextItem, ContextType, GitContext, GitSkillSource, PluginSpec, SkillSource};
+pub use crd::{Crd, CrdError, crds};
+pub use duration::GoDuration;
+pub use pod::{AgentPodSpec, Credential, ExtraPort, Persistence, Quota, Standby, SystemImage};
+pub use repository::{GitReference, Repository, RepositorySpec, RepositoryStatus};
+pub use rollout::{Live, OnTimeout, Protect, Rollout, RolloutStatus, Strategy};
+pub use sync::{DeletionPolicy, HistoryEntry, Inventory, InventoryEntry, Sync, SyncSpec, SyncStatus};
+pub use task::{SessionSummary, Task, TaskPhase, TaskSession, TaskSpec, TaskStatus, TokenUsage};
+pub use template::{AgentTemplate, AgentTemplateSpec, AgentTemplateStatus};
+
+/// API group of all kinds.
+pub const GROUP: &str = "pilothouse.dev";
+/// API version of all kinds.
+pub const VERSION: &str = "v1alpha1";
+/// Group and version as manifests write them.
+pub const API_VERSION: &str = "pilothouse.dev/v1alpha1";

@@ -1,0 +1,99 @@
+//! Types that several kinds use.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The name of an object in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct LocalRef {
+    /// Name of the object, in the same namespace.
+    pub name: String,
+}
+
+impl From<&str> for LocalRef {
+    fn from(name: &str) -> Self {
+        Self { name: name.into() }
+    }
+}
+
+/// A ConfigMap or Secret of the same namespace, and one of its keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyRef {
+    /// Name of the object, in the same namespace.
+    pub name: String,
+    /// Key in its data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// A Secret that holds the credential of an image registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImagePullSecret {
+    /// Name of a Secret of type kubernetes.io/dockerconfigjson in the same namespace.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// Where certificates of own authorities come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("has(self.configMapRef) || has(self.secretRef)", "either configMapRef or secretRef must be specified"),
+    validation = (
+        "!(has(self.configMapRef) && has(self.secretRef))",
+        "only one of configMapRef or secretRef can be specified"
+    )
+)]
+pub struct CaBundle {
+    /// A ConfigMap with PEM certificates; the key is ca-bundle.crt unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<KeyRef>,
+    /// A Secret with PEM certificates; the key is ca.crt unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<KeyRef>,
+}
+
+/// HTTP proxies for everything that runs in the pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxy {
+    /// Proxy for http URLs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_proxy: Option<String>,
+    /// Proxy for https URLs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https_proxy: Option<String>,
+    /// Hosts that are reached directly, separated by commas; the cluster's own names are always added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_proxy: Option<String>,
+}
+
+/// A published tree of files, in the shape of Flux's ExternalArtifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Artifact {
+    /// What was fetched: <ref>@sha1:<commit>, for example main@sha1:<40 hex digits>.
+    pub revision: String,
+    /// Content digest of the archive: sha256:<hex>.
+    pub digest: String,
+    /// Size of the archive in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+    /// When this artifact was published first.
+    pub last_update_time: Time,
+    /// Where the controller serves the archive.
+    pub url: String,
+}
+
+/// How often an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PullPolicy {
+    /// For every new container.
+    Always,
+    /// Never.
+    Never,
+    /// Where the node does not have it.
+    IfNotPresent,
+}
