@@ -1,0 +1,96 @@
+{{- define "pilothouse.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "pilothouse.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains (include "pilothouse.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "pilothouse.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pilothouse.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "pilothouse.selector" . }}
+{{- end -}}
+
+{{- define "pilothouse.selector" -}}
+app.kubernetes.io/name: {{ include "pilothouse.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end -}}
+
+{{- define "pilothouse.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "pilothouse.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name is needed when serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pilothouse.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The namespaces to manage, as a JSON list; empty with clusterWide. */}}
+{{- define "pilothouse.namespaces" -}}
+{{- if .Values.rbac.clusterWide -}}
+{{- if .Values.agentNamespaces -}}
+{{- fail "agentNamespaces and rbac.clusterWide exclude each other: list namespaces, or ask for all of them" -}}
+{{- end -}}
+[]
+{{- else -}}
+{{- default (list .Release.Namespace) .Values.agentNamespaces | uniq | sortAlpha | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the controller may do where agents live: the same rules as a Role or as a ClusterRole. */}}
+{{- define "pilothouse.rules" -}}
+- apiGroups: [pilothouse.dev]
+  resources: [repositories, syncs, agents, agenttemplates, tasks]
+  verbs: [get, list, watch]
+- apiGroups: [pilothouse.dev]
+  resources: [repositories/status, syncs/status, agents/status, agenttemplates/status, tasks/status]
+  verbs: [patch]
+# Labels and finalizers that the controller sets itself, each with its own field manager.
+- apiGroups: [pilothouse.dev]
+  resources: [syncs, agents, tasks]
+  verbs: [patch]
+# ownerReferences that block deletion.
+- apiGroups: [pilothouse.dev]
+  resources: [syncs/finalizers, agents/finalizers, tasks/finalizers]
+  verbs: [update]
+# Cleanup of finished Tasks.
+- apiGroups: [pilothouse.dev]
+  resources: [tasks]
+  verbs: [delete]
+# Credentials of Repositories and Agents are read; each agent's password is created.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [configmaps, services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+# A Sync is applied as the ServiceAccount that it names, with that account's rights and no others.
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [impersonate]
+{{- end -}}
