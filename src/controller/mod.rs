@@ -1,5 +1,6 @@
 //! Wiring: watches, leader election, one file a kind.
 
+pub mod caches;
 pub mod leader;
 pub mod report;
 pub mod runtime;
@@ -17,9 +18,10 @@ use crate::{
     server::{health, metrics::Metrics},
     status::{Backoff, Failure},
 };
+use caches::Caches;
 use leader::Election;
 use report::Reports;
-use runtime::{Runtime, Scope, Watches};
+use runtime::{Cache, Runtime, Scope, Triggers, Watches};
 
 /// How long running reconciles may take after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -35,6 +37,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Flags.
     pub settings: Arc<Settings>,
+    /// One watch a kind, shared by all reconcilers.
+    pub caches: Caches,
 }
 
 impl Context {
@@ -55,14 +59,15 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let serving_stop = CancellationToken::new();
     tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone()));
 
+    let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
     let context = Context {
         client: client.clone(),
         reports: Reports::new(client.clone(), &settings.identity()),
         metrics: metrics.clone(),
         settings: Arc::new(settings.clone()),
+        caches: Caches::open(&mut watches),
     };
-    let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
-    let kinds = kinds(&context, &mut watches);
+    let kinds = kinds(&context, watches.scopes());
     tokio::select! {
         () = watches.ready() => health_state.set_ready(true),
         () = stop.cancelled() => return Ok(()),
@@ -82,11 +87,20 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
 }
 
 /// A kind's loop, ready to be started with the runtime.
-type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, ()> + Send>;
+pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, ()> + Send>;
 
-/// Opens the watches of every kind and prepares its loop.
-fn kinds(_context: &Context, _watches: &mut Watches) -> Vec<Loop> {
+/// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
+fn kinds(_context: &Context, _scopes: &[Scope]) -> Vec<Loop> {
     vec![]
+}
+
+/// A kind's loop from its reconciler.
+pub fn start<R: runtime::Reconcile>(
+    reconciler: Arc<R>,
+    cache: Cache<R::Object>,
+    triggers: Triggers<R::Object>,
+) -> Loop {
+    Box::new(move |runtime| Box::pin(runtime::run(reconciler, cache, triggers, runtime)))
 }
 
 async fn lead(context: &Context, kinds: Vec<Loop>, stop: CancellationToken) -> Result<bool, Failure> {

@@ -1,0 +1,67 @@
+//! The caches that kinds share: one watch a kind, however many reconcilers read it.
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, Secret, Service},
+};
+use kube::{core::PartialObjectMeta, runtime::watcher};
+
+use super::runtime::{Cache, Watches};
+use crate::api::{Agent, AgentTemplate, PilothouseConfig, Repository, Sync, Task};
+
+/// Label selectors of generated objects: only those with one of our labels are cached whole.
+const OF_AGENTS: &str = "pilothouse.dev/agent";
+const OF_TASKS: &str = "pilothouse.dev/task";
+
+/// Every cache of the controller. Cheap to clone.
+#[derive(Clone)]
+pub struct Caches {
+    /// Repositories.
+    pub repositories: Cache<Repository>,
+    /// Syncs.
+    pub syncs: Cache<Sync>,
+    /// Agents.
+    pub agents: Cache<Agent>,
+    /// Templates.
+    pub templates: Cache<AgentTemplate>,
+    /// Tasks.
+    pub tasks: Cache<Task>,
+    /// The configuration singleton.
+    pub configs: Cache<PilothouseConfig>,
+    /// Deployments labelled with an agent.
+    pub deployments: Cache<Deployment>,
+    /// Services labelled with an agent.
+    pub services: Cache<Service>,
+    /// Pods labelled with an agent: of Deployments and of Tasks.
+    pub agent_pods: Cache<Pod>,
+    /// Pods labelled with a Task.
+    pub task_pods: Cache<Pod>,
+    /// All ConfigMaps, metadata only: what Agents refer to, and what is generated for them.
+    pub config_maps: Cache<PartialObjectMeta<ConfigMap>>,
+    /// All Secrets, metadata only.
+    pub secrets: Cache<PartialObjectMeta<Secret>>,
+}
+
+impl Caches {
+    /// Opens the watches.
+    pub fn open(watches: &mut Watches) -> Self {
+        let all = watcher::Config::default();
+        let agents = watcher::Config::default().labels(OF_AGENTS);
+        // A Task's pod carries its agent's label too; the agents' own pods must not come with it.
+        let servers = watcher::Config::default().labels(&format!("{OF_AGENTS},!{OF_TASKS}"));
+        Self {
+            repositories: watches.objects(&all),
+            syncs: watches.objects(&all),
+            agents: watches.objects(&all),
+            templates: watches.objects(&all),
+            tasks: watches.objects(&all),
+            configs: watches.cluster_objects(&all),
+            deployments: watches.objects(&agents),
+            services: watches.objects(&agents),
+            agent_pods: watches.objects(&servers),
+            task_pods: watches.objects(&watcher::Config::default().labels(OF_TASKS)),
+            config_maps: watches.objects(&all),
+            secrets: watches.objects(&all),
+        }
+    }
+}
