@@ -15,7 +15,7 @@ use super::{
 };
 
 /// What an agent is made of. Fields that are left out come from the template, if one is named.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "pilothouse.dev",
     version = "v1alpha1",
@@ -122,6 +122,39 @@ pub struct AgentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::any_object")]
     pub share: Option<Value>,
+}
+
+impl Default for AgentSpec {
+    fn default() -> Self {
+        Self {
+            template_ref: None,
+            profile: None,
+            agent_image: None,
+            executor_image: None,
+            attach_image: None,
+            workspace_dir: None,
+            command: None,
+            contexts: None,
+            skills: None,
+            plugins: None,
+            config: None,
+            credentials: None,
+            pod_spec: None,
+            service_account_name: None,
+            max_concurrent_tasks: None,
+            quota: None,
+            ca_bundle: None,
+            proxy: None,
+            image_pull_secrets: None,
+            port: DEFAULT_PORT,
+            extra_ports: None,
+            persistence: None,
+            suspend: None,
+            standby: None,
+            rollout: None,
+            share: None,
+        }
+    }
 }
 
 /// Default of `spec.port`, which is opencode's own.

@@ -89,7 +89,7 @@ pub struct ConfigMapContext {
 pub struct RuntimeContext {}
 
 /// Content from a Git repository.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = (
@@ -126,6 +126,22 @@ pub struct GitContext {
     /// Whether the agent may push: the pod then clones by itself, with the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<bool>,
+}
+
+impl Default for GitContext {
+    fn default() -> Self {
+        Self {
+            repository: None,
+            repository_ref: None,
+            path: None,
+            reference: None,
+            depth: one(),
+            recurse_submodules: None,
+            secret_ref: None,
+            sync: None,
+            push: None,
+        }
+    }
 }
 
 /// A Repository object that content is taken from.
@@ -175,7 +191,7 @@ pub enum SyncPolicy {
 }
 
 /// Content fetched over HTTP.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UrlContext {
     /// The URL.
@@ -194,6 +210,18 @@ pub struct UrlContext {
     pub timeout: i32,
 }
 
+impl Default for UrlContext {
+    fn default() -> Self {
+        Self {
+            source: String::new(),
+            headers: BTreeMap::new(),
+            secret_ref: None,
+            insecure_skip_tls_verify: None,
+            timeout: thirty(),
+        }
+    }
+}
+
 /// A collection of skills (folders with a SKILL.md).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = ("has(self.git)", "git source is required"))]
@@ -207,7 +235,7 @@ pub struct SkillSource {
 }
 
 /// Skills in a Git repository.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = (
@@ -245,6 +273,22 @@ pub struct GitSkillSource {
     /// Whether and how a running agent follows new commits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<GitSync>,
+}
+
+impl Default for GitSkillSource {
+    fn default() -> Self {
+        Self {
+            repository: None,
+            repository_ref: None,
+            reference: None,
+            path: None,
+            names: None,
+            depth: one(),
+            recurse_submodules: None,
+            secret_ref: None,
+            sync: None,
+        }
+    }
 }
 
 /// A plugin of opencode, from npm.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod context;
 pub mod crd;
 pub mod duration;
+pub mod names;
 pub mod pod;
 pub mod repository;
 pub mod rollout;
@@ -16,6 +17,7 @@ mod schema;
 pub mod sync;
 pub mod task;
 pub mod template;
+pub mod voice;
 
 pub use agent::{Agent, AgentSpec, AgentState, AgentStatus};
 pub use common::{Artifact, CaBundle, ImagePullSecret, KeyRef, LocalRef, Proxy, PullPolicy};

@@ -1,0 +1,253 @@
+//! Names that the world sees: labels, annotations, generated objects, field managers, condition types and reasons.
+
+mod reason_table;
+
+pub use reason_table::{REASONS, Reason, reason, text as reasons};
+
+use sha2::{Digest, Sha256};
+
+/// Prefix of our labels and annotations.
+pub const PREFIX: &str = "pilothouse.dev/";
+/// The same, of the API that manifests may still be written for.
+pub const OLD_PREFIX: &str = "kubeopencode.io/";
+/// Group of that API.
+pub const OLD_GROUP: &str = "kubeopencode.io";
+
+/// Who writes which fields; see server-side apply.
+pub mod manager {
+    /// What a Sync applies.
+    pub const SYNC: &str = "pilothouse";
+    /// Objects generated for an Agent, and labels set on others for it.
+    pub const AGENT: &str = "pilothouse-agent";
+    /// Objects generated for a Task, and labels set on others for it.
+    pub const TASK: &str = "pilothouse-task";
+    /// The status subresource of every kind.
+    pub const STATUS: &str = "pilothouse-status";
+}
+
+/// Types of conditions.
+pub mod condition {
+    /// Every kind: as wanted.
+    pub const READY: &str = "Ready";
+    /// Every kind, only while true: on the way to what is wanted.
+    pub const RECONCILING: &str = "Reconciling";
+    /// Every kind, only while true: nothing but a change of the spec or of an input helps.
+    pub const STALLED: &str = "Stalled";
+    /// Agent: the Deployment has a ready pod.
+    pub const SERVER_READY: &str = "ServerReady";
+    /// Agent: the server answers.
+    pub const SERVER_HEALTHY: &str = "ServerHealthy";
+    /// Agent: stopped as asked. Exists once a suspension has been, and then stays.
+    pub const SUSPENDED: &str = "Suspended";
+    /// Agent: a synced context waits for work to end. Exists once there was a synced context, and then stays.
+    pub const GIT_SYNC_PENDING: &str = "GitSyncPending";
+    /// Agent: a new pod template waits for work to end.
+    pub const ROLLOUT_PENDING: &str = "RolloutPending";
+    /// Agent: the server has loaded the skills it was given.
+    pub const SKILLS_LOADED: &str = "SkillsLoaded";
+    /// Task: waits for the agent or for a free place.
+    pub const QUEUED: &str = "Queued";
+    /// Task: ended by a stop or by its time limit.
+    pub const STOPPED: &str = "Stopped";
+
+    /// All of them.
+    pub const ALL: [&str; 11] = [
+        READY,
+        RECONCILING,
+        STALLED,
+        SERVER_READY,
+        SERVER_HEALTHY,
+        SUSPENDED,
+        GIT_SYNC_PENDING,
+        ROLLOUT_PENDING,
+        SKILLS_LOADED,
+        QUEUED,
+        STOPPED,
+    ];
+}
+
+/// Labels.
+pub mod label {
+    /// Agent that an object belongs to; selector of its Deployment and Service.
+    pub const AGENT: &str = "pilothouse.dev/agent";
+    /// Template that an Agent or a Task names.
+    pub const AGENT_TEMPLATE: &str = "pilothouse.dev/agent-template";
+    /// Task that a pod or a `ConfigMap` belongs to.
+    pub const TASK: &str = "pilothouse.dev/task";
+    /// `CronTask` that a Task comes from.
+    pub const CRONTASK: &str = "pilothouse.dev/crontask";
+    /// Sync that applied an object: its name.
+    pub const SYNC_NAME: &str = "pilothouse.dev/sync-name";
+    /// Sync that applied an object: its namespace.
+    pub const SYNC_NAMESPACE: &str = "pilothouse.dev/sync-namespace";
+    /// What an object is, in the common vocabulary.
+    pub const NAME: &str = "app.kubernetes.io/name";
+    /// Which one of several it is.
+    pub const INSTANCE: &str = "app.kubernetes.io/instance";
+    /// Which part it plays.
+    pub const COMPONENT: &str = "app.kubernetes.io/component";
+    /// Who made it.
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+}
+
+/// Values of labels.
+pub mod value {
+    /// `app.kubernetes.io/name` of an agent's objects.
+    pub const AGENT_NAME: &str = "pilothouse-agent";
+    /// `app.kubernetes.io/component` of an agent's server.
+    pub const SERVER: &str = "server";
+    /// `app.kubernetes.io/name` of a Task's objects.
+    pub const TASK_NAME: &str = "pilothouse-task";
+    /// `app.kubernetes.io/component` of a Task's pod.
+    pub const TASK: &str = "task";
+    /// `app.kubernetes.io/managed-by` of all generated objects.
+    pub const MANAGED_BY: &str = "pilothouse";
+}
+
+/// Annotations that people and tools set.
+pub mod annotation {
+    /// Task: `"true"` stops it.
+    pub const STOP: &str = "pilothouse.dev/stop";
+    /// `CronTask`: `"true"` runs it now; removed by the controller.
+    pub const TRIGGER: &str = "pilothouse.dev/trigger";
+    /// Any kind: a new value asks for a reconcile now; echoed in `status.lastHandledReconcileAt`.
+    pub const RECONCILE_AT: &str = "pilothouse.dev/reconcile-at";
+    /// Agent: `"true"` or `"false"`, wins over `spec.suspend`; owned by no Sync.
+    pub const SUSPEND_OVERRIDE: &str = "pilothouse.dev/suspend-override";
+    /// Task in Git: a new value asks for another run.
+    pub const RUN_ID: &str = "pilothouse.dev/run-id";
+    /// Task in Git: `completed` makes the Sync wait for its end.
+    pub const WAIT: &str = "pilothouse.dev/wait";
+    /// Value of [`WAIT`].
+    pub const WAIT_COMPLETED: &str = "completed";
+    /// Agent: when somebody was attached last, RFC 3339.
+    pub const LAST_CONNECTION_ACTIVE: &str = "pilothouse.dev/last-connection-active";
+    /// Set by a Sync: the revision that last changed the object's rendered bytes.
+    pub const REVISION: &str = "pilothouse.dev/revision";
+    /// Any object in Git: `"disabled"` keeps it where pruning would delete it.
+    pub const PRUNE: &str = "pilothouse.dev/prune";
+
+    /// Deployment: hash of the pod template that was applied.
+    pub const TEMPLATE_HASH: &str = "pilothouse.dev/template-hash";
+    /// Deployment: hash of the pod template that waits.
+    pub const PENDING_HASH: &str = "pilothouse.dev/pending-hash";
+    /// Deployment: since when it waits, RFC 3339.
+    pub const PENDING_SINCE: &str = "pilothouse.dev/pending-since";
+    /// Deployment: what changed, sorted, separated by commas.
+    pub const PENDING_CAUSES: &str = "pilothouse.dev/pending-causes";
+    /// Pod template: version of the pod's layout.
+    pub const LAYOUT: &str = "pilothouse.dev/layout";
+    /// Pod: `resourceVersion` of the gathered text; writing it makes the kubelet look at once.
+    pub const CONTEXT_VERSION: &str = "pilothouse.dev/context-version";
+    /// `ConfigMap` of gathered text: hash of it.
+    pub const CONTEXT_HASH: &str = "pilothouse.dev/context-hash";
+}
+
+/// Names of the objects that an Agent gets.
+pub mod agent {
+    /// The Deployment.
+    pub fn deployment(agent: &str) -> String {
+        format!("{agent}-server")
+    }
+
+    /// The Service: the agent's own name.
+    pub fn service(agent: &str) -> String {
+        agent.into()
+    }
+
+    /// The `ConfigMap` of gathered text, which changes in place.
+    pub fn context(agent: &str) -> String {
+        format!("{agent}-server-context")
+    }
+
+    /// The `ConfigMap` of all other files; immutable, so its content (`hash`, ten digits of it) is in the name.
+    pub fn files(agent: &str, hash: &str) -> String {
+        format!("{}{}", files_prefix(agent), hash.chars().take(10).collect::<String>())
+    }
+
+    /// What the names of all such `ConfigMaps` of an agent begin with.
+    pub fn files_prefix(agent: &str) -> String {
+        format!("{agent}-server-files-")
+    }
+
+    /// The Secret with the server's password.
+    pub fn auth(agent: &str) -> String {
+        format!("{agent}-server-auth")
+    }
+
+    /// The claim that keeps sessions.
+    pub fn sessions(agent: &str) -> String {
+        format!("{agent}-server-sessions")
+    }
+
+    /// The claim that keeps the workspace.
+    pub fn workspace(agent: &str) -> String {
+        format!("{agent}-server-workspace")
+    }
+}
+
+/// Names of the objects that a Task gets.
+pub mod task {
+    /// The pod.
+    pub fn pod(task: &str) -> String {
+        format!("{task}-pod")
+    }
+
+    /// The `ConfigMap`.
+    pub fn context(task: &str) -> String {
+        format!("{task}-context")
+    }
+
+    /// The Task that a `CronTask` creates for a time, in seconds since 1970: the same name for the same time.
+    pub fn of_cron(crontask: &str, unix: i64) -> String {
+        format!("{crontask}-{unix}")
+    }
+
+    /// Title of the session on the agent's server: `pilothouse/<namespace>/<task>/<first 8 of the uid>`.
+    pub fn session_title(namespace: &str, task: &str, uid: &str) -> String {
+        format!("pilothouse/{namespace}/{task}/{}", uid.chars().take(8).collect::<String>())
+    }
+}
+
+/// Secret of the release namespace with the controller's authority and certificate for sidecars.
+pub const SERVING_SECRET: &str = "pilothouse-serving";
+/// `ConfigMap` of every agent namespace with the certificate of that authority, under [`AUTHORITY_KEY`].
+pub const AUTHORITY_CONFIG_MAP: &str = "pilothouse-authority";
+/// Key in [`AUTHORITY_CONFIG_MAP`].
+pub const AUTHORITY_KEY: &str = "ca.crt";
+/// Audience of the projected tokens that sidecars present.
+pub const AUDIENCE: &str = "pilothouse";
+/// Name of the only `PilothouseConfig`.
+pub const CONFIG: &str = "cluster";
+
+/// A label's value for an object's name: the name itself up to 63 characters, else its beginning and a hash of all.
+pub fn label_value(name: &str) -> String {
+    const MAX: usize = 63;
+    if name.len() <= MAX {
+        return name.into();
+    }
+    let hash = Sha256::digest(name.as_bytes());
+    let suffix: String = hash.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let head: String = name.chars().filter(char::is_ascii).take(MAX - suffix.len() - 1).collect();
+    format!("{}-{suffix}", head.trim_end_matches(['-', '.', '_']))
+}
+
+/// Our key for a label or annotation of the older API; `None` where the key is none of its own.
+pub fn key_from_old(key: &str) -> Option<String> {
+    key.strip_prefix(OLD_PREFIX).map(|rest| format!("{PREFIX}{rest}"))
+}
+
+/// Our kind for a kind of the older API; `None` for one that we do not have.
+pub fn kind_from_old(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "Agent" => "Agent",
+        "AgentTemplate" => "AgentTemplate",
+        "Task" => "Task",
+        "CronTask" => "CronTask",
+        "KubeOpenCodeConfig" => "PilothouseConfig",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

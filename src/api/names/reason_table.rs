@@ -1,0 +1,241 @@
+//! Reasons of conditions and events: stable, documented, one place. `docs/troubleshooting.md` is made from this table.
+
+/// A reason, what it means, and what its reader should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// As it stands in conditions and events.
+    pub name: &'static str,
+    /// Kinds whose conditions show it.
+    pub kinds: &'static [&'static str],
+    /// What it means, in a sentence.
+    pub meaning: &'static str,
+    /// What to do, in a sentence.
+    pub remedy: &'static str,
+}
+
+/// The entry for a reason.
+pub fn reason(name: &str) -> Option<&'static Reason> {
+    REASONS.iter().find(|r| r.name == name)
+}
+
+const ALL: &[&str] = &["Repository", "Sync", "Agent", "AgentTemplate", "Task", "PilothouseConfig"];
+
+/// Declares each reason once: its constant (documented by its meaning) and its row in the table.
+macro_rules! reasons {
+    ($($constant:ident $name:literal $kinds:expr, $meaning:literal, $remedy:literal;)*) => {
+        $(#[doc = $meaning] pub const $constant: &str = $name;)*
+
+        /// Every reason, in the order of the documentation: common ones, then by kind.
+        pub const REASONS: &[Reason] =
+            &[$(Reason { name: $name, kinds: $kinds, meaning: $meaning, remedy: $remedy }),*];
+    };
+}
+
+/// The reasons, as constants.
+#[allow(clippy::doc_markdown)] // sentences for people, shown as they are in the documentation
+pub mod text {
+    use super::{ALL, Reason};
+
+    reasons! {
+        // Common.
+        PROGRESSING "Progressing" ALL,
+            "Work towards the spec is going on.", "Wait; the message says what for.";
+        SUSPENDED "Suspended" ALL,
+            "The object is suspended and left as it is.", "Set spec.suspend to false to go on.";
+        NOT_YET_SUPPORTED "NotYetSupported" ALL,
+            "The object uses a field that this release does not implement.",
+            "Remove the fields that the message names, or install a release that has them.";
+        INVALID_SPEC "InvalidSpec" ALL,
+            "The spec contradicts itself or names something impossible.", "Change the field that the message names.";
+        VALID "Valid" &["AgentTemplate", "PilothouseConfig"],
+            "The object is valid and in use.", "Nothing.";
+        INTERNAL_ERROR "InternalError" ALL,
+            "The controller met a fault of its own and keeps trying.",
+            "Report it with the controller's log of that time.";
+        TIMEOUT "Timeout" ALL,
+            "Something took longer than its limit.",
+            "See what the message names; raise the limit (spec.timeout) if the time is needed.";
+        STATUS_WRITE_FAILED "StatusWriteFailed" ALL,
+            "The status could not be written; the controller keeps trying.",
+            "Check the API server and the controller's rights to the status subresource.";
+        CLUSTER_UNAVAILABLE "ClusterUnavailable" ALL,
+            "The API server did not answer or refused for now; the controller keeps trying.",
+            "Check the API server.";
+        FORBIDDEN "Forbidden" &["Sync", "Agent", "Task"],
+            "The API server refuses the account that acts.",
+            "Bind the role that the message names to that account.";
+        SECRET_NOT_FOUND "SecretNotFound" &["Repository", "Sync", "Agent"],
+            "A Secret that the spec names does not exist.", "Create it; it is taken up at once.";
+        SECRET_INVALID "SecretInvalid" &["Repository", "Sync", "Agent"],
+            "A Secret lacks the keys that are needed, or holds values that make no sense.",
+            "Correct the keys that the message names.";
+        CONFIG_MAP_NOT_FOUND "ConfigMapNotFound" &["Agent", "Sync", "Task"],
+            "A ConfigMap that the spec names, or a key of it, does not exist.", "Create it; it is taken up at once.";
+
+        // Repository.
+        FETCHED "Fetched" &["Repository"],
+            "The artifact is what the remote has.", "Nothing.";
+        AUTHENTICATION_FAILED "AuthenticationFailed" &["Repository", "Agent"],
+            "The remote refuses the credential, or wants one.",
+            "Check the Secret of spec.secretRef: its keys, and whether the token is still valid and may read.";
+        REPOSITORY_NOT_FOUND "RepositoryNotFound" &["Repository", "Sync", "Agent"],
+            "There is no such repository, or the credential may not see it.",
+            "Check the URL or the name, and the rights of the credential.";
+        REFERENCE_NOT_FOUND "ReferenceNotFound" &["Repository", "Agent"],
+            "The remote has no such branch, tag or ref.", "Check spec.ref, or push the ref.";
+        COMMIT_NOT_FOUND "CommitNotFound" &["Repository", "Agent"],
+            "The remote does not hand out that commit.",
+            "Check the id; some forges only hand out commits that a branch or a tag reaches.";
+        HOST_KEY_MISMATCH "HostKeyMismatch" &["Repository", "Agent"],
+            "The SSH host key is not among the known hosts.",
+            "Compare the key with what the forge publishes and put it into known_hosts of the Secret.";
+        TLS_FAILED "TLSFailed" &["Repository", "Agent"],
+            "The certificate of the remote is not trusted or does not fit.",
+            "Put the authority's certificate into ca.crt of the Secret, or correct the URL.";
+        UNREACHABLE "Unreachable" &["Repository", "Agent", "Task"],
+            "No connection to the remote.", "Check the address, DNS, proxies and NetworkPolicies.";
+        RATE_LIMITED "RateLimited" &["Repository", "Agent"],
+            "The remote asks for fewer requests.", "Use a credential with a higher limit, or longer intervals.";
+        TOO_LARGE "TooLarge" &["Repository", "Sync"],
+            "A listing, a pack or a tree is larger than allowed.",
+            "Leave out files with spec.ignore, or raise the controller's limit.";
+        ADDRESS_REFUSED "AddressRefused" &["Repository"],
+            "The URL leads where no remote may be: file URLs, link-local and loopback addresses.",
+            "Use another URL; file URLs need --allow-file-repositories.";
+        PROTOCOL_ERROR "ProtocolError" &["Repository"],
+            "What the remote sent makes no sense as Git.", "Check that the URL is that of a Git repository.";
+        STORAGE_FAILED "StorageFailed" &["Repository", "Sync"],
+            "The controller's own disk failed or is full.", "Give the controller's volume more room.";
+        CANCELLED "Cancelled" &["Repository"],
+            "The fetch was given up because nobody wants it any more.", "Nothing.";
+
+        // Sync.
+        APPLIED "Applied" &["Sync"],
+            "Everything is applied and, where asked, healthy.", "Nothing.";
+        REPOSITORY_NOT_READY "RepositoryNotReady" &["Sync", "Agent"],
+            "The Repository has no artifact yet.", "See the Repository's own conditions.";
+        PATH_NOT_FOUND "PathNotFound" &["Sync", "Agent"],
+            "The repository has no such directory at this commit.", "Correct spec.path, or push the directory.";
+        RENDER_FAILED "RenderFailed" &["Sync"],
+            "The files do not render; what was applied before stays.",
+            "Correct the file and line that the message names, and push; pilothouse render PATH shows the same.";
+        EMPTY_RENDER "EmptyRender" &["Sync"],
+            "The files render to nothing, and pruning everything is refused.",
+            "Correct spec.path; to remove everything, delete the Sync.";
+        ARTIFACT_INVALID "ArtifactInvalid" &["Sync", "Agent"],
+            "A stored artifact does not have the content it was published with.",
+            "It is fetched again; where it comes back, check the volume.";
+        APPLY_FAILED "ApplyFailed" &["Sync", "Agent", "Task"],
+            "The API server refuses an object.", "Correct the object that the message names.";
+        PRUNE_FAILED "PruneFailed" &["Sync"],
+            "An object that is gone from the files could not be deleted.", "See the message.";
+        OWNED_BY_ANOTHER_SYNC "OwnedByAnotherSync" &["Sync"],
+            "An object belongs to the inventory of another Sync.",
+            "Keep the object in the files of one of the two only.";
+        KIND_NOT_FOUND "KindNotFound" &["Sync"],
+            "The cluster does not know a kind in the files.",
+            "Install its CustomResourceDefinition, or put it into an earlier Sync.";
+        HEALTH_CHECKING "HealthChecking" &["Sync"],
+            "Everything is applied; not everything is healthy yet.", "Wait; the message names what is not.";
+        HEALTH_CHECK_FAILED "HealthCheckFailed" &["Sync"],
+            "An applied object is not healthy, or did not get so in time.",
+            "See that object's own conditions and events.";
+        SUPERSEDED "Superseded" &["Sync"],
+            "A newer revision came before this one was healthy.", "Nothing.";
+
+        // Agent.
+        AVAILABLE "Available" &["Agent"],
+            "The server takes work.", "Nothing.";
+        TEMPLATE_NOT_FOUND "TemplateNotFound" &["Agent", "Task"],
+            "The AgentTemplate does not exist.", "Create it, or correct templateRef; it is taken up at once.";
+        IMAGE_MISSING "ImageMissing" &["Agent"],
+            "No image is set, neither here nor in the template nor in PilothouseConfig.",
+            "Set the field that the message names, best pinned, in PilothouseConfig for all.";
+        INVALID_CONFIG "InvalidConfig" &["Agent"],
+            "config is no JSON object.", "Correct it; the message has the position.";
+        CONTEXT_TOO_LARGE "ContextTooLarge" &["Agent"],
+            "The contexts are larger than a ConfigMap may be.",
+            "Shorten the items that the message names, or move them to Git.";
+        CONTEXT_CONFLICT "ContextConflict" &["Agent", "Task"],
+            "Two items go to the same path.", "Give one of them another mountPath.";
+        NAME_CONFLICT "NameConflict" &["Agent", "Task"],
+            "An object of a generated name exists and is not ours; it is left alone.",
+            "Rename the Agent or Task, or delete that object.";
+        FIELD_IMMUTABLE "FieldImmutable" &["Agent"],
+            "The cluster does not let this field change in place.", "Undo the change, or delete and create anew.";
+        DEPLOYMENT_READY "DeploymentReady" &["Agent"],
+            "The Deployment has a ready pod.", "Nothing.";
+        DEPLOYMENT_NOT_READY "DeploymentNotReady" &["Agent"],
+            "The Deployment has no ready pod.", "See the pod's events and logs.";
+        DEPLOYMENT_NOT_FOUND "DeploymentNotFound" &["Agent"],
+            "The Deployment does not exist.", "It is created again; see the other conditions.";
+        DEPLOYMENT_HEALTHY "DeploymentHealthy" &["Agent"],
+            "The server answers.", "Nothing.";
+        PROGRESS_DEADLINE_EXCEEDED "ProgressDeadlineExceeded" &["Agent"],
+            "The pods of a new revision do not get ready.", "See the pod's events and logs; undo the change.";
+        UNPROTECTED_SERVER "UnprotectedServer" &["Agent"],
+            "A custom command makes the server listen on all addresses, beside the door that asks for the password.",
+            "Let it listen on 127.0.0.1.";
+        SIDECAR_DISCONNECTED "SidecarDisconnected" &["Agent"],
+            "The sidecar is not connected, so whether work goes on is not known; changes wait.",
+            "Check NetworkPolicies from the agent's namespace to the controller, port 9443.";
+        USER_REQUESTED "UserRequested" &["Agent"],
+            "Suspended by spec.suspend or by the annotation pilothouse.dev/suspend-override.",
+            "Set it to false to wake the agent.";
+        STANDBY "Standby" &["Agent"],
+            "Suspended because it was idle.", "A Task or a connection wakes it.";
+        ACTIVE "Active" &["Agent"],
+            "Not suspended.", "Nothing.";
+        WAITING_FOR_TASKS "WaitingForTasks" &["Agent"],
+            "A change waits for work to end.",
+            "Wait, or lower spec.rollout.timeout; the message says what is waited for.";
+        ROLLOUT_FORCED "RolloutForced" &["Agent"],
+            "A change went out although work had not ended, because its time was over.",
+            "For more patience raise spec.rollout.timeout, or set onTimeout to Wait.";
+        SYNCED "Synced" &["Agent"],
+            "Nothing waits.", "Nothing.";
+        SKILLS_LOADED "SkillsLoaded" &["Agent"],
+            "The server has loaded the skills.", "Nothing.";
+        RELOAD_FAILED "ReloadFailed" &["Agent"],
+            "The server did not load what it was given; the former state is back.", "See the message.";
+
+        // Task.
+        ACCEPTED "Accepted" &["Task"],
+            "The Task is accepted.", "Nothing.";
+        QUEUED "Queued" &["Task"],
+            "The Task waits for the agent or for a free place.", "Wait; the condition Queued says for what.";
+        RUNNING "Running" &["Task"],
+            "The Task runs.", "Nothing.";
+        COMPLETED "Completed" &["Task"],
+            "The Task has ended well.", "Nothing.";
+        FAILED "Failed" &["Task"],
+            "The Task has ended in an error.", "See the message and the logs of its pod.";
+        AGENT_NOT_FOUND "AgentNotFound" &["Task"],
+            "The Agent does not exist.", "Create it, or correct agentRef; it is taken up at once.";
+        AGENT_SUSPENDED "AgentSuspended" &["Task"],
+            "The agent is suspended.", "Wake the agent.";
+        AGENT_SERVER_NOT_READY "AgentServerNotReady" &["Task"],
+            "The agent's server does not take work yet.", "See the Agent's conditions.";
+        AGENT_AT_CAPACITY "AgentAtCapacity" &["Task"],
+            "The agent runs as many Tasks as maxConcurrentTasks allows.", "Wait, or raise it.";
+        QUOTA_EXCEEDED "QuotaExceeded" &["Task"],
+            "The agent's quota of starts is used up.", "Wait for the window to move on, or raise the quota.";
+        CAPACITY_AVAILABLE "CapacityAvailable" &["Task"],
+            "There was a free place.", "Nothing.";
+        NO_LIMITS "NoLimits" &["Task"],
+            "The agent has no limits.", "Nothing.";
+        USER_STOPPED "UserStopped" &["Task"],
+            "Stopped by the annotation pilothouse.dev/stop.", "Nothing.";
+        AGENT_ERROR "AgentError" &["Task"],
+            "The agent's server reports an error for the session.",
+            "See the message: mostly the model provider's credential, quota or name.";
+        POD_LOST "PodLost" &["Task"],
+            "The Task's pod is gone before the Task ended.", "Create the Task again; see the node's events.";
+        POD_FAILED "PodFailed" &["Task"],
+            "The Task's pod failed.", "See the message and the pod's events.";
+        SESSION_LOST "SessionLost" &["Task"],
+            "The agent's server no longer knows the session, or was restarted under it.", "Create the Task again.";
+    }
+}
+
+pub use text::REASONS;

@@ -1,0 +1,63 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+#[test]
+fn generated_names_are_those_of_the_older_api() {
+    let hash = "0123456789abcdef";
+    let table = [
+        (agent::deployment("a"), "a-server"),
+        (agent::service("a"), "a"),
+        (agent::context("a"), "a-server-context"),
+        (agent::files("a", hash), "a-server-files-0123456789"),
+        (agent::auth("a"), "a-server-auth"),
+        (agent::sessions("a"), "a-server-sessions"),
+        (agent::workspace("a"), "a-server-workspace"),
+        (task::pod("t"), "t-pod"),
+        (task::context("t"), "t-context"),
+        (task::of_cron("c", 1_700_000_000), "c-1700000000"),
+        (task::session_title("ns", "t", "0123456789"), "pilothouse/ns/t/01234567"),
+    ];
+    for (name, expected) in table {
+        assert_eq!(name, expected);
+    }
+}
+
+#[test]
+fn label_values_are_short_distinct_and_valid() {
+    assert_eq!(label_value("short"), "short");
+    let (a, b) = (label_value(&"x".repeat(64)), label_value(&"x".repeat(65)));
+    assert_ne!(a, b);
+    let dotted = label_value(&format!("{}{}", "y".repeat(50), ".".repeat(50)));
+    for value in [&a, &b, &dotted, &label_value(&"z".repeat(63))] {
+        assert!(value.len() <= 63, "{value}");
+        assert!(!value.contains(".-") && value.ends_with(|c: char| c.is_ascii_alphanumeric()), "{value}");
+    }
+}
+
+#[test]
+fn keys_and_kinds_of_the_older_api_are_mapped() {
+    assert_eq!(key_from_old("kubeopencode.io/stop").as_deref(), Some(annotation::STOP));
+    assert_eq!(key_from_old("kubeopencode.io/agent").as_deref(), Some(label::AGENT));
+    assert_eq!(key_from_old("app.kubernetes.io/name"), None);
+    assert_eq!(kind_from_old("KubeOpenCodeConfig"), Some("PilothouseConfig"));
+    assert_eq!(kind_from_old("Registry"), None);
+}
+
+#[test]
+fn reasons_are_distinct_camel_case_and_say_what_to_do() {
+    let names: BTreeSet<_> = REASONS.iter().map(|r| r.name).collect();
+    assert_eq!(names.len(), REASONS.len(), "a reason is there twice");
+    for r in REASONS {
+        assert!(r.name.starts_with(|c: char| c.is_ascii_uppercase()), "{}", r.name);
+        assert!(r.name.chars().all(|c| c.is_ascii_alphanumeric()), "{}", r.name);
+        assert!(r.meaning.ends_with('.') && r.remedy.ends_with('.'), "{}: whole sentences", r.name);
+        assert!(!r.kinds.is_empty(), "{}", r.name);
+    }
+}
+
+#[test]
+fn reasons_are_found_by_name() {
+    assert_eq!(reason("NotYetSupported").map(|r| r.name), Some("NotYetSupported"));
+    assert!(reason("Nonsense").is_none());
+}
