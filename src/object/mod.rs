@@ -1,5 +1,7 @@
 //! A generic Kubernetes object, and YAML in and out (pure).
 
+pub mod yaml;
+
 use std::{fmt, sync::Arc};
 
 use serde_json::{Map, Value};
