@@ -1,0 +1,3 @@
+module pilothouse.dev/tests/cluster/ctl
+
+go 1.26.0
