@@ -1,0 +1,132 @@
+//! Counting what a user did, in the API server's audit log.
+//!
+//! A *write* is a POST, PUT, PATCH or DELETE, a patch that changed nothing included; dry runs, Leases, TokenReviews and
+//! the reviews of rights are none. The log is written before the answer is sent, so a count is exact at any moment.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use serde::Deserialize;
+
+/// The audit log of one cluster, from a position on.
+#[derive(Debug, Clone)]
+pub(crate) struct AuditLog {
+    path: PathBuf,
+    from: u64,
+}
+
+/// One answered request.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Request {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`.
+    pub(crate) verb: String,
+    /// Path and query.
+    #[serde(rename = "requestURI")]
+    pub(crate) uri: String,
+    user: User,
+    #[serde(default)]
+    object_ref: Object,
+    #[serde(default)]
+    response_status: Status,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct User {
+    username: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Object {
+    resource: String,
+    namespace: String,
+    name: String,
+    subresource: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    code: u16,
+}
+
+/// Resources whose writes are no change of anything.
+const NO_WRITES: [&str; 6] = [
+    "leases",
+    "tokenreviews",
+    "subjectaccessreviews",
+    "selfsubjectaccessreviews",
+    "localsubjectaccessreviews",
+    "selfsubjectrulesreviews",
+];
+
+impl Request {
+    /// Who asked; for an impersonated request the one who impersonates.
+    pub(crate) fn user(&self) -> &str {
+        &self.user.username
+    }
+
+    /// `namespace/resource/name` or, of a subresource, `namespace/resource/name/subresource`.
+    pub(crate) fn object(&self) -> String {
+        let o = &self.object_ref;
+        [&o.namespace, &o.resource, &o.name, &o.subresource]
+            .into_iter()
+            .filter(|s| !s.is_empty())
+            .fold(String::new(), |all, next| if all.is_empty() { next.clone() } else { all + "/" + next })
+    }
+
+    /// The HTTP status of the answer.
+    pub(crate) fn code(&self) -> u16 {
+        self.response_status.code
+    }
+
+    /// The rule above.
+    pub(crate) fn is_write(&self) -> bool {
+        let query = self.uri.split_once('?').map_or("", |(_, q)| q);
+        let dry_run = query.split('&').any(|p| p.starts_with("dryRun=") && p != "dryRun=");
+        matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
+            && !dry_run
+            && !NO_WRITES.contains(&self.object_ref.resource.as_str())
+    }
+}
+
+impl AuditLog {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, from: 0 }
+    }
+
+    /// The log from now on.
+    pub(crate) fn from_now(&self) -> Self {
+        let from = fs::metadata(&self.path).map_or(0, |m| m.len());
+        Self { from, ..self.clone() }
+    }
+
+    /// Every request of a user, oldest first.
+    pub(crate) fn requests(&self, user: &str) -> Vec<Request> {
+        let bytes = fs::read(&self.path).unwrap_or_default();
+        let start = usize::try_from(self.from).unwrap().min(bytes.len());
+        let text = String::from_utf8_lossy(&bytes[start..]);
+        let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+        let all = whole.lines().map(|line| serde_json::from_str::<Request>(line).expect("a line of the audit log"));
+        all.filter(|r| r.user() == user).collect()
+    }
+
+    /// A user's writes.
+    pub(crate) fn writes(&self, user: &str) -> Vec<Request> {
+        self.requests(user).into_iter().filter(Request::is_write).collect()
+    }
+
+    /// Writes by verb and resource, to show when a count is not what it should be.
+    pub(crate) fn summary(&self, user: &str) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for r in self.writes(user) {
+            *counts.entry(format!("{} {}", r.verb, r.object_ref.resource)).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// The name by which the API server knows a ServiceAccount.
+pub(crate) fn user_of(namespace: &str, account: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{account}")
+}

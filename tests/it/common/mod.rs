@@ -1,0 +1,11 @@
+//! What the tests share: real clusters, Git servers and a scripted model. Nothing here is a mock.
+#![allow(dead_code, reason = "a helper of a group of tests is unused where that group is not compiled")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on ends by a panic, and says why"
+)]
+
+pub(crate) mod audit;
+pub(crate) mod cluster;
