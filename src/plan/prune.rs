@@ -1,0 +1,113 @@
+//! What may be deleted.
+
+use serde_json::Value;
+
+use super::{MANAGER, PRUNE, once::LiveTask};
+use crate::object::ObjectId;
+
+/// Whether an object of the inventory is deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is deleted, if it still has this uid.
+    Delete {
+        /// The live object's uid.
+        uid: String,
+    },
+    /// It is left alone and leaves the inventory.
+    Keep(Why),
+    /// It is deleted later: a Task that runs, or an object that is on its way out.
+    Later(Why),
+}
+
+/// Why an object is not deleted now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its annotation says so.
+    Annotated,
+    /// Deleting this kind takes data or other objects along.
+    Guarded,
+    /// Pilothouse never applied it.
+    Foreign,
+    /// It is a Task that runs.
+    Running,
+}
+
+impl Why {
+    /// For messages.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Annotated => "annotated pilothouse.dev/prune: \"false\"",
+            Self::Guarded => {
+                "its deletion would take data along; annotate it pilothouse.dev/prune: \"true\" before it leaves the files, or delete it by hand"
+            }
+            Self::Foreign => "it was not applied by Pilothouse",
+            Self::Running => "the Task runs; it is deleted when it has ended",
+        }
+    }
+}
+
+/// Decides from the live object's metadata (and for a Task its status).
+pub fn verdict(id: &ObjectId, live: &Value) -> Verdict {
+    let annotation = live.pointer("/metadata/annotations").and_then(|a| a.get(PRUNE)).and_then(Value::as_str);
+    match annotation {
+        Some("false" | "disabled") => return Verdict::Keep(Why::Annotated),
+        Some("true") => {}
+        _ if guarded(id) => return Verdict::Keep(Why::Guarded),
+        _ => {}
+    }
+    if !applied_by_us(live) {
+        return Verdict::Keep(Why::Foreign);
+    }
+    if super::is_task(id) && LiveTask::read(live).running {
+        return Verdict::Later(Why::Running);
+    }
+    let uid = live.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+    Verdict::Delete { uid: uid.into() }
+}
+
+/// Kinds whose deletion destroys more than the object: all objects of a kind, all of a namespace, stored data.
+pub fn guarded(id: &ObjectId) -> bool {
+    matches!(
+        (id.group.as_str(), id.kind.as_str()),
+        ("apiextensions.k8s.io", "CustomResourceDefinition")
+            | ("", "Namespace" | "PersistentVolumeClaim" | "PersistentVolume")
+    )
+}
+
+/// The inventory is written before an object is applied; where the apply then failed, an object of that name may be
+/// somebody else's.
+fn applied_by_us(live: &Value) -> bool {
+    live.pointer("/metadata/managedFields")
+        .and_then(Value::as_array)
+        .is_some_and(|managers| managers.iter().any(|m| m.get("manager").and_then(Value::as_str) == Some(MANAGER)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_is_ours_and_not_guarded() {
+        let id = |text: &str| ObjectId::parse(text).unwrap();
+        let live = |annotations: Value, manager: &str, phase: &str| {
+            json!({"metadata": {"uid": "u", "annotations": annotations, "managedFields": [{"manager": manager}]},
+                "status": {"phase": phase}})
+        };
+        let delete = Verdict::Delete { uid: "u".into() };
+        for (text, annotations, manager, phase, want) in [
+            ("n_a__ConfigMap", json!({}), MANAGER, "", delete.clone()),
+            ("n_a__ConfigMap", json!({}), "kubectl", "", Verdict::Keep(Why::Foreign)),
+            ("n_a__ConfigMap", json!({PRUNE: "true"}), "kubectl", "", Verdict::Keep(Why::Foreign)),
+            ("n_a__ConfigMap", json!({PRUNE: "false"}), MANAGER, "", Verdict::Keep(Why::Annotated)),
+            ("_a__Namespace", json!({}), MANAGER, "", Verdict::Keep(Why::Guarded)),
+            ("_a__Namespace", json!({PRUNE: "true"}), MANAGER, "", delete.clone()),
+            ("n_a__PersistentVolumeClaim", json!({}), MANAGER, "", Verdict::Keep(Why::Guarded)),
+            ("_a_apiextensions.k8s.io_CustomResourceDefinition", json!({}), MANAGER, "", Verdict::Keep(Why::Guarded)),
+            ("n_a_pilothouse.dev_Task", json!({}), MANAGER, "Running", Verdict::Later(Why::Running)),
+            ("n_a_pilothouse.dev_Task", json!({}), MANAGER, "Queued", delete.clone()),
+        ] {
+            assert_eq!(verdict(&id(text), &live(annotations, manager, phase)), want, "{text} {manager} {phase}");
+        }
+    }
+}
