@@ -10,6 +10,7 @@ pub mod context;
 pub mod crd;
 pub mod duration;
 pub mod names;
+pub mod not_yet;
 pub mod pod;
 pub mod repository;
 pub mod rollout;
