@@ -2,8 +2,10 @@
 
 pub mod completion;
 pub mod controller;
+pub mod crds;
 pub mod output;
 pub mod telemetry;
+pub mod uninstall;
 pub mod version;
 
 use std::process::ExitCode;
@@ -55,6 +57,10 @@ pub struct Global {
 pub enum Command {
     /// Run the controller (in the cluster, or with a kubeconfig)
     Controller(Box<crate::controller::Settings>),
+    /// Print the CustomResourceDefinitions
+    Crds(crds::Args),
+    /// Release what waits for the controller, before it is removed
+    Uninstall(uninstall::Args),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -84,6 +90,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::init(&cli.global)?;
     match cli.command {
         Command::Controller(settings) => controller::run(&cli.global, *settings).await,
+        Command::Crds(args) => crds::run(&cli.global, &args),
+        Command::Uninstall(args) => uninstall::run(&cli.global, &args).await,
         Command::Version => version::run(&cli.global),
         Command::Completion(args) => completion::run(&args),
     }
