@@ -4,7 +4,7 @@ pub mod backoff;
 pub mod condition;
 
 pub use backoff::Backoff;
-pub use condition::{Condition, set_condition};
+pub use condition::{Condition, set_condition, truncate};
 
 use std::time::Duration;
 

@@ -1,6 +1,9 @@
 //! All integration tests, in one program.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
+
 mod architecture;
 mod clusters;
 mod common;
+mod git_remote;
 mod yaml_reference;

@@ -9,3 +9,4 @@
 
 pub(crate) mod audit;
 pub(crate) mod cluster;
+pub(crate) mod git_server;

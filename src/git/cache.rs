@@ -1,0 +1,229 @@
+//! The gix implementation of [`GitRemote`], with one bare shallow repository for each remote and credential.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+};
+
+use gix::protocol::transport::client::blocking_io::Transport;
+use parking_lot::Mutex;
+
+use super::{
+    child,
+    error::{GitError, Reason, from_server},
+    http,
+    refs::{CommitId, RemoteRef},
+    remote::{Access, Fetched, GitRemote, Limits, Stop},
+    session,
+    url::Scheme,
+    walk,
+};
+
+/// A repository that has collected this many packs is made anew: nothing here repacks.
+const MAX_PACKS: usize = 24;
+
+/// Talks to real remotes.
+#[derive(Debug)]
+pub struct GixRemote {
+    folder: PathBuf,
+    limits: Limits,
+    locks: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+}
+
+impl GixRemote {
+    /// Keeps its repositories below `folder`, which is emptied: names in it are keyed to this process.
+    pub fn new(folder: &Path, limits: Limits) -> std::io::Result<Self> {
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
+        }
+        fs::create_dir_all(folder)?;
+        Ok(Self { folder: folder.to_owned(), limits, locks: Mutex::default() })
+    }
+
+    /// Removes the repository of a remote that nobody follows any more.
+    pub fn forget(&self, cache: &str) {
+        let lock = self.lock(cache);
+        let _held = lock.lock();
+        let _ = fs::remove_dir_all(self.path(cache));
+        self.locks.lock().remove(cache);
+    }
+
+    fn lock(&self, cache: &str) -> Arc<Mutex<()>> {
+        self.locks.lock().entry(cache.to_owned()).or_default().clone()
+    }
+
+    fn path(&self, cache: &str) -> PathBuf {
+        self.folder.join(format!("{cache}.git"))
+    }
+
+    fn repository(&self, cache: &str, hash: gix::hash::Kind) -> Result<gix::Repository, GitError> {
+        let path = self.path(cache);
+        if packs(&path) > MAX_PACKS {
+            let _ = fs::remove_dir_all(&path);
+        }
+        if let Ok(repo) = gix::open_opts(&path, gix::open::Options::isolated())
+            && repo.object_hash() == hash
+        {
+            return Ok(repo);
+        }
+        let _ = fs::remove_dir_all(&path);
+        let options = gix::create::Options { object_hash: Some(hash), ..Default::default() };
+        gix::ThreadSafeRepository::init_opts(&path, gix::create::Kind::Bare, options, gix::open::Options::isolated())
+            .map(|repo| repo.to_thread_local())
+            .map_err(|error| GitError::new(Reason::StorageFailed, format!("cannot make a cache repository: {error}")))
+    }
+
+    fn receive(&self, access: &Access, commit: &CommitId, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
+        let id = gix::ObjectId::from_hex(commit.as_str().as_bytes())
+            .map_err(|_| GitError::new(Reason::CommitNotFound, "the commit id is malformed"))?;
+        let repo = self.repository(&access.cache, id.kind())?;
+        if repo.has_object(id)
+            && let Ok(fetched) = walk::read(&repo, id, self.limits, stop)
+        {
+            return Ok(fetched);
+        }
+        let limit = self.limits.pack;
+        self.converse(access, limit, stop, &Fetch { repo: &repo, id, limit })?;
+        walk::read(&repo, id, self.limits, stop)
+    }
+
+    /// Opens the right transport, has the conversation, and turns what went wrong into words.
+    fn converse<T: Talk>(
+        &self,
+        access: &Access,
+        limit: u64,
+        stop: &Arc<Stop>,
+        talk: &T,
+    ) -> Result<T::Answer, GitError> {
+        stop.check()?;
+        match access.url.scheme() {
+            Scheme::Http | Scheme::Https => {
+                let (mut transport, failure) = http::transport(access, limit, stop);
+                talk.run(&mut transport, stop).map_err(|error| {
+                    let known = failure.borrow_mut().take();
+                    known.unwrap_or_else(|| explain(&error, stop))
+                })
+            }
+            Scheme::Ssh => with_program(child::ssh(access, &self.folder, stop)?, stop, talk),
+            Scheme::File => with_program(child::file(access, stop)?, stop, talk),
+        }
+    }
+}
+
+fn with_program<T: Talk>(mut program: child::Program, stop: &Arc<Stop>, talk: &T) -> Result<T::Answer, GitError> {
+    talk.run(&mut program.connection, stop).map_err(|error| {
+        let over = stop.is_over();
+        let known = program.failure();
+        known.filter(|_| !over).unwrap_or_else(|| explain(&error, stop))
+    })
+}
+
+impl GitRemote for GixRemote {
+    fn list(&self, access: &Access, prefixes: &[String], stop: &Arc<Stop>) -> Result<Vec<RemoteRef>, GitError> {
+        let _watch = Watch::start(stop);
+        self.converse(access, self.limits.listing, stop, &List { prefixes })
+    }
+
+    fn fetch(&self, access: &Access, commit: &CommitId, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
+        let _watch = Watch::start(stop);
+        let lock = self.lock(&access.cache);
+        let _held = lock.try_lock_for(stop.left()).ok_or_else(super::remote::timeout)?;
+        let first = self.receive(access, commit, stop);
+        // A repository that was damaged (a crash, a full disk) is made anew once before anything is reported.
+        let damaged = |error: &GitError| matches!(error.reason, Reason::ProtocolError | Reason::CommitNotFound);
+        match first {
+            Err(error) if damaged(&error) && packs(&self.path(&access.cache)) > 0 => {
+                let _ = fs::remove_dir_all(self.path(&access.cache));
+                self.receive(access, commit, stop)
+            }
+            other => other,
+        }
+    }
+}
+
+/// Stops an operation at its deadline, wherever it waits.
+struct Watch(#[allow(dead_code, reason = "dropping it ends the thread")] mpsc::Sender<()>);
+
+impl Watch {
+    fn start(stop: &Arc<Stop>) -> Self {
+        let (alive, gone) = mpsc::channel();
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            if gone.recv_timeout(stop.left()) == Err(mpsc::RecvTimeoutError::Timeout) {
+                stop.now();
+            }
+        });
+        Self(alive)
+    }
+}
+
+/// A conversation that is the same over every transport.
+trait Talk {
+    type Answer;
+    fn run(&self, transport: &mut impl Transport, stop: &Stop) -> gix::Result<Self::Answer>;
+}
+
+struct List<'a> {
+    prefixes: &'a [String],
+}
+
+impl Talk for List<'_> {
+    type Answer = Vec<RemoteRef>;
+
+    fn run(&self, transport: &mut impl Transport, _stop: &Stop) -> gix::Result<Vec<RemoteRef>> {
+        let mut handshake = session::greet(transport)?;
+        session::list(transport, &mut handshake, self.prefixes)
+    }
+}
+
+struct Fetch<'a> {
+    repo: &'a gix::Repository,
+    id: gix::ObjectId,
+    limit: u64,
+}
+
+impl Talk for Fetch<'_> {
+    type Answer = ();
+
+    fn run(&self, transport: &mut impl Transport, stop: &Stop) -> gix::Result<()> {
+        let mut handshake = session::greet(transport)?;
+        session::fetch(transport, &mut handshake, self.repo, self.id, self.limit, stop.flag())
+    }
+}
+
+fn packs(repository: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(repository.join("objects/pack")) else { return 0 };
+    entries.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == "pack")).count()
+}
+
+/// Words for an error that no transport explained: the protocol's own, or the disk's.
+fn explain(error: &gix::Error, stop: &Stop) -> GitError {
+    if stop.is_over() {
+        return super::remote::timeout();
+    }
+    let chain = chain(error);
+    if chain.contains(session::TOO_LARGE) {
+        return GitError::new(Reason::TooLarge, "the pack is larger than the limit for one fetch");
+    }
+    if chain.contains("No space left") || chain.contains("storage full") {
+        return GitError::new(Reason::StorageFailed, "no space for the commit on the controller's disk");
+    }
+    from_server(&chain)
+        .unwrap_or_else(|| GitError::new(Reason::ProtocolError, format!("the remote cannot be read: {chain}")))
+}
+
+/// All messages from the outermost error to its cause.
+fn chain(error: &gix::Error) -> String {
+    let mut parts: Vec<String> = vec![];
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if parts.last() != Some(&text) {
+            parts.push(text);
+        }
+        next = error.source();
+    }
+    parts.join(": ")
+}

@@ -1,0 +1,170 @@
+//! The seam between those who want commits and the network.
+
+use std::{
+    net::{IpAddr, ToSocketAddrs},
+    process::Child,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    address,
+    credential::Credential,
+    error::{GitError, Reason},
+    refs::{CommitId, RemoteRef},
+    url::RemoteUrl,
+};
+use crate::tree::FileTree;
+
+/// Where to go and as whom.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The address.
+    pub url: RemoteUrl,
+    /// The credential.
+    pub credential: Arc<Credential>,
+    /// A name for what may be shared: the same address and the same credential, nothing else. Names a cache folder.
+    pub cache: String,
+}
+
+/// Bounds of one operation. A hostile server can waste this much and no more.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a listing; 16 MiB.
+    pub listing: u64,
+    /// Bytes of a received pack; 512 MiB.
+    pub pack: u64,
+    /// Bytes of all files of a tree; 256 MiB.
+    pub tree: u64,
+    /// Bytes of one file; 64 MiB.
+    pub file: u64,
+    /// Number of files; 100,000.
+    pub files: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Self { listing: 16 * MIB, pack: 512 * MIB, tree: 256 * MIB, file: 64 * MIB, files: 100_000 }
+    }
+}
+
+/// A tree as fetched, and what could not be part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// The regular files of the commit.
+    pub tree: FileTree,
+    /// What was left out, sorted by path.
+    pub skipped: Vec<Skipped>,
+}
+
+/// An entry of a Git tree that is no regular file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Skipped {
+    /// Path inside the repository, made printable.
+    pub path: String,
+    /// Why it was left out.
+    pub why: &'static str,
+}
+
+/// Lists and fetches. Calls block; run them in `spawn_blocking`.
+pub trait GitRemote: Send + Sync + 'static {
+    /// The references whose full names begin with one of `prefixes` (all when empty), annotated tags followed. More may
+    /// come back, because old servers do not filter.
+    fn list(&self, access: &Access, prefixes: &[String], stop: &Arc<Stop>) -> Result<Vec<RemoteRef>, GitError>;
+
+    /// The files of one commit, without history.
+    fn fetch(&self, access: &Access, commit: &CommitId, stop: &Arc<Stop>) -> Result<Fetched, GitError>;
+}
+
+/// Ends an operation from outside, at a deadline or because nobody wants its result.
+#[derive(Debug)]
+pub struct Stop {
+    deadline: Instant,
+    flag: AtomicBool,
+    child: Mutex<Option<Child>>,
+}
+
+impl Stop {
+    /// Gives the operation `limit` from now on.
+    pub fn after(limit: Duration) -> Self {
+        Self { deadline: Instant::now() + limit, flag: AtomicBool::new(false), child: Mutex::new(None) }
+    }
+
+    /// Stops the operation as soon as it looks, and kills the program it waits for.
+    pub fn now(&self) {
+        self.flag.store(true, Ordering::SeqCst);
+        self.kill_child();
+    }
+
+    /// Time left; zero when it is over.
+    pub fn left(&self) -> Duration {
+        if self.flag.load(Ordering::SeqCst) {
+            return Duration::ZERO;
+        }
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether to stop.
+    pub fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    pub(super) fn check(&self) -> Result<(), GitError> {
+        if self.is_over() { Err(timeout()) } else { Ok(()) }
+    }
+
+    /// For code that polls a flag by itself.
+    pub(super) fn flag(&self) -> &AtomicBool {
+        &self.flag
+    }
+
+    pub(super) fn adopt(&self, child: Child) {
+        *self.child.lock() = Some(child);
+        if self.is_over() {
+            self.kill_child();
+        }
+    }
+
+    pub(super) fn kill_child(&self) {
+        if let Some(mut child) = self.child.lock().take() {
+            // Both fail only when it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.kill_child();
+    }
+}
+
+pub(super) fn timeout() -> GitError {
+    GitError::new(Reason::Timeout, "the remote did not finish in time; see spec.timeout")
+}
+
+/// Looks up the host and refuses it when any address is one where no remote may be. The result is what to connect to,
+/// so that a second lookup cannot lead elsewhere; empty when the lookup fails, which the transport then reports (behind
+/// a proxy the name may be known only there).
+pub(super) fn checked_addresses(host: &str, port: u16) -> Result<Vec<IpAddr>, GitError> {
+    if host == "metadata" || host.ends_with("metadata.google.internal") {
+        return Err(refusal(host, "a cloud's metadata service"));
+    }
+    let found: Vec<IpAddr> =
+        (host, port).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect()).unwrap_or_default();
+    match found.iter().find_map(|ip| address::refused(*ip)) {
+        Some(why) => Err(refusal(host, why)),
+        None => Ok(found),
+    }
+}
+
+fn refusal(host: &str, why: &str) -> GitError {
+    GitError::new(Reason::AddressRefused, format!("{host} leads to {why}; no Git server may be there"))
+}

@@ -1,0 +1,203 @@
+//! Git's protocol over any transport: greet, list, fetch one commit.
+
+use std::{
+    io::{self, BufRead, Read},
+    num::NonZeroU32,
+    path::Path,
+    sync::atomic::AtomicBool,
+};
+
+use gix::protocol::{
+    Handshake, LsRefsCommand,
+    fetch::{
+        Arguments, Context, Negotiate, Options, Response, Shallow, Tags,
+        negotiate::{Action, Round, one_round},
+    },
+    handshake::Ref,
+    ls_refs::RefPrefixes,
+    transport::{Service, client::blocking_io::Transport},
+};
+
+use super::refs::{CommitId, RemoteRef};
+
+const AGENT: (&str, Option<String>) = ("agent", None);
+
+fn agent() -> (&'static str, Option<String>) {
+    (AGENT.0, Some(concat!("git/pilothouse-", env!("CARGO_PKG_VERSION")).to_owned()))
+}
+
+/// Says hello. Credentials are the transport's business: nothing is ever asked for here.
+pub(super) fn greet(transport: &mut impl Transport) -> gix::Result<Handshake> {
+    gix::protocol::handshake(transport, Service::UploadPack, |_| Ok(None), vec![], &mut gix::progress::Discard)
+}
+
+/// Lists references; an old server has sent all of them with its greeting.
+pub(super) fn list(
+    transport: &mut impl Transport,
+    handshake: &mut Handshake,
+    prefixes: &[String],
+) -> gix::Result<Vec<RemoteRef>> {
+    let refs = if let Some(refs) = handshake.refs.take() {
+        refs
+    } else {
+        let mut filter = RefPrefixes::new();
+        filter.extend(prefixes.iter().map(|prefix| prefix.as_str().into()));
+        let filter = (!prefixes.is_empty()).then_some(filter);
+        LsRefsCommand::new(filter, &handshake.capabilities, agent()).invoke_blocking(
+            &mut *transport,
+            &mut gix::progress::Discard,
+            false,
+        )?
+    };
+    Ok(refs.into_iter().map(remote_ref).collect())
+}
+
+fn remote_ref(line: Ref) -> RemoteRef {
+    let id = |id: gix::ObjectId| CommitId::parse(&id.to_string());
+    let (name, id, target) = match line {
+        Ref::Peeled { full_ref_name, object, .. } | Ref::Direct { full_ref_name, object } => {
+            (full_ref_name, id(object), None)
+        }
+        Ref::Symbolic { full_ref_name, target, object, .. } => (full_ref_name, id(object), Some(target)),
+        Ref::Unborn { full_ref_name, target } => (full_ref_name, None, Some(target)),
+    };
+    RemoteRef { name: name.to_string(), id, target: target.map(|t| t.to_string()) }
+}
+
+/// Brings one commit, without its history, into `repo`. Commits that are there already let the server send only
+/// what changed.
+pub(super) fn fetch(
+    transport: &mut impl Transport,
+    handshake: &mut Handshake,
+    repo: &gix::Repository,
+    commit: gix::ObjectId,
+    limit: u64,
+    stop: &AtomicBool,
+) -> gix::Result<()> {
+    let mut want = Want { commit, haves: haves(repo) };
+    let shallow = Shallow::DepthAtRemote(NonZeroU32::MIN);
+    let options = Options {
+        shallow_file: repo.shallow_file()?,
+        shallow: &shallow,
+        tags: Tags::None,
+        reject_shallow_remote: false,
+    };
+    let context = Context { handshake, transport, user_agent: agent(), trace_packetlines: false };
+    let folder = repo.objects.store_ref().path().join("pack");
+    gix::protocol::fetch(
+        &mut want,
+        |pack, progress, stop| {
+            let mut pack = Limited { inner: pack, left: limit };
+            store_pack(&mut pack, &folder, progress, stop, repo)?;
+            Ok(true)
+        },
+        gix::progress::Discard,
+        stop,
+        context,
+        options,
+    )?;
+    Ok(())
+}
+
+fn haves(repo: &gix::Repository) -> Vec<gix::ObjectId> {
+    let known = repo.shallow_commits().ok().flatten();
+    known.map(|commits| commits.iter().copied().filter(|id| repo.has_object(*id)).collect()).unwrap_or_default()
+}
+
+fn store_pack(
+    pack: &mut dyn BufRead,
+    folder: &Path,
+    progress: &mut dyn gix::DynNestedProgress,
+    stop: &AtomicBool,
+    repo: &gix::Repository,
+) -> gix::Result<()> {
+    let options = gix::odb::pack::bundle::write::Options { thread_limit: Some(2), ..Default::default() };
+    let written = gix::odb::pack::Bundle::write_to_directory(
+        pack,
+        Some(folder),
+        progress,
+        stop,
+        Some(repo.objects.clone()),
+        repo.object_hash(),
+        options,
+    )?;
+    if let Some(keep) = written.keep_path {
+        // No program collects garbage here, so the marker has no use; a left-over one does no harm.
+        let _ = std::fs::remove_file(keep);
+    }
+    Ok(())
+}
+
+/// Asks for exactly one commit in one round.
+struct Want {
+    commit: gix::ObjectId,
+    haves: Vec<gix::ObjectId>,
+}
+
+impl Negotiate for Want {
+    fn mark_complete_and_common_ref(&mut self) -> gix::Result<Action> {
+        Ok(Action::MustNegotiate { remote_ref_target_known: vec![] })
+    }
+
+    fn add_wants(&mut self, arguments: &mut Arguments, _known: &[bool]) -> bool {
+        arguments.want(self.commit);
+        true
+    }
+
+    fn one_round(
+        &mut self,
+        state: &mut one_round::State,
+        arguments: &mut Arguments,
+        _previous: Option<&Response>,
+    ) -> gix::Result<(Round, bool)> {
+        for have in &self.haves {
+            arguments.have(have);
+        }
+        let round = Round {
+            haves_sent: self.haves.len(),
+            in_vain: 0,
+            haves_to_send: state.haves_to_send,
+            previous_response_had_at_least_one_in_common: false,
+        };
+        Ok((round, true))
+    }
+}
+
+/// Marks the error of a pack that is too large.
+pub(super) const TOO_LARGE: &str = "the pack is larger than allowed";
+
+struct Limited<'a> {
+    inner: &'a mut dyn BufRead,
+    left: u64,
+}
+
+impl Limited<'_> {
+    fn spend(&mut self, amount: usize) {
+        self.left = self.left.saturating_sub(amount as u64);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.left == 0 { Err(io::Error::other(TOO_LARGE)) } else { Ok(()) }
+    }
+}
+
+impl Read for Limited<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        let read = self.inner.read(buffer)?;
+        self.spend(read);
+        Ok(read)
+    }
+}
+
+impl BufRead for Limited<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.check()?;
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.spend(amount);
+        self.inner.consume(amount);
+    }
+}
