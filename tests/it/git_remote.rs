@@ -310,7 +310,7 @@ fn https_trusts_the_secrets_ca_and_nothing_less() {
 fn silence_ends_at_the_deadline() {
     let server = GitServer::http();
     sample(&server.repository("r.git"));
-    server.behave(|b| b.delay = Duration::from_secs(60));
+    server.behave(|b| b.delay = Duration::from_mins(1));
     let stop = Arc::new(Stop::after(Duration::from_millis(300)));
     let error = Client::new().remote.list(&access(&server.url("r.git"), &[]), &[], &stop).unwrap_err();
     assert_eq!(error.reason, Reason::Timeout, "{error}");

@@ -1,0 +1,230 @@
+//! Archives in a local folder.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+
+use super::{Digest, archive, recent::Recent};
+use crate::{status::Failure, tree::FileTree};
+
+/// What [`Store::put`] made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Name of the content.
+    pub digest: Digest,
+    /// Size of the archive in bytes.
+    pub size: u64,
+}
+
+/// What [`Store::collect`] removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Number of archives.
+    pub archives: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Why the store cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Never put here, or collected.
+    #[error("the artifact {0} is not in the store")]
+    Missing(Digest),
+    /// The bytes are not what their name says; they have been removed.
+    #[error("the artifact {0} was damaged on disk and has been removed; it is made again from Git")]
+    Damaged(Digest),
+    /// The disk is full.
+    #[error("the disk of the artifact store is full")]
+    Full,
+    /// Any other trouble with the disk.
+    #[error("the artifact store cannot be used: {0}")]
+    Io(io::ErrorKind),
+}
+
+impl StoreError {
+    /// For a condition: a missing or damaged artifact is waited for, the disk is tried again.
+    pub fn to_failure(&self) -> Failure {
+        match self {
+            Self::Missing(_) | Self::Damaged(_) => Failure::waiting("ArtifactInvalid", self.to_string()),
+            Self::Full | Self::Io(_) => Failure::transient("StorageFailed", self.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
+            kind => Self::Io(kind),
+        }
+    }
+}
+
+/// A folder of archives. Calls block; only [`Store::recent`] never does.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    recent: Mutex<Recent>,
+}
+
+impl Store {
+    /// Uses `folder`, which is made when it is missing, and keeps up to `memory` bytes of verified trees at hand.
+    pub fn new(folder: &Path, memory: u64) -> Result<Self, StoreError> {
+        fs::create_dir_all(folder.join("sha256"))?;
+        let parts = folder.join("parts");
+        // What a crash left half written.
+        if parts.exists() {
+            fs::remove_dir_all(&parts)?;
+        }
+        fs::create_dir_all(&parts)?;
+        Ok(Self { folder: folder.to_owned(), recent: Mutex::new(Recent::new(memory)) })
+    }
+
+    /// Packs and keeps a tree. The archive is complete on disk before anybody can see it under its name.
+    pub fn put(&self, tree: &FileTree) -> Result<Stored, StoreError> {
+        let mut part = Hashing::new(BufWriter::new(tempfile::NamedTempFile::new_in(self.folder.join("parts"))?));
+        archive::write(tree, &mut part)?;
+        let stored = Stored { digest: part.hasher.into(), size: part.size };
+        let path = self.path(&stored.digest);
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() == stored.size) {
+            // A fresh time keeps it from being collected before somebody names it.
+            File::options().append(true).open(&path)?.set_modified(SystemTime::now())?;
+        } else {
+            let part = part.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+            part.as_file().sync_all()?;
+            self.publish(part, &path)?;
+        }
+        self.recent.lock().keep(stored.digest, &Arc::new(tree.clone()));
+        Ok(stored)
+    }
+
+    fn publish(&self, part: tempfile::NamedTempFile, path: &Path) -> Result<(), StoreError> {
+        let folder = path.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(folder)?;
+        part.persist(path).map_err(|error| error.error)?;
+        // The name itself is durable only when the folder is.
+        File::open(folder)?.sync_all()?;
+        Ok(())
+    }
+
+    /// The tree, if it is at hand in memory.
+    pub fn recent(&self, digest: &Digest) -> Option<Arc<FileTree>> {
+        self.recent.lock().get(digest)
+    }
+
+    /// Reads a tree. Its bytes are checked against the digest whenever they come from disk.
+    pub fn open(&self, digest: &Digest) -> Result<Arc<FileTree>, StoreError> {
+        if let Some(tree) = self.recent(digest) {
+            return Ok(tree);
+        }
+        let path = self.path(digest);
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing(*digest),
+            _ => error.into(),
+        })?;
+        let mut reader = Checking { inner: BufReader::with_capacity(64 * 1024, file), hasher: Sha256::new() };
+        let tree = archive::read(&mut reader);
+        // Padding behind the last entry is part of the archive too.
+        io::copy(&mut reader, &mut io::sink())?;
+        let whole = Digest::from(reader.hasher) == *digest;
+        match tree {
+            Ok(tree) if whole => {
+                let tree = Arc::new(tree);
+                self.recent.lock().keep(*digest, &tree);
+                Ok(tree)
+            }
+            _ => {
+                fs::remove_file(&path)?;
+                Err(StoreError::Damaged(*digest))
+            }
+        }
+    }
+
+    /// Whether there is an archive of that name, unread.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).is_file()
+    }
+
+    /// Where the archive lies; for servers that send it. Who reads it must check it.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.folder.join("sha256").join(&hex[..2]).join(format!("{hex}.tar"))
+    }
+
+    /// Removes archives that are not in `keep` and older than `min_age` (somebody may be about to name younger ones).
+    pub fn collect(&self, keep: &BTreeSet<Digest>, min_age: Duration) -> Result<Collected, StoreError> {
+        let now = SystemTime::now();
+        let mut done = Collected::default();
+        for shard in fs::read_dir(self.folder.join("sha256"))?.flatten() {
+            for file in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
+                let Some(digest) = digest_of(&file.path()) else { continue };
+                let Ok(meta) = file.metadata() else { continue };
+                let age = meta.modified().ok().and_then(|time| now.duration_since(time).ok()).unwrap_or_default();
+                if keep.contains(&digest) || age < min_age {
+                    continue;
+                }
+                self.recent.lock().drop_one(&digest);
+                fs::remove_file(file.path())?;
+                done = Collected { archives: done.archives + 1, bytes: done.bytes + meta.len() };
+            }
+        }
+        Ok(done)
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_memory(&self) -> usize {
+        self.recent.lock().len()
+    }
+}
+
+fn digest_of(path: &Path) -> Option<Digest> {
+    let hex = path.file_name()?.to_str()?.strip_suffix(".tar")?;
+    Digest::parse(&format!("sha256:{hex}"))
+}
+
+struct Hashing<W> {
+    inner: W,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<W> Hashing<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, hasher: Sha256::new(), size: 0 }
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+struct Checking<R> {
+    inner: R,
+    hasher: Sha256,
+}
+
+impl<R: Read> Read for Checking<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
+}

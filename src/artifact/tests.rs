@@ -1,0 +1,260 @@
+use std::{collections::BTreeSet, fs, io, sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::tree::{Entry, FileTree, RepoPath};
+
+fn tree(files: &[(&str, &str)]) -> FileTree {
+    files.iter().copied().collect()
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(&folder.path().join("artifacts"), 1 << 20).unwrap();
+    (folder, store)
+}
+
+/// A store on the same folder that remembers nothing.
+fn cold(folder: &tempfile::TempDir) -> Store {
+    Store::new(&folder.path().join("artifacts"), 0).unwrap()
+}
+
+#[test]
+fn what_is_put_is_found_again() {
+    let (folder, store) = store();
+    let mut wanted = tree(&[("a", "1"), ("dir/b.yaml", "b: 2\n"), ("empty", "")]);
+    wanted.insert(RepoPath::parse("run.sh").unwrap(), Entry { bytes: (*b"#!").into(), executable: true });
+    wanted.insert(RepoPath::parse(&"long/".repeat(60)).unwrap(), Entry { bytes: (*b"x").into(), executable: false });
+    let stored = store.put(&wanted).unwrap();
+    assert_eq!(stored.size, fs::metadata(store.path(&stored.digest)).unwrap().len());
+    assert_eq!(*cold(&folder).open(&stored.digest).unwrap(), wanted);
+    assert_eq!(Digest::of(&fs::read(store.path(&stored.digest)).unwrap()), stored.digest);
+}
+
+#[test]
+fn the_digest_is_pinned() {
+    // A new release that packs differently would make every pod fetch everything again.
+    let (_folder, store) = store();
+    let stored = store.put(&tree(&[("a.yaml", "a: 1\n"), ("dir/b", "2")])).unwrap();
+    assert_eq!(stored.digest.to_string(), PINNED);
+}
+
+const PINNED: &str = "sha256:50e716834f6194a5332dca3d5e5235166bde9030ed846f8c26c456a8614c88cf";
+
+#[test]
+fn damage_is_found_and_removed() {
+    let (folder, store) = store();
+    let stored = store.put(&tree(&[("a", "one")])).unwrap();
+    let path = store.path(&stored.digest);
+    let whole = fs::read(&path).unwrap();
+    let mut changed = whole.clone();
+    changed[512] = b'O';
+    let mut padding = whole.clone();
+    *padding.last_mut().unwrap() = 1;
+    for bad in [changed, padding, whole[..600].to_vec(), vec![], [whole.as_slice(), b"x"].concat()] {
+        fs::write(&path, bad).unwrap();
+        let store = cold(&folder);
+        assert!(matches!(store.open(&stored.digest), Err(StoreError::Damaged(d)) if d == stored.digest));
+        assert!(matches!(store.open(&stored.digest), Err(StoreError::Missing(_))));
+    }
+    store.put(&tree(&[("a", "one")])).unwrap();
+    assert!(cold(&folder).open(&stored.digest).is_ok());
+}
+
+#[test]
+fn one_tree_is_parsed_once() {
+    let (_folder, store) = store();
+    let stored = store.put(&tree(&[("a", "1")])).unwrap();
+    assert!(Arc::ptr_eq(&store.open(&stored.digest).unwrap(), &store.open(&stored.digest).unwrap()));
+}
+
+#[test]
+fn memory_is_bounded_and_keeps_what_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path(), 30_000).unwrap();
+    let big = "x".repeat(10_000);
+    let put = |name: &str| store.put(&tree(&[(name, &big)])).unwrap().digest;
+    let (first, second) = (put("1"), put("2"));
+    store.open(&first).unwrap();
+    put("3");
+    assert_eq!(store.in_memory(), 2);
+    assert!(store.recent(&first).is_some() && store.recent(&second).is_none());
+    let huge = "x".repeat(40_000);
+    let digest = store.put(&tree(&[("huge", &huge)])).unwrap().digest;
+    assert!(store.recent(&digest).is_none() && store.open(&digest).is_ok());
+}
+
+#[test]
+fn only_old_and_unnamed_archives_are_collected() {
+    let (_folder, store) = store();
+    let (kept, dropped) = (store.put(&tree(&[("a", "1")])).unwrap(), store.put(&tree(&[("a", "2")])).unwrap());
+    let keep = BTreeSet::from([kept.digest]);
+    assert_eq!(store.collect(&keep, Duration::from_hours(1)).unwrap(), Collected::default());
+    let done = store.collect(&keep, Duration::ZERO).unwrap();
+    assert_eq!(done, Collected { archives: 1, bytes: dropped.size });
+    assert!(store.contains(&kept.digest) && !store.contains(&dropped.digest));
+    assert!(matches!(store.open(&dropped.digest), Err(StoreError::Missing(_))));
+}
+
+#[test]
+fn half_written_parts_do_not_survive_a_start() {
+    let (folder, _store) = store();
+    let part = folder.path().join("artifacts/parts/left");
+    fs::write(&part, "half").unwrap();
+    cold(&folder);
+    assert!(!part.exists());
+}
+
+struct Full;
+
+impl io::Write for Full {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_plainly() {
+    let error: StoreError = archive::write(&tree(&[("a", "1")]), Full).unwrap_err().into();
+    assert!(matches!(error, StoreError::Full));
+    assert_eq!(error.to_failure().reason, "StorageFailed");
+}
+
+#[test]
+fn foreign_archives_are_refused() {
+    let pack = |path: &str, kind: tar::EntryType| {
+        let mut builder = tar::Builder::new(vec![]);
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append(&header, io::empty()).unwrap();
+        builder.into_inner().unwrap()
+    };
+    for (path, kind) in [
+        ("../a", tar::EntryType::Regular),
+        ("/a", tar::EntryType::Regular),
+        ("a/../b", tar::EntryType::Regular),
+        (".git/config", tar::EntryType::Regular),
+        ("a", tar::EntryType::Symlink),
+        ("a", tar::EntryType::Directory),
+        ("a", tar::EntryType::Link),
+    ] {
+        assert_eq!(
+            archive::read(&*pack(path, kind)),
+            Err(archive::ArchiveError::Foreign(path.into())),
+            "{path} {kind:?}"
+        );
+    }
+    assert!(archive::read(&*pack("a", tar::EntryType::Regular)).is_ok());
+}
+
+#[test]
+fn digests_are_strict() {
+    let good = Digest::of(b"x").to_string();
+    assert_eq!(Digest::parse(&good), Some(Digest::of(b"x")));
+    for bad in ["", "sha256:", &good[7..], &good.to_uppercase(), &good.replace("sha256", "sha512"), "sha256:../../etc"]
+    {
+        assert_eq!(Digest::parse(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn ignored_files_stay_out() {
+    let all = [
+        ("README.md", ""),
+        ("apps/a.yaml", ""),
+        ("apps/secret/key", ""),
+        ("apps/test/a.yaml", ""),
+        ("docs/x.png", ""),
+        ("docs/y.md", ""),
+    ];
+    for (spec, nested, want) in [
+        ("", vec![], "README.md apps/a.yaml apps/secret/key apps/test/a.yaml docs/x.png docs/y.md"),
+        ("*.png\n/docs/y.md", vec![], "README.md apps/a.yaml apps/secret/key apps/test/a.yaml"),
+        ("# all but apps\n/*\n!/apps", vec![], "apps/a.yaml apps/secret/key apps/test/a.yaml"),
+        ("test/", vec![], "README.md apps/a.yaml apps/secret/key docs/x.png docs/y.md"),
+        ("", vec![(".sourceignore", "docs\n")], "README.md apps/a.yaml apps/secret/key apps/test/a.yaml"),
+        ("", vec![("apps/.sourceignore", "/secret\n*.yaml\n!/a.yaml\n")], "README.md apps/a.yaml docs/x.png docs/y.md"),
+        (
+            "!docs/x.png",
+            vec![(".sourceignore", "docs\n")],
+            "README.md apps/a.yaml apps/secret/key apps/test/a.yaml docs/x.png",
+        ),
+        (
+            "",
+            vec![(".sourceignore", "*.md\n"), ("docs/.sourceignore", "!y.md\n")],
+            "apps/a.yaml apps/secret/key apps/test/a.yaml docs/x.png docs/y.md",
+        ),
+    ] {
+        let tree = tree(&all.iter().copied().chain(nested.clone()).collect::<Vec<_>>());
+        let kept = filter(&tree, Some(spec)).unwrap();
+        let paths: Vec<_> = kept.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths.join(" "), want, "{spec:?} {nested:?}");
+    }
+}
+
+#[test]
+fn a_bad_pattern_is_named_by_place_and_line() {
+    let error = filter(&tree(&[("a", "")]), Some("ok\n{a")).unwrap_err();
+    assert_eq!((error.place.as_str(), error.line), ("spec.ignore", 2));
+    let error = filter(&tree(&[("x/.sourceignore", "{a\n")]), None).unwrap_err();
+    assert_eq!((error.place.as_str(), error.line), ("x/.sourceignore", 1));
+}
+
+fn files() -> impl Strategy<Value = Vec<(String, Vec<u8>, bool)>> {
+    let file = (
+        "[a-zA-Z0-9._ äß-]{1,12}(/[a-z0-9._-]{1,120}){0,3}",
+        prop::collection::vec(any::<u8>(), 0..700),
+        any::<bool>(),
+    );
+    prop::collection::vec(file, 0..12)
+}
+
+fn build(files: &[(String, Vec<u8>, bool)]) -> FileTree {
+    files
+        .iter()
+        .filter_map(|(path, bytes, executable)| {
+            let path = RepoPath::parse(path).ok().filter(|p| !p.is_root())?;
+            Some((path, Entry { bytes: bytes.as_slice().into(), executable: *executable }))
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_tree_survives_its_archive(files in files()) {
+        let tree = build(&files);
+        let mut bytes = vec![];
+        archive::write(&tree, &mut bytes).unwrap();
+        prop_assert_eq!(archive::read(&*bytes).unwrap(), tree);
+    }
+
+    #[test]
+    fn the_order_of_insertion_leaves_no_trace(files in files(), seed in any::<prop::sample::Index>()) {
+        let mut paths = BTreeSet::new();
+        let unique: Vec<_> = files.into_iter().filter(|(path, ..)| {
+            RepoPath::parse(path).is_ok_and(|p| paths.insert(p))
+        }).collect();
+        let mut turned = unique.clone();
+        if !turned.is_empty() {
+            let at = seed.index(turned.len());
+            turned.rotate_left(at);
+            turned.reverse();
+        }
+        let pack = |files: &[(String, Vec<u8>, bool)]| {
+            let mut bytes = vec![];
+            archive::write(&build(files), &mut bytes).unwrap();
+            Digest::of(&bytes)
+        };
+        prop_assert_eq!(pack(&unique), pack(&turned));
+    }
+}
