@@ -181,6 +181,14 @@ func (a *api) nodeReady(name string) error {
 	return fmt.Errorf("node %s is not Ready: %v", name, node.Status.Conditions)
 }
 
+// applyNode applies a node and, because a plain apply leaves it out, its status.
+func (a *api) applyNode(name, yaml string) error {
+	if err := a.apply("/api/v1/nodes/"+name, yaml); err != nil {
+		return err
+	}
+	return a.apply("/api/v1/nodes/"+name+"/status", yaml)
+}
+
 // apply is a server-side apply of one object.
 func (a *api) apply(path, yaml string) error {
 	_, err := a.do("PATCH", path+"?fieldManager=cluster&force=true", "application/apply-patch+yaml", []byte(yaml))

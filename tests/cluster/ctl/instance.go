@@ -97,10 +97,7 @@ func running(dir string) bool {
 // choosePorts takes free ports below the range that the kernel hands to outgoing connections, and reserves each by a lock,
 // so that instances that start at once never meet. Kept state keeps its ports where they are still free.
 func (i *instance) choosePorts(api int) error {
-	if data, err := os.ReadFile(i.file("ports.json")); err == nil {
-		json.Unmarshal(data, &i.ports)
-	}
-	if i.ports == nil {
+	if i.loadPorts() != nil {
 		i.ports = map[string]int{}
 	}
 	for _, name := range portNames {
@@ -127,6 +124,14 @@ func (i *instance) choosePorts(api int) error {
 		return err
 	}
 	return os.WriteFile(i.file("ports.json"), data, 0o600)
+}
+
+func (i *instance) loadPorts() error {
+	data, err := os.ReadFile(i.file("ports.json"))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, &i.ports)
 }
 
 func reservePort(port int) *os.File {

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -22,7 +23,7 @@ func cgroupRoots() []string {
 	dirs, _ := filepath.Glob("/sys/fs/cgroup/*")
 	for _, dir := range dirs {
 		info, err := os.Lstat(dir)
-		if err == nil && info.IsDir() && filepath.Base(dir) != "unified" {
+		if err == nil && info.IsDir() {
 			roots = append(roots, dir)
 		}
 	}
@@ -93,8 +94,15 @@ func removeCgroup(top string) bool {
 	return err != nil
 }
 
-// killShims ends the shims of one containerd. They outlive it by design; its socket's path in their arguments tells whose they are.
-func killShims(dir string) {
+// found is a process of an instance.
+type found struct {
+	pid  int
+	name string
+}
+
+// processesOf finds an instance's components and shims, in whatever process namespace, by the folder in their arguments.
+func processesOf(dir string) []found {
+	var out []found
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -102,9 +110,24 @@ func killShims(dir string) {
 			continue
 		}
 		cmdline, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
-		args := strings.ReplaceAll(string(cmdline), "\x00", " ")
-		if strings.Contains(args, "containerd-shim-runc-v2") && strings.Contains(args, "-address "+filepath.Join(dir, "containerd.sock")) {
-			syscall.Kill(pid, syscall.SIGKILL)
+		args := strings.Split(string(cmdline), "\x00")
+		switch {
+		case strings.HasPrefix(args[0], filepath.Join(dir, "bin")+"/"):
+			out = append(out, found{pid, filepath.Base(args[0])})
+		case strings.HasSuffix(args[0], shim) && slices.Contains(args, filepath.Join(dir, "containerd.sock")):
+			out = append(out, found{pid, shim})
+		}
+	}
+	return out
+}
+
+const shim = "containerd-shim-runc-v2"
+
+// killShims ends the shims of one containerd, which outlive it by design.
+func killShims(dir string) {
+	for _, p := range processesOf(dir) {
+		if p.name == shim {
+			syscall.Kill(p.pid, syscall.SIGKILL)
 		}
 	}
 }
@@ -127,15 +150,11 @@ func unmountAll(dir string) {
 // cleanLeftovers removes what an instance that has ended has left outside of its folder, and what of its folder is only for
 // the time it runs. It does nothing to others: everything is found by the instance's own paths and names.
 func cleanLeftovers(dir string) {
-	killShims(dir)
+	for _, p := range processesOf(dir) {
+		syscall.Kill(p.pid, syscall.SIGKILL)
+	}
 	unmountAll(dir)
 	removeCgroups(filepath.Base(dir))
-	pids, _ := filepath.Glob(filepath.Join(dir, "run", "*.pid"))
-	for _, file := range pids {
-		if pid := recorded(file); pid != 0 && !inNamespaces() {
-			syscall.Kill(pid, syscall.SIGKILL)
-		}
-	}
 	for _, part := range []string{"run", "containerd/state", "cni-data", "kubelet/pods", "api.sock", "containerd.sock"} {
 		os.RemoveAll(filepath.Join(dir, part))
 	}

@@ -58,10 +58,10 @@ func (i *instance) startContainerd() error {
 	if err := i.start("containerd", i.file("bin", "containerd"), "-c", i.file("containerd.toml")); err != nil {
 		return err
 	}
-	if err := i.waitFor("containerd", i.ctr("version").Run); err != nil {
+	if err := i.waitFor("containerd", func() error { return i.ctr("version").Run() }); err != nil {
 		return err
 	}
-	pause, err := buildImage("pause", nil)
+	pause, err := buildImage("pause", "")
 	if err != nil {
 		return err
 	}

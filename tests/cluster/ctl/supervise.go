@@ -95,7 +95,7 @@ func prepare(node bool) error {
 	if err := build(wanted); err != nil || !node {
 		return err
 	}
-	_, err = buildImage("pause", nil)
+	_, err = buildImage("pause", "")
 	return err
 }
 
@@ -343,14 +343,8 @@ func cmdStatus(o options) error {
 			continue
 		}
 		fmt.Printf("%s: running, KUBECONFIG=%s\n", name, filepath.Join(dir, "admin.kubeconfig"))
-		pids, _ := filepath.Glob(filepath.Join(dir, "run", "*.pid"))
-		for _, file := range pids {
-			what := filepath.Base(file[:len(file)-len(".pid")])
-			if pid := recorded(file); pid == 0 {
-				fmt.Printf("  %-26s not in this process namespace, or gone\n", what)
-			} else {
-				fmt.Printf("  %-26s pid %-7d %4d MiB\n", what, pid, residentMiB(pid))
-			}
+		for _, p := range processesOf(dir) {
+			fmt.Printf("  %-26s pid %-7d %4d MiB\n", p.name, p.pid, residentMiB(p.pid))
 		}
 	}
 	if len(names) == 0 {
