@@ -28,8 +28,10 @@ use super::{
     doc = "A running session server: a Deployment and a Service, with contexts, skills, credentials and configuration.",
     validation = Rule::new("self.metadata.name.size() <= 50")
         .message("an Agent's name has at most 50 characters, because generated names are made from it"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z]')")
-        .message("an Agent's name begins with a letter, because its Service has the same name"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message(
+        "an Agent's name begins with a letter and holds only lower-case letters, digits and '-', \
+         because its Service has the same name"
+    ),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
     printcolumn(name = "Tasks", type_ = "string", json_path = ".status.tasks"),

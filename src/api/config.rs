@@ -204,7 +204,7 @@ pub struct Window {
 pub struct Network {
     /// Addresses that the API server calls pods from.
     #[serde(rename = "apiServerCIDRs", default, skip_serializing_if = "Option::is_none")]
-    #[schemars(inner(length(min = 9, max = 49)))]
+    #[schemars(inner(length(max = 49), regex(pattern = r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")))]
     pub api_server_cidrs: Option<Vec<String>>,
 }
 

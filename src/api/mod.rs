@@ -12,6 +12,7 @@ pub mod duration;
 pub mod names;
 pub mod not_yet;
 pub mod pod;
+pub mod reference;
 pub mod repository;
 pub mod rollout;
 mod schema;

@@ -120,7 +120,7 @@ pub struct RolloutStatus {
     /// Until when it waits at most, where it is forced then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Time>,
-    /// What changed, sorted: image, env, config, template, …
+    /// What changed, sorted, for example config, env, image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<String>,

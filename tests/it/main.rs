@@ -5,5 +5,6 @@
 mod architecture;
 mod clusters;
 mod common;
+mod crds;
 mod git_remote;
 mod yaml_reference;

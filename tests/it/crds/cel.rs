@@ -1,0 +1,168 @@
+//! Validation rules by table (`tests/data/cel`), evaluated without a cluster.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use kube::core::cel::Validator;
+use pilothouse::api::crd::{self, Crd};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// One case, put together.
+#[derive(Debug)]
+pub(super) struct Case {
+    /// `file: kind: case`.
+    pub(super) title: String,
+    pub(super) kind: String,
+    pub(super) object: Value,
+    /// The message; `None` where the object is good.
+    pub(super) refused: Option<String>,
+    /// A CEL rule decides, and `refused` is its whole message.
+    pub(super) by_rule: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    kinds: Vec<String>,
+    #[serde(default)]
+    at: String,
+    #[serde(default)]
+    by: By,
+    cases: Vec<Row>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum By {
+    #[default]
+    Rule,
+    Schema,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    case: String,
+    #[serde(default = "any_name")]
+    name: String,
+    value: Value,
+    expect: String,
+}
+
+fn any_name() -> String {
+    "a-name".into()
+}
+
+/// What a kind requires besides the value of a case.
+fn base(kind: &str) -> Value {
+    match kind {
+        "AgentTemplate" => json!({"workspaceDir": "/workspace", "serviceAccountName": "agent"}),
+        "Task" => json!({"agentRef": {"name": "a"}}),
+        _ => json!({}),
+    }
+}
+
+/// Puts `value` at `contexts[]` or `a.b`; an empty path replaces all.
+fn put(spec: &mut Value, at: &str, value: &Value) {
+    if at.is_empty() {
+        *spec = value.clone();
+        return;
+    }
+    let (head, rest) = at.split_once('.').unwrap_or((at, ""));
+    match head.strip_suffix("[]") {
+        Some(list) => {
+            spec[list] = json!([{}]);
+            put(&mut spec[list][0], rest, value);
+        }
+        None => put(&mut spec[head], rest, value),
+    }
+}
+
+fn case(file: &str, kind: &str, head: &File, row: &Row) -> Case {
+    let mut spec = base(kind);
+    put(&mut spec, &head.at, &row.value);
+    Case {
+        title: format!("{file}: {kind}: {}", row.case),
+        kind: kind.into(),
+        object: json!({
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": kind, "metadata": {"name": row.name}, "spec": spec,
+        }),
+        refused: (row.expect != "ok").then(|| row.expect.clone()),
+        by_rule: head.by == By::Rule,
+    }
+}
+
+/// All cases of all files.
+pub(super) fn cases() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cel");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().flatten().map(|e| e.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
+    files.sort();
+    let mut cases = vec![];
+    for path in files {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let file: File =
+            serde_saphyr::from_str(&fs::read_to_string(&path).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for kind in &file.kinds {
+            cases.extend(file.cases.iter().map(|row| case(&name, kind, &file, row)));
+        }
+    }
+    cases
+}
+
+fn crd_of<'a>(crds: &'a [Crd], kind: &str) -> &'a Crd {
+    crds.iter().find(|c| c.kind == kind).unwrap_or_else(|| panic!("no kind {kind}"))
+}
+
+#[test]
+fn rules_accept_and_refuse_as_the_table_says() {
+    let crds = crd::all().unwrap();
+    for case in cases().iter().filter(|c| c.by_rule) {
+        let result = Validator::new().validate_with_defaults(crd_of(&crds, &case.kind).schema(), &case.object, None);
+        let found: Vec<_> = result.err().into_iter().flat_map(|e| e.into_vec()).map(|e| e.message).collect();
+        assert_eq!(found, case.refused.iter().cloned().collect::<Vec<_>>(), "{}", case.title);
+    }
+}
+
+/// Every rule: where it stands, and its message.
+fn rules(schema: &Value, at: &str, out: &mut BTreeSet<(String, String)>) {
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        let message = rule["message"].as_str().unwrap_or_else(|| panic!("{at}: a rule without a message: {rule}"));
+        out.insert((at.into(), message.into()));
+    }
+    for (name, child) in schema["properties"].as_object().into_iter().flatten() {
+        rules(child, &format!("{at}/{name}"), out);
+    }
+    for key in ["items", "additionalProperties"] {
+        if schema[key].is_object() {
+            rules(&schema[key], &format!("{at}/*"), out);
+        }
+    }
+}
+
+/// Whether the object has something at a place.
+fn reaches(value: &Value, place: &str) -> bool {
+    let Some(rest) = place.strip_prefix('/') else { return true };
+    let (head, _) = rest.split_once('/').unwrap_or((rest, ""));
+    let rest = &rest[head.len()..];
+    match (head, value) {
+        ("*", Value::Array(items)) => items.iter().any(|item| reaches(item, rest)),
+        ("*", Value::Object(fields)) => fields.values().any(|item| reaches(item, rest)),
+        (name, value) => value.get(name).is_some_and(|child| reaches(child, rest)),
+    }
+}
+
+#[test]
+fn every_rule_is_seen_to_accept_and_to_refuse() {
+    let cases = cases();
+    for crd in crd::all().unwrap() {
+        let mut all = BTreeSet::new();
+        rules(crd.schema(), "", &mut all);
+        for (place, message) in all {
+            let here: Vec<_> = cases.iter().filter(|c| c.kind == crd.kind && reaches(&c.object, &place)).collect();
+            assert!(here.iter().any(|c| c.refused.is_none()), "{} {place}: no good case for: {message}", crd.kind);
+            let refused = here.iter().any(|c| c.refused.as_ref() == Some(&message));
+            assert!(refused, "{} {place}: no bad case for: {message}", crd.kind);
+        }
+    }
+}
