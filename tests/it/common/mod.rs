@@ -10,3 +10,5 @@
 pub(crate) mod audit;
 pub(crate) mod cluster;
 pub(crate) mod git_server;
+pub(crate) mod model;
+pub(crate) mod opencode;

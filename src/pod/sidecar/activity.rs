@@ -1,0 +1,238 @@
+//! What the door knows about work behind it: a state machine with a sequence number (no I/O; times are given).
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crate::pod::opencode::SessionStatus;
+
+/// Nothing may have changed for this long before the server counts as idle.
+pub const QUIET: Duration = Duration::from_millis(100);
+/// A prompt was taken but no status was seen: after this long without one, the session counts as idle again. The
+/// first prompt of an instance was seen to need 1.5 s before its session showed busy; a machine under load needs more.
+pub const GRACE: Duration = Duration::from_secs(15);
+/// More sessions than this at work are counted, not named.
+const MAX_SESSIONS: usize = 4096;
+
+/// What a session does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Session {
+    /// A prompt was sent at this time and its work was not seen yet.
+    Expected(Instant),
+    /// Seen at work; missing in that many listings since.
+    Busy { missed: u8 },
+    /// Waits to try again; missing in that many listings since.
+    Retrying { missed: u8 },
+}
+
+/// Work in front of and behind the door.
+#[derive(Debug)]
+pub struct Activity {
+    sequence: u64,
+    changed: Instant,
+    in_flight: u32,
+    attached: u32,
+    sessions: HashMap<String, Session>,
+    /// Prompts whose session did not fit into the table, or was not named by the request.
+    nameless: Option<Instant>,
+    known: bool,
+    held_until: Option<Instant>,
+}
+
+/// A copy of the state that leaves the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Grows with every change; two equal numbers mean that nothing happened between.
+    pub sequence: u64,
+    /// Requests that may change something, begun and not ended.
+    pub in_flight: u32,
+    /// Sessions at work, those expected to begin included.
+    pub busy: u32,
+    /// Sessions that wait to try again.
+    pub retrying: u32,
+    /// Upgraded connections (terminals and other WebSockets).
+    pub attached: u32,
+    /// Whether prompts wait at the door.
+    pub held: bool,
+    /// Whether the server's events are being followed. Without them nothing is known of its sessions.
+    pub known: bool,
+}
+
+impl Snapshot {
+    /// No work that anybody knows of. Says nothing about how long; see [`Activity::idle`].
+    pub fn without_work(&self) -> bool {
+        self.known && self.in_flight == 0 && self.busy == 0 && self.retrying == 0
+    }
+}
+
+impl Activity {
+    /// Nothing is known yet.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            sequence: 0,
+            changed: now,
+            in_flight: 0,
+            attached: 0,
+            sessions: HashMap::new(),
+            nameless: None,
+            known: false,
+            held_until: None,
+        }
+    }
+
+    fn change(&mut self, now: Instant) {
+        self.sequence += 1;
+        self.changed = now;
+    }
+
+    /// A request that may change something begins. `prompt` names its session when it starts work there.
+    pub fn begin(&mut self, prompt: Option<&str>, now: Instant) {
+        self.in_flight += 1;
+        if let Some(session) = prompt {
+            self.expect(session, now);
+        }
+        self.change(now);
+    }
+
+    /// The request ended, or its client went away. `served`: the answer was given to its last byte; a prompt that is
+    /// answered so (`message`, `command`, `shell`) is over, and only events can say otherwise.
+    pub fn end(&mut self, prompt: Option<&str>, served: bool, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match prompt {
+            Some(session) if served => {
+                if matches!(self.sessions.get(session), Some(Session::Expected(_))) {
+                    self.sessions.remove(session);
+                }
+            }
+            Some(session) => self.expect(session, now),
+            None => {}
+        }
+        self.change(now);
+    }
+
+    fn expect(&mut self, session: &str, now: Instant) {
+        let full = self.sessions.len() >= MAX_SESSIONS && !self.sessions.contains_key(session);
+        if session.is_empty() || full {
+            self.nameless = Some(now);
+        } else if !matches!(self.sessions.get(session), Some(Session::Busy { .. } | Session::Retrying { .. })) {
+            self.sessions.insert(session.to_owned(), Session::Expected(now));
+        }
+    }
+
+    /// A WebSocket opened (`true`) or closed.
+    pub fn attach(&mut self, opened: bool, now: Instant) {
+        self.attached = if opened { self.attached + 1 } else { self.attached.saturating_sub(1) };
+        self.change(now);
+    }
+
+    /// A `session.status` event.
+    pub fn status(&mut self, session: &str, status: &SessionStatus, now: Instant) {
+        match status {
+            // A prompt may have been taken while the last one's end was on its way: what is expected stays expected
+            // until it is seen at work, or its grace is over.
+            SessionStatus::Idle if matches!(self.sessions.get(session), Some(Session::Expected(_))) => {}
+            SessionStatus::Idle => {
+                self.sessions.remove(session);
+            }
+            SessionStatus::Retry { .. } => self.note(session, Session::Retrying { missed: 0 }, now),
+            SessionStatus::Busy | SessionStatus::Other => self.note(session, Session::Busy { missed: 0 }, now),
+        }
+        self.change(now);
+    }
+
+    fn note(&mut self, session: &str, state: Session, now: Instant) {
+        if self.sessions.len() < MAX_SESSIONS || self.sessions.contains_key(session) {
+            self.sessions.insert(session.to_owned(), state);
+        } else {
+            self.nameless = Some(now);
+        }
+    }
+
+    /// A listing of all sessions that are not idle. A session that was seen at work must be missing twice before it
+    /// counts as idle (a listing may be older than the event before it).
+    pub fn listed(&mut self, list: &[(String, SessionStatus)], now: Instant) {
+        let before = self.snapshot(now);
+        for (session, status) in list {
+            match status {
+                SessionStatus::Idle => {}
+                SessionStatus::Retry { .. } => self.note(session, Session::Retrying { missed: 0 }, now),
+                SessionStatus::Busy | SessionStatus::Other => self.note(session, Session::Busy { missed: 0 }, now),
+            }
+        }
+        self.sessions.retain(|name, state| {
+            if list.iter().any(|(listed, status)| listed == name && *status != SessionStatus::Idle) {
+                return true;
+            }
+            match state {
+                Session::Expected(since) => now.saturating_duration_since(*since) < GRACE,
+                Session::Busy { missed } | Session::Retrying { missed } => {
+                    *missed += 1;
+                    *missed < 2
+                }
+            }
+        });
+        if self.nameless.is_some_and(|since| now.saturating_duration_since(since) >= GRACE) {
+            self.nameless = None;
+        }
+        if self.snapshot(now) != before {
+            self.change(now);
+        }
+    }
+
+    /// The server's events are followed from now on (`true`), or not any more.
+    pub fn follow(&mut self, known: bool, now: Instant) {
+        if self.known != known {
+            self.known = known;
+            self.change(now);
+        }
+    }
+
+    /// Holds prompts until `until`. A later call replaces the lease.
+    pub fn hold(&mut self, until: Instant, now: Instant) {
+        self.held_until = Some(until);
+        self.change(now);
+    }
+
+    /// Lets prompts pass again.
+    pub fn release(&mut self, now: Instant) {
+        if self.held_until.take().is_some() {
+            self.change(now);
+        }
+    }
+
+    /// Until when prompts wait, if they do.
+    pub fn held(&self, now: Instant) -> Option<Instant> {
+        self.held_until.filter(|until| *until > now)
+    }
+
+    /// Whether any session is at work or expected to be: then the listing is read more often.
+    pub fn has_sessions(&self) -> bool {
+        !self.sessions.is_empty() || self.nameless.is_some()
+    }
+
+    /// The state now.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let retrying = self.sessions.values().filter(|s| matches!(s, Session::Retrying { .. })).count();
+        let busy = self.sessions.len() - retrying + usize::from(self.nameless.is_some());
+        Snapshot {
+            sequence: self.sequence,
+            in_flight: self.in_flight,
+            busy: u32::try_from(busy).unwrap_or(u32::MAX),
+            retrying: u32::try_from(retrying).unwrap_or(u32::MAX),
+            attached: self.attached,
+            held: self.held(now).is_some(),
+            known: self.known,
+        }
+    }
+
+    /// The rule of idleness: no work, prompts held, and nothing changed for [`QUIET`].
+    pub fn idle(&self, now: Instant) -> bool {
+        let quiet = now.saturating_duration_since(self.changed) >= QUIET;
+        quiet && self.held(now).is_some() && self.snapshot(now).without_work()
+    }
+}
+
+#[cfg(test)]
+#[path = "activity_tests.rs"]
+mod tests;

@@ -1,0 +1,104 @@
+//! The door's password.
+
+use std::{fmt, path::Path};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use http::{HeaderMap, HeaderValue, header};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::pod::opencode::Credentials;
+
+/// Carries the password where something on the way drops `Authorization` (the API server does when it proxies).
+pub const OWN_HEADER: &str = "x-pilothouse-authorization";
+
+/// Compares what a request presents with the Secret, in constant time. Holds a hash, not the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Lock([u8; 32]);
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lock")
+    }
+}
+
+impl Lock {
+    /// A lock that these open.
+    pub fn new(credentials: &Credentials) -> Self {
+        Self(hash(format!("{}:{}", credentials.username, credentials.password).as_bytes()))
+    }
+
+    /// Whether a request may pass. Both headers are looked at, in the same time whatever they hold.
+    pub fn opens(&self, headers: &HeaderMap) -> bool {
+        let own = headers.get(OWN_HEADER).is_some_and(|value| self.fits(value));
+        let standard = headers.get(header::AUTHORIZATION).is_some_and(|value| self.fits(value));
+        own | standard
+    }
+
+    fn fits(&self, value: &HeaderValue) -> bool {
+        let Some((scheme, rest)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else { return false };
+        let presented = BASE64_STANDARD.decode(rest.trim()).unwrap_or_default();
+        scheme.eq_ignore_ascii_case("basic") && bool::from(hash(&presented).ct_eq(&self.0))
+    }
+}
+
+fn hash(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Reads `username` and `password` from a mounted Secret of type `kubernetes.io/basic-auth`.
+///
+/// # Errors
+/// Names the file that is missing or empty.
+pub fn read_secret(dir: &Path) -> std::io::Result<Credentials> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        let text = std::fs::read_to_string(&path).map_err(|e| named(&path, &e.to_string(), e.kind()))?;
+        let text = text.trim_end_matches(['\r', '\n']).to_owned();
+        if text.is_empty() { Err(named(&path, "is empty", std::io::ErrorKind::InvalidData)) } else { Ok(text) }
+    };
+    Ok(Credentials { username: read("username")?, password: read("password")? })
+}
+
+fn named(path: &Path, what: &str, kind: std::io::ErrorKind) -> std::io::Error {
+    std::io::Error::new(kind, format!("{}: {what}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+        list.iter().map(|(k, v)| (http::HeaderName::from_static(k), HeaderValue::from_str(v).unwrap())).collect()
+    }
+
+    #[test]
+    fn table() {
+        let lock = Lock::new(&Credentials { username: "opencode".into(), password: "s3:cret".into() });
+        let right = format!("Basic {}", BASE64_STANDARD.encode("opencode:s3:cret"));
+        let wrong = format!("Basic {}", BASE64_STANDARD.encode("opencode:s3"));
+        for (list, opens) in [
+            (vec![("authorization", right.as_str())], true),
+            (vec![(OWN_HEADER, right.as_str())], true),
+            (vec![("authorization", wrong.as_str()), (OWN_HEADER, right.as_str())], true),
+            (vec![("authorization", wrong.as_str())], false),
+            (vec![("authorization", &right.replace("Basic", "bAsIc"))], true),
+            (vec![("authorization", &right.replace("Basic", "Bearer"))], false),
+            (vec![("authorization", "Basic")], false),
+            (vec![("authorization", "Basic !!!")], false),
+            (vec![], false),
+        ] {
+            assert_eq!(lock.opens(&headers(&list)), opens, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn a_mounted_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("username"), "opencode\n").unwrap();
+        let missing = read_secret(dir.path()).unwrap_err().to_string();
+        assert!(missing.contains("password"), "{missing}");
+        std::fs::write(dir.path().join("password"), "x").unwrap();
+        assert_eq!(read_secret(dir.path()).unwrap().username, "opencode");
+    }
+}

@@ -1,0 +1,345 @@
+//! The door: checks the password, counts work, holds prompts, and passes everything else on unchanged.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use parking_lot::RwLock;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    auth::{Lock, OWN_HEADER},
+    probes::Probes,
+    route::Route,
+    work::{Attached, Entered, Held, Work},
+};
+
+/// Longest request or answer head.
+const MAX_HEAD: usize = 64 << 10;
+/// Clients at once; more wait to be accepted.
+const MAX_CLIENTS: usize = 1024;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests in flight may go on for this long after the door was told to stop.
+pub const DRAIN: Duration = Duration::from_secs(20);
+
+type Answer = Response<Either<Watched, Full<Bytes>>>;
+
+/// What the door needs.
+#[derive(Debug)]
+pub struct Door {
+    /// Where the server listens: `127.0.0.1:port`.
+    pub upstream: http::uri::Authority,
+    /// The password; replaced when the Secret changes.
+    pub lock: RwLock<Lock>,
+    /// What the server behind wants as `Authorization`, if anything.
+    pub upstream_auth: Option<HeaderValue>,
+    /// The work that is counted.
+    pub work: Work,
+    /// The door's own answers.
+    pub probes: Probes,
+    /// Connections to the server.
+    pub pool: Client<HttpConnector, Incoming>,
+}
+
+/// Connections from the door to the server behind it.
+pub fn pool() -> Client<HttpConnector, Incoming> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(4))
+        .pool_max_idle_per_host(16)
+        .http1_max_buf_size(MAX_HEAD)
+        .build(connector)
+}
+
+impl Door {
+    /// Serves until `stop`, then lets requests in flight end for [`DRAIN`] at most.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let mut server = hyper::server::conn::http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
+        let (connections, clients) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CLIENTS)));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&listener, &clients) => accepted,
+            };
+            let Some((stream, permit)) = accepted else { continue };
+            let door = self.clone();
+            let service = hyper::service::service_fn(move |request| {
+                let door = door.clone();
+                async move { Ok::<_, std::convert::Infallible>(door.answer(request).await) }
+            });
+            let connection = server.serve_connection(TokioIo::new(stream), service).with_upgrades();
+            let stop = stop.clone();
+            connections.spawn(async move {
+                let mut connection = std::pin::pin!(connection);
+                let ended = tokio::select! {
+                    _ = connection.as_mut() => true, // a client that went away is no event
+                    () = stop.cancelled() => false,
+                };
+                if !ended {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+                drop(permit);
+            });
+        }
+        drop(listener);
+        connections.close();
+        let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let route = Route::of(request.method(), request.uri().path());
+        if let Route::Probe(probe) = route {
+            let (status, text) = self.probes.answer(probe).await;
+            return own(status, text);
+        }
+        if !self.lock.read().opens(request.headers()) {
+            let text = "the password is missing or wrong: use Basic auth with the Agent's Secret `<agent>-server-auth`";
+            let mut answer = own(StatusCode::UNAUTHORIZED, text.to_owned());
+            let realm = HeaderValue::from_static("Basic realm=\"Pilothouse\", charset=\"UTF-8\"");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+            return answer;
+        }
+        let (session, waits) = match route {
+            Route::Read | Route::Probe(_) => return self.forward(request, None, false).await,
+            Route::Change => (None, false),
+            Route::Prompt { session, waits } => (Some(session), waits),
+        };
+        match self.work.enter(session).await {
+            Ok(entered) => self.forward(request, Some(entered), waits).await,
+            Err(held) => busy(held),
+        }
+    }
+
+    async fn forward(&self, mut request: Request<Incoming>, entered: Option<Entered>, waits: bool) -> Answer {
+        let upgrade = upgrade_of(request.headers());
+        let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        if let Err(text) = self.readdress(&mut request, upgrade.as_ref()) {
+            return own(StatusCode::BAD_REQUEST, text);
+        }
+        let mut response = match self.pool.request(request).await {
+            Ok(response) => response,
+            Err(error) => return own(StatusCode::BAD_GATEWAY, bad_gateway(&self.upstream, &error)),
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(client) = client
+        {
+            let server = hyper::upgrade::on(&mut response);
+            tokio::spawn(tunnel(client, server, Attached::new(&self.work), entered));
+            return response.map(|_| Either::Right(Full::default()));
+        }
+        strip_hops(response.headers_mut());
+        let whole = waits && response.status().is_success();
+        response.map(|body| Either::Left(Watched { body, entered, whole }))
+    }
+
+    /// Points the request at the server: absolute address, hop-by-hop headers and passwords off.
+    fn readdress(&self, request: &mut Request<Incoming>, upgrade: Option<&HeaderValue>) -> Result<(), String> {
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::builder()
+            .scheme("http")
+            .authority(self.upstream.clone())
+            .path_and_query(path)
+            .build()
+            .map_err(|e| format!("the request's address is malformed: {e}"))?;
+        *request.version_mut() = http::Version::HTTP_11;
+        let headers = request.headers_mut();
+        strip_hops(headers);
+        headers.remove(header::AUTHORIZATION);
+        headers.remove(OWN_HEADER);
+        if let Some(auth) = &self.upstream_auth {
+            headers.insert(header::AUTHORIZATION, auth.clone());
+        }
+        if let Some(protocol) = upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocol.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Accepts a client once there is room for one. A failure (too many open files, say) must not spin.
+async fn accept(
+    listener: &TcpListener,
+    clients: &Arc<Semaphore>,
+) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = clients.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            let _ = stream.set_nodelay(true);
+            Some((stream, permit))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            None
+        }
+    }
+}
+
+/// The protocol that the client wants to switch to, if its `Connection` says so.
+fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let wants = connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    headers.get(header::UPGRADE).filter(|_| wants).cloned()
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|option| !option.is_empty())
+}
+
+/// Removes what belongs to one connection and not to the message (RFC 9110, 7.6.1).
+fn strip_hops(headers: &mut HeaderMap) {
+    let named: Vec<String> = connection_options(headers).map(str::to_owned).collect();
+    for name in named {
+        headers.remove(name.as_str());
+    }
+    for name in [
+        header::CONNECTION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        http::HeaderName::from_static("keep-alive"),
+        http::HeaderName::from_static("proxy-connection"),
+    ] {
+        headers.remove(name);
+    }
+}
+
+async fn tunnel(
+    client: hyper::upgrade::OnUpgrade,
+    server: hyper::upgrade::OnUpgrade,
+    attached: Attached,
+    entered: Option<Entered>,
+) {
+    if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
+        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+        let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, 8 << 10, 8 << 10).await;
+    }
+    drop((attached, entered));
+}
+
+fn own(status: StatusCode, text: String) -> Answer {
+    let mut answer = Response::new(Either::Right(Full::from(format!("{text}\n"))));
+    *answer.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, plain);
+    answer
+}
+
+fn busy(held: Held) -> Answer {
+    let text = "a change is being rolled out to this agent: try again in a moment";
+    let mut answer = own(StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+    let seconds = held.retry_after.as_millis().div_ceil(1000).max(1);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(1)));
+    answer
+}
+
+fn bad_gateway(upstream: &http::uri::Authority, error: &hyper_util::client::legacy::Error) -> String {
+    let cause = std::error::Error::source(error).map(|c| format!(": {c}")).unwrap_or_default();
+    format!("the agent's server does not answer on {upstream}{cause}")
+}
+
+/// A body on its way to the client, and the work that ends with it.
+#[derive(Debug)]
+pub struct Watched {
+    body: Incoming,
+    entered: Option<Entered>,
+    /// Its end is the end of the work.
+    whole: bool,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let ended = matches!(polled, Poll::Ready(None)) || polled.is_ready() && self.body.is_end_stream();
+        if ended {
+            let whole = self.whole;
+            if let Some(mut entered) = self.entered.take()
+                && whole
+            {
+                entered.served();
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How long something has been there; a door that has just started knows nothing bad of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Age(Instant);
+
+impl Age {
+    /// Begins now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Whether it is younger than `limit`.
+    pub fn younger_than(self, limit: Duration) -> bool {
+        self.0.elapsed() < limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        list.iter().map(|(k, v)| (http::HeaderName::from_static(k), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_the_rest_stays() {
+        let mut headers = map(&[
+            ("connection", "close, X-Once"),
+            ("x-once", "1"),
+            ("transfer-encoding", "chunked"),
+            ("te", "trailers"),
+            ("keep-alive", "timeout=5"),
+            ("x-opencode-directory", "/w"),
+            ("content-length", "3"),
+        ]);
+        strip_hops(&mut headers);
+        assert_eq!(headers, map(&[("x-opencode-directory", "/w"), ("content-length", "3")]));
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_headers() {
+        let asked = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
+        assert_eq!(upgrade_of(&map(&asked)).unwrap(), "websocket");
+        assert_eq!(upgrade_of(&map(&asked[..1])), None);
+        assert_eq!(upgrade_of(&map(&asked[1..])), None);
+    }
+}

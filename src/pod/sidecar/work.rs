@@ -1,0 +1,155 @@
+//! Shared activity: the lock around it, who waits for a release, who is told of changes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::activity::{Activity, QUIET, Snapshot};
+
+/// A prompt waits at most this long for a release.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A hold ends by itself after this long, whatever was asked for: a dead controller blocks nobody.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
+/// The activity of one pod, shared by the door, the watcher of events and the voice. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Work {
+    activity: Arc<Mutex<Activity>>,
+    sequence: watch::Sender<u64>,
+}
+
+/// Prompts were held for longer than one may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// When to try again.
+    pub retry_after: Duration,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self { activity: Arc::new(Mutex::new(Activity::new(Instant::now()))), sequence: watch::Sender::new(0) }
+    }
+}
+
+impl Work {
+    /// Changes the activity and tells those who follow it.
+    pub fn update<R>(&self, change: impl FnOnce(&mut Activity, Instant) -> R) -> R {
+        let (result, sequence) = {
+            let now = Instant::now();
+            let mut activity = self.activity.lock();
+            let result = change(&mut activity, now);
+            (result, activity.snapshot(now).sequence)
+        };
+        self.sequence.send_if_modified(|old| std::mem::replace(old, sequence.max(*old)) < sequence);
+        result
+    }
+
+    /// The state now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.activity.lock().snapshot(Instant::now())
+    }
+
+    /// Whether any session is at work or expected to be.
+    pub fn has_sessions(&self) -> bool {
+        self.activity.lock().has_sessions()
+    }
+
+    /// Sequence numbers as they come.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.sequence.subscribe()
+    }
+
+    /// Begins a request that may change something. A prompt (`session` given) waits while prompts are held; checking
+    /// and counting is one step, so none slips between.
+    pub async fn enter(&self, session: Option<String>) -> Result<Entered, Held> {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            let held = self.update(|activity, now| match activity.held(now) {
+                Some(until) if session.is_some() => Some(until),
+                _ => {
+                    activity.begin(session.as_deref(), now);
+                    None
+                }
+            });
+            let Some(until) = held else { return Ok(Entered { work: self.clone(), session, served: false }) };
+            if Instant::now() >= deadline {
+                return Err(Held { retry_after: until.saturating_duration_since(Instant::now()) });
+            }
+            let wake = until.min(deadline).into();
+            let _ = tokio::time::timeout_at(wake, changes.changed()).await;
+        }
+    }
+
+    /// Holds prompts for `lease` ([`LONGEST_HOLD`] at most) and says, after the quiet time, whether the server is
+    /// idle. Work that is known of is reported at once.
+    pub async fn hold(&self, lease: Duration) -> (Snapshot, bool) {
+        let until = Instant::now() + lease.min(LONGEST_HOLD);
+        self.update(|activity, now| activity.hold(until, now));
+        let deadline = Instant::now() + QUIET * 10;
+        loop {
+            let (snapshot, idle) = self.verdict();
+            if idle || !snapshot.without_work() || Instant::now() >= deadline.min(until) {
+                return (snapshot, idle);
+            }
+            tokio::time::sleep(QUIET / 4).await;
+        }
+    }
+
+    /// State and idleness, read at one moment.
+    pub fn verdict(&self) -> (Snapshot, bool) {
+        let now = Instant::now();
+        let activity = self.activity.lock();
+        (activity.snapshot(now), activity.idle(now))
+    }
+
+    /// Lets prompts pass.
+    pub fn release(&self) {
+        self.update(Activity::release);
+    }
+}
+
+/// A request under way; dropping it ends it.
+#[derive(Debug)]
+pub struct Entered {
+    work: Work,
+    session: Option<String>,
+    served: bool,
+}
+
+impl Entered {
+    /// The answer that ends the work was given whole.
+    pub fn served(&mut self) {
+        self.served = true;
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let (session, served) = (self.session.take(), self.served);
+        self.work.update(|activity, now| activity.end(session.as_deref(), served, now));
+    }
+}
+
+/// An upgraded connection; dropping it detaches it.
+#[derive(Debug)]
+pub struct Attached(Work);
+
+impl Attached {
+    /// Counts a connection.
+    pub fn new(work: &Work) -> Self {
+        work.update(|activity, now| activity.attach(true, now));
+        Self(work.clone())
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.0.update(|activity, now| activity.attach(false, now));
+    }
+}

@@ -1,0 +1,123 @@
+//! The real opencode server, pinned, from npm.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use pilothouse::pod::opencode::Client;
+use serde_json::Value;
+
+/// The version that everything is tested with.
+pub const VERSION: &str = "1.18.33";
+
+/// The folder that survives between runs.
+pub fn cache_dir() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+    let base = base.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    base.unwrap_or_else(std::env::temp_dir).join("pilothouse")
+}
+
+/// Path of the binary; fetched with npm (which checks its digest) on first use, then kept.
+pub fn binary() -> PathBuf {
+    let home = cache_dir().join("opencode").join(VERSION);
+    let binary = home.join("bin/opencode");
+    if !binary.exists() {
+        fetch(&home);
+    }
+    binary
+}
+
+fn fetch(home: &Path) {
+    let parent = home.parent().expect("a parent");
+    std::fs::create_dir_all(parent).expect("the cache folder");
+    let work = tempfile::tempdir_in(parent).expect("a work folder");
+    let package = format!("opencode-linux-x64@{VERSION}");
+    run(Command::new("npm").args(["pack", "--silent", &package]).current_dir(work.path()));
+    let archive = work.path().join(format!("opencode-linux-x64-{VERSION}.tgz"));
+    run(Command::new("tar").arg("-xzf").arg(&archive).current_dir(work.path()));
+    // Somebody else may have been faster; theirs is as good.
+    if let Err(error) = std::fs::rename(work.path().join("package"), home) {
+        assert!(home.join("bin/opencode").exists(), "cannot keep opencode: {error}");
+    }
+}
+
+fn run(command: &mut Command) {
+    let status = command.stdin(Stdio::null()).status();
+    assert!(status.as_ref().is_ok_and(std::process::ExitStatus::success), "{command:?}: {status:?}");
+}
+
+/// A running server with a home and a workspace of its own; it stops with the value.
+#[derive(Debug)]
+pub struct Server {
+    /// Port on loopback.
+    pub port: u16,
+    /// Its working directory.
+    pub workspace: PathBuf,
+    child: Child,
+    _home: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Starts it with this configuration and waits until it answers.
+    pub async fn start(config: &Value) -> Self {
+        Self::start_on("127.0.0.1", config).await
+    }
+
+    /// Starts it on another address than loopback.
+    pub async fn start_on(host: &str, config: &Value) -> Self {
+        let home = tempfile::tempdir().expect("a home");
+        let workspace = home.path().join("workspace");
+        std::fs::create_dir(&workspace).expect("a workspace");
+        let log = std::fs::File::create(home.path().join("server.log")).expect("a log");
+        let port = free_port();
+        let child = Command::new(binary())
+            .args(["serve", "--hostname", host, "--port", &port.to_string(), "--print-logs"])
+            .current_dir(&workspace)
+            .env_clear()
+            .env("HOME", home.path())
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("OPENCODE_CONFIG_CONTENT", config.to_string())
+            .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
+            .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("opencode starts");
+        let server = Self { port, workspace, child, _home: home };
+        server.wait().await;
+        server
+    }
+
+    /// A client without the door.
+    pub fn client(&self) -> Client {
+        Client::new(&format!("http://127.0.0.1:{}", self.port), None).expect("a client")
+    }
+
+    async fn wait(&self) {
+        // A connection made while the server starts may never be answered: each try has its own.
+        let client = self.client().with_timeout(Duration::from_secs(2));
+        for _ in 0..240 {
+            match client.health().await {
+                Ok(_) => return,
+                Err(_) => tokio::time::sleep(Duration::from_millis(250)).await,
+            }
+        }
+        let log = std::fs::read_to_string(self._home.path().join("server.log")).unwrap_or_default();
+        panic!("opencode did not start:\n{log}");
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
