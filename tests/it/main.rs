@@ -7,4 +7,5 @@ mod clusters;
 mod common;
 mod crds;
 mod git_remote;
+mod pod;
 mod yaml_reference;

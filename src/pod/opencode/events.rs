@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn both_streams() {
-        let plain = br#"{"id":"evt_1","type":"session.status","properties":{"sessionID":"ses_1","status":{"type":"busy"}}}"#;
+        let plain =
+            br#"{"id":"evt_1","type":"session.status","properties":{"sessionID":"ses_1","status":{"type":"busy"}}}"#;
         let global =
             br#"{"directory":"/w","project":"p","payload":{"type":"session.idle","properties":{"sessionID":"ses_1"}}}"#;
         let event = Event::parse(plain).unwrap();

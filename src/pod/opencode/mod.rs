@@ -266,7 +266,12 @@ impl Client {
         self.checked(method, path, response).await
     }
 
-    async fn checked(&self, method: Method, path: &str, answer: Response<Incoming>) -> Result<Response<Incoming>, Error> {
+    async fn checked(
+        &self,
+        method: Method,
+        path: &str,
+        answer: Response<Incoming>,
+    ) -> Result<Response<Incoming>, Error> {
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);

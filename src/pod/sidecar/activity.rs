@@ -15,6 +15,11 @@ pub const GRACE: Duration = Duration::from_secs(15);
 /// More sessions than this at work are counted, not named.
 const MAX_SESSIONS: usize = 4096;
 
+/// At most this many sessions at work are named to the controller.
+pub const MAX_NAMED: usize = 16;
+/// Stands for sessions at work whose id is not known.
+const NAMELESS: &str = "-";
+
 /// What a session does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Session {
@@ -226,10 +231,21 @@ impl Activity {
         }
     }
 
-    /// The rule of idleness: no work, prompts held, and nothing changed for [`QUIET`].
+    /// No work, and nothing changed for [`QUIET`]. A change that cuts work also needs prompts to be held.
     pub fn idle(&self, now: Instant) -> bool {
-        let quiet = now.saturating_duration_since(self.changed) >= QUIET;
-        quiet && self.held(now).is_some() && self.snapshot(now).without_work()
+        now.saturating_duration_since(self.changed) >= QUIET && self.snapshot(now).without_work()
+    }
+
+    /// Ids of the sessions at work or expected to be, sorted, [`MAX_NAMED`] at most.
+    pub fn busy_sessions(&self) -> Vec<String> {
+        let busy = self.sessions.iter().filter(|(_, state)| !matches!(state, Session::Retrying { .. }));
+        let mut names: Vec<String> = busy.map(|(name, _)| name.clone()).collect();
+        if self.nameless.is_some() {
+            names.push(NAMELESS.to_owned());
+        }
+        names.sort_unstable();
+        names.truncate(MAX_NAMED);
+        names
     }
 }
 

@@ -26,16 +26,16 @@ fn idle_needs_all_of_its_conditions() {
     let later = t + QUIET;
     assert!(held(t).idle(later));
     assert!(!held(t).idle(later - MS), "changed a moment ago");
-    assert!(!known(t).idle(later), "prompts are not held");
     let mut unknown = Activity::new(t);
     unknown.hold(later + QUIET, t);
     assert!(!unknown.idle(later), "the server's events are not followed");
     let mut working = held(t);
     working.begin(None, t);
     assert!(!working.idle(later), "a request is in flight");
+    assert!(held(t).snapshot(later).held);
     let mut expired = known(t);
     expired.hold(later, t);
-    assert!(!expired.idle(later), "the lease is over");
+    assert!(!expired.snapshot(later).held, "the lease is over");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn too_many_sessions_are_still_work() {
     }
     assert_eq!(a.sessions.len(), MAX_SESSIONS);
     a.sessions.clear();
-    assert_eq!(a.snapshot(t).busy, 1);
+    assert_eq!((a.snapshot(t).busy, a.busy_sessions()), (1, vec![NAMELESS.to_owned()]));
 }
 
 #[test]

@@ -1,8 +1,161 @@
 //! `pilothouse sidecar`: the companion of an agent's server in its pod.
+//!
+//! The *door* stands in front of the server, which listens on loopback only. The *watch* follows the server's events.
+//! Both tell the *work* what goes on. The *voice* reports it to the controller and carries out orders. Losing the
+//! controller changes nothing here.
 
 pub mod activity;
 pub mod auth;
+mod content;
 pub mod door;
 pub mod probes;
 pub mod route;
+mod watch;
 pub mod work;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use http::uri::Authority;
+use parking_lot::RwLock;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use self::{auth::Lock, door::Door, probes::Probes, work::Work};
+use super::opencode::{Client, Credentials, Error as ClientError};
+
+/// How often mounted files are looked at again.
+const REREAD: Duration = Duration::from_secs(10);
+/// The kubelet gives a probe one second unless the pod says otherwise; an answer in time must leave room for the way.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// Flags of `pilothouse sidecar`; in a pod all come from the environment.
+#[derive(Args, Clone, Debug)]
+pub struct SidecarArgs {
+    /// Address of the door
+    #[arg(long, env = "PILOTHOUSE_DOOR", default_value = "0.0.0.0:14096", value_name = "ADDR")]
+    pub door: SocketAddr,
+    /// Port of the agent's server on 127.0.0.1
+    #[arg(long, env = "PILOTHOUSE_SERVER_PORT", default_value_t = 4096, value_name = "PORT")]
+    pub server_port: u16,
+    /// Folder with `username` and `password` that the door asks for (a mounted Secret)
+    #[arg(long, env = "PILOTHOUSE_AUTH_DIR", default_value = "/pilothouse/auth", value_name = "DIR")]
+    pub auth_dir: PathBuf,
+    /// Folder with `username` and `password` that the server behind asks for, if it does
+    #[arg(long, env = "PILOTHOUSE_SERVER_AUTH_DIR", value_name = "DIR")]
+    pub server_auth_dir: Option<PathBuf>,
+    /// The server's working directory
+    #[arg(long, env = "PILOTHOUSE_WORKSPACE", default_value = "/workspace", value_name = "DIR")]
+    pub workspace: PathBuf,
+    /// Folder of the gathered text (a mounted ConfigMap with `context.md`), if the agent has any
+    #[arg(long, env = "PILOTHOUSE_CONTEXT_DIR", value_name = "DIR")]
+    pub context_dir: Option<PathBuf>,
+    /// The pod's address; with it, a server that listens on all addresses is reported
+    #[arg(long, env = "PILOTHOUSE_POD_IP", value_name = "IP")]
+    pub pod_ip: Option<std::net::IpAddr>,
+}
+
+/// Why the sidecar does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    /// The Secret is not there or not complete.
+    #[error("cannot read the password: {0}")]
+    Auth(#[source] std::io::Error),
+    /// The door's address cannot be bound.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] std::io::Error),
+    /// The server's address is malformed.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// A started sidecar.
+#[derive(Debug)]
+pub struct Sidecar {
+    /// Where the door listens.
+    pub address: SocketAddr,
+    /// What it counts.
+    pub work: Work,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Sidecar {
+    /// Starts all parts. The door answers at once; it is ready when the server is.
+    pub async fn start(args: &SidecarArgs) -> Result<Self, SidecarError> {
+        let lock = Lock::new(&auth::read_secret(&args.auth_dir).map_err(SidecarError::Auth)?);
+        let server_auth = args.server_auth_dir.as_deref().map(auth::read_secret).transpose();
+        let server_auth = server_auth.map_err(SidecarError::Auth)?;
+        let upstream = format!("127.0.0.1:{}", args.server_port);
+        let server = Client::new(&format!("http://{upstream}"), server_auth.as_ref())?;
+        let listen = |e| SidecarError::Listen(args.door, e);
+        let listener = TcpListener::bind(args.door).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+
+        let (work, stop, mut tasks) = (Work::default(), CancellationToken::new(), JoinSet::new());
+        let (placed, content) = tokio::sync::watch::channel(Err(Arc::from("the content is not in place yet")));
+        let door = Arc::new(Door {
+            upstream: Authority::try_from(upstream.as_str()).map_err(|_| ClientError::BadUrl(upstream))?,
+            lock: RwLock::new(lock),
+            upstream_auth: server_auth.as_ref().and_then(Credentials::header),
+            work: work.clone(),
+            probes: Probes::new(server.clone().with_timeout(PROBE_TIMEOUT), content, door::Age::start()),
+            pool: door::pool(),
+        });
+        tasks.spawn(reread_password(door.clone(), args.auth_dir.clone()));
+        tasks.spawn(content::place(args.workspace.clone(), args.context_dir.clone(), placed));
+        tasks.spawn(watch::follow(server, work.clone()));
+        tasks.spawn(door.serve(listener, stop.clone()));
+        Ok(Self { address, work, tasks, stop })
+    }
+
+    /// Stops accepting, lets requests in flight end for [`door::DRAIN`] at most, and ends.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        self.work.release();
+        let quiet = async {
+            while self.work.snapshot().in_flight > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let _ = tokio::time::timeout(door::DRAIN, quiet).await;
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. Native sidecars are told to end after the pod's other containers.
+pub async fn run(args: &SidecarArgs) -> Result<(), SidecarError> {
+    let sidecar = Sidecar::start(args).await?;
+    tracing::info!(door = %sidecar.address, server_port = args.server_port, "the door is open");
+    super::terminated().await;
+    tracing::info!("the door closes");
+    sidecar.stop().await;
+    Ok(())
+}
+
+/// Secrets are updated in place: the door takes the new password without a restart.
+async fn reread_password(door: Arc<Door>, dir: PathBuf) {
+    loop {
+        tokio::time::sleep(REREAD).await;
+        match read_lock(&dir).await {
+            Ok(lock) => {
+                if *door.lock.read() != lock {
+                    *door.lock.write() = lock;
+                    tracing::info!("the password changed");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the password again; the last one stays"),
+        }
+    }
+}
+
+async fn read_lock(dir: &Path) -> std::io::Result<Lock> {
+    let dir = dir.to_owned();
+    let read = tokio::task::spawn_blocking(move || auth::read_secret(&dir));
+    read.await.map_err(std::io::Error::other)?.map(|credentials| Lock::new(&credentials))
+}

@@ -9,11 +9,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::activity::{Activity, QUIET, Snapshot};
+use crate::api::voice::MAX_HOLD_MS;
 
 /// A prompt waits at most this long for a release.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// A hold ends by itself after this long, whatever was asked for: a dead controller blocks nobody.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(30);
+/// A hold ends by itself after this long, whatever was asked for: a dead controller blocks nobody. A controller that
+/// needs longer asks again before.
+pub const LONGEST_HOLD: Duration = Duration::from_millis(MAX_HOLD_MS);
 
 /// The activity of one pod, shared by the door, the watcher of events and the voice. Cheap to clone.
 #[derive(Clone, Debug)]

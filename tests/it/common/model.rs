@@ -24,15 +24,15 @@ use tokio::sync::watch;
 
 /// How the model answers.
 #[derive(Clone, Debug)]
-pub struct Script {
+pub(crate) struct Script {
     /// Words to say, one chunk each.
-    pub words: Vec<String>,
+    pub(crate) words: Vec<String>,
     /// Pause after each word.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// Say the first word, then wait for [`Model::release`].
-    pub hold: bool,
+    pub(crate) hold: bool,
     /// Answer with this HTTP status instead. 400 ends the prompt with an `APIError`, 429 and 5xx are tried again.
-    pub fail: Option<u16>,
+    pub(crate) fail: Option<u16>,
 }
 
 impl Default for Script {
@@ -43,17 +43,17 @@ impl Default for Script {
 
 impl Script {
     /// `n` words with a pause after each.
-    pub fn words(n: usize, delay: Duration) -> Self {
+    pub(crate) fn words(n: usize, delay: Duration) -> Self {
         Self { words: words(n), delay, ..Self::default() }
     }
 
     /// Fails each call with this status.
-    pub fn failing(status: u16) -> Self {
+    pub(crate) fn failing(status: u16) -> Self {
         Self { fail: Some(status), ..Self::default() }
     }
 
     /// Says one word and waits for [`Model::release`].
-    pub fn held() -> Self {
+    pub(crate) fn held() -> Self {
         Self { hold: true, ..Self::default() }
     }
 
@@ -79,16 +79,16 @@ fn words(n: usize) -> Vec<String> {
 
 /// One call that the model got.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(crate) struct Call {
     /// When it came.
-    pub at: Instant,
+    pub(crate) at: Instant,
     /// The request.
-    pub body: Value,
+    pub(crate) body: Value,
 }
 
 impl Call {
     /// All texts of the request's messages, the system prompt included.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let messages = self.body["messages"].as_array().cloned().unwrap_or_default();
         messages.iter().map(|m| content(&m["content"])).collect::<Vec<_>>().join("\n")
     }
@@ -103,9 +103,9 @@ struct Shared {
 
 /// A running model; it stops with the value.
 #[derive(Debug)]
-pub struct Model {
+pub(crate) struct Model {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -118,12 +118,12 @@ impl Drop for Model {
 
 impl Model {
     /// On a free port of loopback.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_on("127.0.0.1:0").await
     }
 
     /// On this address, for pods on a node's network.
-    pub async fn start_on(address: &str) -> Self {
+    pub(crate) async fn start_on(address: &str) -> Self {
         let released = watch::Sender::new(0);
         let shared = Arc::new(Shared { script: Mutex::default(), calls: Mutex::default(), released });
         let app = Router::new().route("/v1/chat/completions", post(complete)).with_state(shared.clone());
@@ -134,22 +134,22 @@ impl Model {
     }
 
     /// Answers like this from now on.
-    pub fn play(&self, script: Script) {
+    pub(crate) fn play(&self, script: Script) {
         *self.shared.script.lock() = script;
     }
 
     /// Lets all held answers go on.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.shared.released.send_modify(|n| *n += 1);
     }
 
     /// The calls so far.
-    pub fn calls(&self) -> Vec<Call> {
+    pub(crate) fn calls(&self) -> Vec<Call> {
         self.shared.calls.lock().clone()
     }
 
     /// Configuration of opencode that uses this model for everything, reached under `host`.
-    pub fn config_for(&self, host: &str) -> Value {
+    pub(crate) fn config_for(&self, host: &str) -> Value {
         let url = format!("http://{host}:{}/v1", self.address.port());
         json!({
             "model": "fake/m",
@@ -166,7 +166,7 @@ impl Model {
     }
 
     /// Configuration of an opencode on this machine.
-    pub fn config(&self) -> Value {
+    pub(crate) fn config(&self) -> Value {
         self.config_for("127.0.0.1")
     }
 }

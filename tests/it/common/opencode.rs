@@ -10,17 +10,17 @@ use pilothouse::pod::opencode::Client;
 use serde_json::Value;
 
 /// The version that everything is tested with.
-pub const VERSION: &str = "1.18.33";
+pub(crate) const VERSION: &str = "1.18.33";
 
 /// The folder that survives between runs.
-pub fn cache_dir() -> PathBuf {
+pub(crate) fn cache_dir() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let base = base.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
     base.unwrap_or_else(std::env::temp_dir).join("pilothouse")
 }
 
 /// Path of the binary; fetched with npm (which checks its digest) on first use, then kept.
-pub fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let home = cache_dir().join("opencode").join(VERSION);
     let binary = home.join("bin/opencode");
     if !binary.exists() {
@@ -50,11 +50,11 @@ fn run(command: &mut Command) {
 
 /// A running server with a home and a workspace of its own; it stops with the value.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     /// Port on loopback.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Its working directory.
-    pub workspace: PathBuf,
+    pub(crate) workspace: PathBuf,
     child: Child,
     _home: tempfile::TempDir,
 }
@@ -68,12 +68,12 @@ impl Drop for Server {
 
 impl Server {
     /// Starts it with this configuration and waits until it answers.
-    pub async fn start(config: &Value) -> Self {
+    pub(crate) async fn start(config: &Value) -> Self {
         Self::start_on("127.0.0.1", config).await
     }
 
     /// Starts it on another address than loopback.
-    pub async fn start_on(host: &str, config: &Value) -> Self {
+    pub(crate) async fn start_on(host: &str, config: &Value) -> Self {
         let home = tempfile::tempdir().expect("a home");
         let workspace = home.path().join("workspace");
         std::fs::create_dir(&workspace).expect("a workspace");
@@ -99,7 +99,7 @@ impl Server {
     }
 
     /// A client without the door.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(&format!("http://127.0.0.1:{}", self.port), None).expect("a client")
     }
 
@@ -118,6 +118,6 @@ impl Server {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
