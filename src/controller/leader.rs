@@ -1,22 +1,33 @@
 //! Leader election by a Lease: one replica reconciles, the others keep their caches warm.
+//!
+//! The decisions are in [`crate::status::lease`]. Writes carry the `resourceVersion` that was read, so that two
+//! candidates never both win.
 
-use std::{future::pending, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::coordination::v1::Lease;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
+    api::{ObjectMeta, PostParams},
 };
-use kube_lease_manager::LeaseManagerBuilder;
-use serde_json::json;
-use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::{server::metrics::Metrics, status::Failure};
+use crate::{
+    server::metrics::Metrics,
+    status::lease::{Seen, Step, expired, step},
+};
 
 /// Annotation of the Lease: where the leader accepts the sidecars' connections.
 pub const ADDRESS_ANNOTATION: &str = "pilothouse.dev/leader-address";
+
+/// How often a candidate looks. A Lease that was given back is taken within this.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Which Lease, and who asks for it.
 #[derive(Clone, Debug)]
@@ -29,65 +40,132 @@ pub struct Election {
     pub identity: String,
     /// `host:port` for [`ADDRESS_ANNOTATION`].
     pub address: String,
-    /// Seconds after the last renewal until another replica may take over.
-    pub duration_s: u64,
+    /// How long a leader may be silent before another replica takes over.
+    pub duration: Duration,
 }
 
-/// Leadership as others see it: dropping it gives the Lease back.
-pub struct Leadership {
-    state: watch::Receiver<bool>,
-    task: tokio::task::JoinHandle<kube_lease_manager::Result<kube_lease_manager::LeaseManager>>,
+/// The Lease as this replica last saw it, and when it last changed by our clock.
+struct Sight {
+    lease: Option<Lease>,
+    since: Instant,
 }
 
-impl Election {
-    /// Starts to compete; returns at once.
-    pub async fn start(&self, client: Client) -> Result<Leadership, Failure> {
-        let manager = LeaseManagerBuilder::new(client, &self.lease)
-            .with_namespace(&self.namespace)
-            .with_identity(&self.identity)
-            .with_duration(self.duration_s)
-            .with_grace(self.duration_s / 2)
-            .build()
-            .await
-            .map_err(|e| Failure::transient("LeaseFailed", format!("cannot use the Lease {}: {e}", self.lease)))?;
-        let (state, task) = manager.watch().await;
-        Ok(Leadership { state, task })
-    }
-
-    /// Publishes where the leader is reached; followers send sidecars there.
-    pub async fn publish_address(&self, client: Client) {
-        let body = json!({
-            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-            "metadata": { "name": self.lease, "annotations": { ADDRESS_ANNOTATION: self.address } },
-        });
-        let params = PatchParams::apply("pilothouse-leader").force();
-        let api = Api::<Lease>::namespaced(client, &self.namespace);
-        if let Err(error) = api.patch(&self.lease, &params, &Patch::Apply(body)).await {
-            warn!("the leader's address is not published, followers cannot redirect sidecars: {error}");
-        }
+impl Sight {
+    fn seen(&self) -> Option<Seen> {
+        let spec = self.lease.as_ref()?.spec.clone().unwrap_or_default();
+        let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or_default();
+        Some(Seen {
+            holder: spec.holder_identity.unwrap_or_default(),
+            duration: Duration::from_secs(seconds),
+            unchanged_for: self.since.elapsed(),
+        })
     }
 }
 
-impl Leadership {
+/// A candidate: the election, and what it has seen.
+pub struct Candidate {
+    election: Election,
+    api: Api<Lease>,
+    sight: Sight,
+}
+
+impl Candidate {
+    /// Prepares to compete.
+    pub fn new(client: Client, election: Election) -> Self {
+        let api = Api::namespaced(client, &election.namespace);
+        Self { election, api, sight: Sight { lease: None, since: Instant::now() } }
+    }
+
     /// Waits until this replica leads.
     pub async fn acquired(&mut self) {
-        if self.state.wait_for(|leads| *leads).await.is_err() {
-            pending::<()>().await;
+        loop {
+            match self.look().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => warn!(lease = self.election.lease, "leader election: {error}"),
+            }
+            sleep(LOOK).await;
         }
     }
 
-    /// Resolves when leadership is lost, also when the election itself broke.
+    /// Keeps the Lease; resolves when it is lost.
     pub async fn lost(&mut self) {
-        let _ = self.state.wait_for(|leads| !*leads).await;
+        let mut renewed = Instant::now();
+        loop {
+            sleep(self.election.duration / 4).await;
+            let limit = (self.election.duration * 2 / 3).saturating_sub(renewed.elapsed());
+            match timeout(limit, self.look()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => warn!("the Lease was not renewed: {error}"),
+                Err(_) => return,
+            }
+            if expired(renewed.elapsed(), self.election.duration) {
+                return;
+            }
+        }
     }
 
     /// Gives the Lease back so that another replica takes over at once.
-    pub async fn release(self) {
-        drop(self.state);
-        match self.task.await {
+    pub async fn release(mut self) {
+        let spec = LeaseSpec { lease_duration_seconds: Some(1), ..self.spec("") };
+        match timeout(Duration::from_secs(5), self.write(spec)).await {
             Ok(Ok(_)) => info!("leadership released"),
             Ok(Err(error)) => warn!("the Lease was not given back, others wait for its end: {error}"),
-            Err(error) => warn!("leader election ended badly: {error}"),
+            Err(_) => warn!("the Lease was not given back in 5 s, others wait for its end"),
+        }
+    }
+
+    /// Reads the Lease and does the next step. Whether this replica holds it.
+    async fn look(&mut self) -> Result<bool, kube::Error> {
+        let lease = self.api.get_opt(&self.election.lease).await?;
+        let version = |lease: &Option<Lease>| lease.as_ref().and_then(|l| l.metadata.resource_version.clone());
+        if version(&lease) != version(&self.sight.lease) {
+            self.sight = Sight { lease, since: Instant::now() };
+        }
+        match step(self.sight.seen().as_ref(), &self.election.identity) {
+            Step::Follow => Ok(false),
+            Step::Acquire | Step::Renew => self.write(self.spec(&self.election.identity)).await,
+        }
+    }
+
+    fn spec(&self, holder: &str) -> LeaseSpec {
+        let old = self.sight.lease.as_ref().and_then(|l| l.spec.clone()).unwrap_or_default();
+        let now = Some(MicroTime(Timestamp::now()));
+        let same = old.holder_identity.as_deref() == Some(holder);
+        let changes = old.lease_transitions.unwrap_or_default();
+        LeaseSpec {
+            holder_identity: Some(holder.into()),
+            lease_duration_seconds: i32::try_from(self.election.duration.as_secs()).ok(),
+            renew_time: now.clone(),
+            acquire_time: if same { old.acquire_time } else { now },
+            lease_transitions: Some(if same || holder.is_empty() { changes } else { changes.saturating_add(1) }),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Writes `spec` against what was read; `false` when somebody else was quicker.
+    async fn write(&mut self, spec: LeaseSpec) -> Result<bool, kube::Error> {
+        let mut metadata = self.sight.lease.as_ref().map_or_else(ObjectMeta::default, |l| l.metadata.clone());
+        metadata.name = Some(self.election.lease.clone());
+        metadata.managed_fields = None;
+        metadata.annotations.get_or_insert_default().insert(ADDRESS_ANNOTATION.into(), self.election.address.clone());
+        let lease = Lease { metadata, spec: Some(spec) };
+        let params = PostParams::default();
+        let written = match self.sight.lease {
+            None => self.api.create(&params, &lease).await,
+            Some(_) => self.api.replace(&self.election.lease, &params, &lease).await,
+        };
+        match written {
+            Ok(lease) => {
+                self.sight = Sight { lease: Some(lease), since: Instant::now() };
+                Ok(true)
+            }
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
+                debug!("another replica wrote the Lease first");
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -95,7 +173,7 @@ impl Leadership {
 /// Runs `work` while this replica leads. Returns `true` after a graceful stop and `false` when leadership was lost,
 /// after which the process must end: a later leader must never meet a late write of this one.
 pub async fn while_leading<F>(
-    mut leadership: Leadership,
+    mut candidate: Candidate,
     stop: CancellationToken,
     metrics: Arc<Metrics>,
     work: impl FnOnce(CancellationToken) -> F,
@@ -104,22 +182,18 @@ where
     F: Future<Output = ()>,
 {
     tokio::select! {
-        () = leadership.acquired() => {}
-        () = stop.cancelled() => {
-            leadership.release().await;
-            return true;
-        }
+        () = candidate.acquired() => {}
+        () = stop.cancelled() => return true,
     }
     info!("this replica leads");
     metrics.set_leader(true);
-    let mut working = std::pin::pin!(work(stop.clone()));
     let graceful = tokio::select! {
-        () = leadership.lost() => false,
-        () = &mut working => true,
+        () = candidate.lost() => false,
+        () = work(stop.clone()) => true,
     };
     metrics.set_leader(false);
     if graceful {
-        leadership.release().await;
+        candidate.release().await;
     }
     graceful
 }

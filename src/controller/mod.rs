@@ -19,7 +19,7 @@ use crate::{
     status::{Backoff, Failure},
 };
 use caches::Caches;
-use leader::Election;
+use leader::{Candidate, Election};
 use report::Reports;
 use runtime::{Cache, Runtime, Scope, Triggers, Watches};
 
@@ -73,7 +73,7 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         () = stop.cancelled() => return Ok(()),
     }
     info!("caches are filled");
-    let led = lead(&context, kinds, stop.clone()).await?;
+    let led = lead(&context, kinds, stop.clone()).await;
     health_state.set_ready(false);
     serving_stop.cancel();
     if led {
@@ -103,7 +103,7 @@ pub fn start<R: runtime::Reconcile>(
     Box::new(move |runtime| Box::pin(runtime::run(reconciler, cache, triggers, runtime)))
 }
 
-async fn lead(context: &Context, kinds: Vec<Loop>, stop: CancellationToken) -> Result<bool, Failure> {
+async fn lead(context: &Context, kinds: Vec<Loop>, stop: CancellationToken) -> bool {
     let settings = &context.settings;
     let work = |stop: CancellationToken| {
         let runtime = Runtime {
@@ -129,20 +129,15 @@ async fn lead(context: &Context, kinds: Vec<Loop>, stop: CancellationToken) -> R
     };
     if !settings.leader_elect {
         work(stop).await;
-        return Ok(true);
+        return true;
     }
     let election = Election {
         namespace: settings.namespace.clone(),
         lease: settings.lease_name.clone(),
         identity: settings.identity(),
         address: settings.advertise_address.clone().unwrap_or_default(),
-        duration_s: settings.lease_duration,
+        duration: Duration::from_secs(settings.lease_duration),
     };
-    let leadership = election.start(context.client.clone()).await?;
-    let client = context.client.clone();
-    Ok(leader::while_leading(leadership, stop, context.metrics.clone(), |stop| async move {
-        election.publish_address(client).await;
-        work(stop).await;
-    })
-    .await)
+    let candidate = Candidate::new(context.client.clone(), election);
+    leader::while_leading(candidate, stop, context.metrics.clone(), work).await
 }

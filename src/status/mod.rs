@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod condition;
+pub mod lease;
 
 pub use backoff::Backoff;
 pub use condition::{Condition, set_condition, truncate};

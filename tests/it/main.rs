@@ -8,4 +8,5 @@ mod common;
 mod crds;
 mod git_remote;
 mod pod;
+mod controller;
 mod yaml_reference;

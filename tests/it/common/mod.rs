@@ -9,6 +9,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod cluster;
+pub(crate) mod controller;
 pub(crate) mod git_server;
 pub(crate) mod model;
 pub(crate) mod opencode;

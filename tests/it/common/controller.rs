@@ -1,0 +1,214 @@
+//! The controller as a process, with the rights that the chart gives it and no others.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use super::cluster::{Cluster, script, unique};
+
+/// A release of the chart without its Deployment: its account and its rights are in the cluster.
+pub(crate) struct Release {
+    /// Name of the release, and of the account and the Lease.
+    pub(crate) name: String,
+    /// Namespace of the release.
+    pub(crate) namespace: String,
+    /// Namespaces in which it works.
+    pub(crate) agents: Vec<String>,
+    kubeconfig: PathBuf,
+}
+
+/// A running controller. Dropping it kills it.
+pub(crate) struct Controller {
+    child: Child,
+    /// `http://127.0.0.1:port` of health and metrics.
+    pub(crate) health: String,
+    /// Everything it has logged.
+    pub(crate) log: Arc<Mutex<String>>,
+    _data: tempfile::TempDir,
+}
+
+/// The path of a program that `tests/cluster` builds.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let out = Command::new(script()).args(["path", name]).output().expect("tests/cluster/cluster path");
+    assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap().trim().into()
+}
+
+/// The chart as `helm template` renders it.
+pub(crate) fn template(name: &str, namespace: &str, settings: &[String]) -> Result<String, String> {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/pilothouse");
+    let mut command = Command::new(program("helm"));
+    command.args(["template", name, chart, "--namespace", namespace]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let out = command.output().expect("helm");
+    if out.status.success() {
+        Ok(String::from_utf8(out.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+}
+
+/// Installs the CRDs, as `pilothouse crds` prints them, once a cluster.
+pub(crate) fn install_crds(cluster: &Cluster) {
+    static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut done = DONE.lock().unwrap();
+    if done.contains(&cluster.ready.name) {
+        return;
+    }
+    let out = Command::new(env!("CARGO_BIN_EXE_pilothouse")).args(["crds", "--log", "warn"]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let file = cluster.ready.state.join("crds.yaml");
+    std::fs::write(&file, out.stdout).unwrap();
+    let out = cluster.kubectl(["apply", "--server-side", "-f", file.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let out = cluster.kubectl(["wait", "--for=condition=Established", "--timeout=60s", "-f", file.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    done.push(cluster.ready.name.clone());
+}
+
+impl Release {
+    /// Applies the CRDs and the chart's account and rights for a controller that works in `agents`, in which the Syncs' default
+    /// account may do what the chart's ClusterRole for Syncs says.
+    pub(crate) async fn install(cluster: &Cluster, agents: &[String]) -> Self {
+        install_crds(cluster);
+        let namespace = cluster.namespace("system").await;
+        let name = unique(&format!("ph{}", std::process::id()));
+        let mut settings = vec!["config.create=false".into(), format!("agentNamespaces={{{}}}", agents.join(","))];
+        for (i, agent) in agents.iter().enumerate() {
+            settings.push(format!("syncAccounts[{i}].namespace={agent}"));
+            settings.push(format!("syncAccounts[{i}].name=default"));
+        }
+        let all = template(&name, &namespace, &settings).unwrap();
+        let mut rights = String::new();
+        for document in all.split("\n---\n").filter(|d| !d.contains("\nkind: Deployment\n")) {
+            let _ = write!(rights, "\n---\n{document}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rights.yaml");
+        std::fs::write(&file, rights).unwrap();
+        let out = cluster.kubectl(["apply", "--server-side", "-f", file.to_str().unwrap()]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        // helm names everything `<release>-pilothouse`.
+        let name = format!("{name}-pilothouse");
+        let kubeconfig = cluster.kubeconfig_as(&namespace, &name).await;
+        Self { name, namespace, agents: agents.to_vec(), kubeconfig }
+    }
+
+    /// How the API server's audit log calls the controller.
+    pub(crate) fn user(&self) -> String {
+        super::audit::user_of(&self.namespace, &self.name)
+    }
+
+    /// Starts a controller and waits until it serves health.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Controller {
+        self.start_as(&unique("replica"), arguments)
+    }
+
+    /// The same as a replica of a name.
+    pub(crate) fn start_as(&self, replica: &str, arguments: &[&str]) -> Controller {
+        let data = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("KUBECONFIG", &self.kubeconfig)
+            .args(["controller", "--log-format", "json", "--log", "info,pilothouse=debug"])
+            .args(["--listen", "127.0.0.1:0", "--voice-listen", "127.0.0.1:0", "--pod-name", replica])
+            .args(["--namespace", &self.namespace, "--lease-name", &self.name])
+            .args(["--watch-namespaces", &self.agents.join(",")])
+            .args(["--system-image", "localhost/pilothouse:test", "--voice-address", "localhost:9443"])
+            .arg("--data-dir")
+            .arg(data.path())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("pilothouse controller");
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (log, address) = (Arc::new(Mutex::new(String::new())), mpsc::channel());
+        let sink = log.clone();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if line.contains("health and metrics")
+                    && let Ok(value) = serde_json::from_str::<serde_json::Value>(&line)
+                {
+                    let _ = address.0.send(value["address"].as_str().unwrap_or_default().to_owned());
+                }
+                let mut log = sink.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let Ok(address) = address.1.recv_timeout(Duration::from_secs(60)) else {
+            let _ = child.kill();
+            panic!("the controller did not start:\n{}", log.lock().unwrap());
+        };
+        Controller { child, health: format!("http://{address}"), log, _data: data }
+    }
+}
+
+impl Controller {
+    /// Asks it to stop and waits; panics when it does not stop within 40 s. Returns whether it ended well.
+    pub(crate) fn stop(&mut self) -> bool {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success(), "kill");
+        let until = Instant::now() + Duration::from_secs(40);
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the controller did not stop:\n{}", self.log());
+    }
+
+    /// Kills it at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = text.lines().find(|l| l.starts_with("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the controller's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Tries `check` until it gives a value; panics with `what` when that takes longer than `seconds`.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    seconds: u64,
+    mut check: impl FnMut() -> F,
+) -> T {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(Instant::now() < until, "after {seconds} s there is still not: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,71 @@
+//! The controller as a process: leader election, probes, stopping.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+
+use crate::common::{
+    cluster::control_plane,
+    controller::{Release, eventually},
+};
+
+/// GET with the status and the body.
+async fn get(url: &str) -> Option<(u16, String)> {
+    use http_body_util::{BodyExt, Empty};
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    let request = http::Request::get(url).body(Empty::<bytes::Bytes>::new()).unwrap();
+    let answer = client.request(request).await.ok()?;
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+async fn holder(leases: &Api<Lease>, name: &str) -> Option<String> {
+    leases.get_opt(name).await.unwrap()?.spec?.holder_identity.filter(|h| !h.is_empty())
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_from_one_that_stops_and_from_one_that_vanishes() {
+    let cluster = control_plane();
+    let agents = cluster.namespace("leader").await;
+    let release = Release::install(cluster, &[agents]).await;
+    let leases: Api<Lease> = Api::namespaced(cluster.client().await, &release.namespace);
+
+    let mut first = release.start_as("first", &[]);
+    let leads = |who: &'static str| {
+        let (leases, lease) = (leases.clone(), release.name.clone());
+        move || {
+            let (leases, lease) = (leases.clone(), lease.clone());
+            async move { (holder(&leases, &lease).await.as_deref() == Some(who)).then_some(()) }
+        }
+    };
+    eventually("first leads", 20, leads("first")).await;
+    let mut second = release.start_as("second", &[]);
+    eventually("second is ready while it follows", 20, || async {
+        get(&format!("{}/readyz", second.health)).await.filter(|(status, _)| *status == 200)
+    })
+    .await;
+
+    // A graceful stop gives the Lease back: no waiting for its end.
+    assert!(first.stop(), "{}", first.log());
+    eventually("second leads after a graceful stop", 5, leads("second")).await;
+
+    // A crash leaves the Lease to run out.
+    let _third = release.start_as("third", &[]);
+    second.kill();
+    eventually("third leads after a crash", 20, leads("third")).await;
+}
+
+#[tokio::test]
+async fn probes_and_metrics_answer() {
+    let cluster = control_plane();
+    let agents = cluster.namespace("probes").await;
+    let release = Release::install(cluster, &[agents]).await;
+    let controller = release.start(&[]);
+    assert_eq!(get(&format!("{}/healthz", controller.health)).await.unwrap().0, 200);
+    let (_, metrics) = eventually("ready and leading", 30, || async {
+        get(&format!("{}/metrics", controller.health)).await.filter(|(_, text)| text.contains("pilothouse_leader 1"))
+    })
+    .await;
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    assert_eq!(get(&format!("{}/readyz", controller.health)).await.unwrap(), (200, "ok\n".into()));
+}
