@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests stop at the first surprise")]
 
 mod architecture;
+mod chart;
 mod clusters;
 mod common;
 mod crds;
 mod git_remote;
 mod pod;
 mod controller;
+mod git_remote;
 mod yaml_reference;

@@ -1,0 +1,115 @@
+//! The chart: what helm renders, and that it asks for no more than it needs.
+
+use std::{collections::BTreeSet, process::Command};
+
+use serde_json::Value;
+
+use crate::common::controller::{program, template};
+
+/// The rendered objects.
+fn objects(settings: &[&str]) -> Vec<Value> {
+    let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+    let text = template("ph", "system", &settings).unwrap();
+    pilothouse::object::yaml::parse_documents(&text).unwrap().into_iter().map(|d| d.value).collect()
+}
+
+fn refusal(setting: &str) -> String {
+    template("ph", "system", &[setting.to_owned()]).unwrap_err()
+}
+
+fn of_kind<'a>(all: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    all.iter().filter(|o| o["kind"] == kind).collect()
+}
+
+#[test]
+fn helm_finds_no_fault() {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/pilothouse");
+    let out = Command::new(program("helm")).args(["lint", "--strict", chart]).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+}
+
+#[test]
+fn a_typo_in_values_is_refused_by_name() {
+    for typo in ["controler.replicas=1", "controller.replica=1", "rbac.clusterwide=true", "config.agentimage=x"] {
+        let message = refusal(typo);
+        let key = typo.split('=').next().unwrap().rsplit('.').next().unwrap();
+        let key = if typo.starts_with("controler") { "controler" } else { key };
+        assert!(message.contains(key), "{typo}: {message}");
+    }
+    assert!(refusal("rbac.clusterWide=true,agentNamespaces={a}").contains("exclude each other"));
+    assert!(refusal("artifacts.persistence.enabled=true,controller.replicas=2").contains("replicas=1"));
+}
+
+#[test]
+fn rights_stay_in_the_listed_namespaces() {
+    let all = objects(&["agentNamespaces={team-a,team-b}"]);
+    let roles: BTreeSet<_> =
+        of_kind(&all, "Role").iter().map(|r| r["metadata"]["namespace"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["default", "system", "team-a", "team-b"].into());
+    let bound: Vec<_> = of_kind(&all, "ClusterRoleBinding").iter().map(|b| b["roleRef"]["name"].clone()).collect();
+    assert_eq!(bound, ["ph-pilothouse-system"]);
+    let cluster = of_kind(&all, "ClusterRole").into_iter().find(|r| r["metadata"]["name"] == bound[0]).unwrap();
+    let rules: BTreeSet<String> = cluster["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|r| {
+            let list = |key: &str| {
+                r[key].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+            };
+            let verbs = list("verbs").join(",");
+            list("resources").into_iter().map(move |resource| format!("{resource} {verbs}")).collect::<Vec<_>>()
+        })
+        .collect();
+    let least = ["pilothouseconfigs get,list,watch", "pilothouseconfigs/status patch", "tokenreviews create"];
+    assert_eq!(rules, least.map(String::from).into());
+}
+
+#[test]
+fn no_rule_has_a_wildcard() {
+    for settings in [&["agentNamespaces={a}"][..], &["rbac.clusterWide=true"]] {
+        for role in objects(settings).iter().filter(|o| matches!(o["kind"].as_str(), Some("Role" | "ClusterRole"))) {
+            for rule in role["rules"].as_array().unwrap() {
+                let text = rule.to_string();
+                assert!(!text.contains('*'), "{}: {text}", role["metadata"]["name"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn without_namespaces_the_release_manages_its_own_only() {
+    let all = objects(&[]);
+    let args = of_kind(&all, "Deployment")[0].pointer("/spec/template/spec/containers/0/args").unwrap().to_string();
+    assert!(args.contains("--watch-namespaces=system"), "{args}");
+    let all = objects(&["rbac.clusterWide=true"]);
+    let args = of_kind(&all, "Deployment")[0].pointer("/spec/template/spec/containers/0/args").unwrap().to_string();
+    assert!(!args.contains("--watch-namespaces"), "{args}");
+}
+
+#[test]
+fn the_controller_runs_restricted() {
+    let all = objects(&[]);
+    let pod = of_kind(&all, "Deployment")[0].pointer("/spec/template/spec").unwrap();
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let container = &pod["containers"][0]["securityContext"];
+    assert_eq!(container["readOnlyRootFilesystem"], true);
+    assert_eq!(container["allowPrivilegeEscalation"], false);
+    assert_eq!(container["capabilities"]["drop"][0], "ALL");
+}
+
+#[test]
+fn flags_of_the_chart_are_flags_of_the_program() {
+    let args: Vec<String> = objects(&["controller.allowFileRepositories=true"])
+        .iter()
+        .filter(|o| o["kind"] == "Deployment")
+        .flat_map(|o| o.pointer("/spec/template/spec/containers/0/args").unwrap().as_array().unwrap().clone())
+        .map(|a| a.as_str().unwrap().replace("$(POD_IP)", "10.0.0.1"))
+        .collect();
+    use clap::Parser;
+    let parsed = pilothouse::cli::Cli::try_parse_from(std::iter::once("pilothouse".to_owned()).chain(args));
+    if let Err(error) = parsed {
+        panic!("{error}");
+    }
+}
