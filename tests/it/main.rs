@@ -6,6 +6,7 @@ mod architecture;
 mod chart;
 mod clusters;
 mod common;
+mod controller;
 mod crds;
 mod git_remote;
 mod pod;
