@@ -10,6 +10,4 @@ mod controller;
 mod crds;
 mod git_remote;
 mod pod;
-mod controller;
-mod git_remote;
 mod yaml_reference;
