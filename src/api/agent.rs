@@ -183,6 +183,7 @@ pub struct AgentStatus {
     pub conditions: Vec<Condition>,
     /// The most important state in one word: Ready, `NotReady`, Suspended, `RolloutPending` or Stalled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "AgentState")]
     pub state: Option<AgentState>,
     /// Git revision that the definition was applied from, short: main@1a2b3c4.
     #[serde(default, skip_serializing_if = "Option::is_none")]

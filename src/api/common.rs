@@ -70,7 +70,7 @@ pub struct Proxy {
     pub no_proxy: Option<String>,
 }
 
-/// A published tree of files, in the shape of Flux's ExternalArtifact.
+/// A published tree of files, in the shape of Flux's `ExternalArtifact`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {

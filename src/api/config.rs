@@ -1,4 +1,4 @@
-//! PilothouseConfig: settings for the whole cluster.
+//! `PilothouseConfig`: settings for the whole cluster.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +67,7 @@ pub struct PilothouseConfigSpec {
     /// At which pace changes go out to agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<Fleet>,
-    /// What `NetworkPolicies` must let through.
+    /// What network policies must let through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
 }
@@ -199,7 +199,7 @@ pub struct Window {
     pub time_zone: Option<String>,
 }
 
-/// What NetworkPolicies must let through.
+/// What network policies must let through.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Network {
     /// Addresses that the API server calls pods from.

@@ -153,6 +153,7 @@ pub struct RepositoryRef {
     /// change together; or Branch, the newest of the Repository. Sync where a Sync of that Repository applied this
     /// object, else Branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Follow")]
     pub follow: Option<Follow>,
 }
 

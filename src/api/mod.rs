@@ -2,6 +2,8 @@
 
 // `KubeSchema` declares each struct again inside a function, where `pub` reaches nobody.
 #![allow(unreachable_pub)]
+// Columns of `kubectl get` are attributes, and look alike.
+#![allow(clippy::duplicated_attributes)]
 
 pub mod agent;
 pub mod common;
@@ -19,6 +21,7 @@ mod schema;
 pub mod sync;
 pub mod task;
 pub mod template;
+pub mod troubleshooting;
 pub mod voice;
 
 pub use agent::{Agent, AgentSpec, AgentState, AgentStatus};

@@ -227,5 +227,6 @@ pub struct SystemImage {
     pub image: Option<String>,
     /// When it is pulled. `IfNotPresent` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "super::common::PullPolicy")]
     pub image_pull_policy: Option<super::common::PullPolicy>,
 }

@@ -27,6 +27,7 @@ pub struct Rollout {
     pub live: Live,
     /// How pods are replaced: `RollingUpdate` or Recreate. Decided by the volumes unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Strategy")]
     pub strategy: Option<Strategy>,
     /// A Task that a new revision must pass before it takes work.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -94,6 +94,7 @@ pub struct TaskStatus {
     pub conditions: Vec<Condition>,
     /// Pending, Queued, Running, Completed or Failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TaskPhase")]
     pub phase: Option<TaskPhase>,
     /// The Agent that does it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! AgentTemplate: base for Agents, blueprint for one-shot Tasks.
+//! `AgentTemplate`: base for Agents, blueprint for one-shot Tasks.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

@@ -3,3 +3,4 @@
 mod cel;
 mod cluster;
 mod files;
+mod reasons;

@@ -226,8 +226,8 @@ pub fn label_value(name: &str) -> String {
     if name.len() <= MAX {
         return name.into();
     }
-    let hash = Sha256::digest(name.as_bytes());
-    let suffix: String = hash.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let hash: [u8; 32] = Sha256::digest(name.as_bytes()).into();
+    let suffix = format!("{:010x}", u64::from_be_bytes([0, 0, 0, hash[0], hash[1], hash[2], hash[3], hash[4]]));
     let head: String = name.chars().filter(char::is_ascii).take(MAX - suffix.len() - 1).collect();
     format!("{}-{suffix}", head.trim_end_matches(['-', '.', '_']))
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use kube::core::cel::Validator;
+use kube::core::cel::{ValidationErrors, Validator};
 use pilothouse::api::crd::{self, Crd};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -119,7 +119,7 @@ fn rules_accept_and_refuse_as_the_table_says() {
     let crds = crd::all().unwrap();
     for case in cases().iter().filter(|c| c.by_rule) {
         let result = Validator::new().validate_with_defaults(crd_of(&crds, &case.kind).schema(), &case.object, None);
-        let found: Vec<_> = result.err().into_iter().flat_map(|e| e.into_vec()).map(|e| e.message).collect();
+        let found: Vec<_> = result.err().into_iter().flat_map(ValidationErrors::into_vec).map(|e| e.message).collect();
         assert_eq!(found, case.refused.iter().cloned().collect::<Vec<_>>(), "{}", case.title);
     }
 }

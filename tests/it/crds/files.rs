@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use pilothouse::api::{crd, reference};
+use pilothouse::api::{crd, reference, troubleshooting};
 use serde_json::Value;
 
 /// Client-side apply keeps a copy in an annotation of at most this size.
@@ -48,7 +48,10 @@ fn generated_crds_are_in_the_tree_and_in_the_chart() {
 
 #[test]
 fn generated_reference_is_in_the_docs() {
-    assert_current(&[("docs/reference/api.md".into(), reference::markdown().unwrap())]);
+    assert_current(&[
+        ("docs/reference/api.md".into(), reference::markdown().unwrap()),
+        ("docs/troubleshooting.md".into(), troubleshooting::markdown()),
+    ]);
 }
 
 #[test]
@@ -93,59 +96,73 @@ fn every_kind_has_its_names() {
     }
 }
 
-/// Properties of core types have no prose; they are known by it. Ours all have.
+/// Where core types stand: their properties have no prose.
+const CORE: [&str; 12] = [
+    ".conditions[]",
+    ".selector",
+    ".secretKeyRef",
+    ".tolerations[]",
+    ".affinity",
+    ".resources",
+    ".securityContext",
+    ".podSecurityContext",
+    ".lifecycle",
+    ".extraVolumes[]",
+    ".extraVolumeMounts[]",
+    ".extraEnv[]",
+];
+
+/// Collects the fields below `path` that no whole sentence describes.
+fn collect_bare(schema: &Value, path: &str, bare: &mut Vec<String>) {
+    if CORE.iter().any(|core| path.ends_with(core)) {
+        return;
+    }
+    for (name, child) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if !child["description"].as_str().is_some_and(|text| text.len() > 2 && text.ends_with('.')) {
+            bare.push(path.clone());
+        }
+        collect_bare(child, &path, bare);
+    }
+    for key in ["items", "additionalProperties"] {
+        if schema[key].is_object() {
+            collect_bare(&schema[key], &format!("{path}[]"), bare);
+        }
+    }
+}
+
 #[test]
 fn every_field_of_ours_is_described() {
-    fn visit(schema: &Value, path: &str, bare: &mut Vec<String>) {
-        let below = |child: &Value, path: &str, bare: &mut Vec<String>| visit(child, path, bare);
-        let Some(properties) = schema["properties"].as_object() else {
-            below_lists(schema, path, bare);
-            return;
-        };
-        let described = properties.values().filter(|p| p["description"].is_string()).count();
-        if described == 0 && CORE.iter().any(|core| path.ends_with(core)) {
-            return;
-        }
-        for (name, child) in properties {
-            let path = format!("{path}.{name}");
-            if !child["description"].as_str().is_some_and(|text| text.len() > 2 && text.ends_with('.')) {
-                bare.push(path.clone());
-            }
-            below(child, &path, bare);
-        }
-    }
-    fn below_lists(schema: &Value, path: &str, bare: &mut Vec<String>) {
-        for key in ["items", "additionalProperties"] {
-            if schema[key].is_object() {
-                visit(&schema[key], &format!("{path}[]"), bare);
-            }
-        }
-    }
-    /// Where core types stand.
-    const CORE: [&str; 14] = [
-        ".conditions[]",
-        ".selector",
-        ".secretKeyRef",
-        ".tolerations[]",
-        ".affinity",
-        ".resources",
-        ".securityContext",
-        ".podSecurityContext",
-        ".lifecycle",
-        ".extraVolumes[]",
-        ".extraVolumeMounts[]",
-        ".extraEnv[]",
-        ".resources[]",
-        ".selector[]",
-    ];
     let mut bare = vec![];
     for crd in crd::all().unwrap() {
         assert!(crd.schema()["description"].is_string());
-        for field in ["spec", "status"] {
-            visit(&crd.schema()["properties"][field], &format!("{}.{field}", crd.kind), &mut bare);
-        }
+        collect_bare(&crd.schema()["properties"]["spec"], &format!("{}.spec", crd.kind), &mut bare);
+        collect_bare(&crd.schema()["properties"]["status"], &format!("{}.status", crd.kind), &mut bare);
     }
     assert!(bare.is_empty(), "fields without a description in a whole sentence: {bare:#?}");
+}
+
+#[test]
+fn core_types_have_no_prose() {
+    let crds = crd::all().unwrap();
+    let schema = crds[0].schema();
+    let affinity =
+        &schema["properties"]["spec"]["properties"]["podSpec"]["properties"]["scheduling"]["properties"]["affinity"];
+    assert!(affinity["description"].is_string(), "the field itself is described");
+    assert!(affinity["properties"]["nodeAffinity"].is_object(), "the structure is there");
+    assert!(!affinity["properties"].to_string().contains("\"description\""), "{affinity}");
+}
+
+#[test]
+fn every_status_has_what_all_have() {
+    for crd in crd::all().unwrap() {
+        let status = &crd.schema()["properties"]["status"]["properties"];
+        assert_eq!(status["observedGeneration"]["format"], "int64", "{}", crd.kind);
+        assert_eq!(status["lastHandledReconcileAt"]["type"], "string", "{}", crd.kind);
+        let conditions = &status["conditions"];
+        assert_eq!(conditions["x-kubernetes-list-type"], "map", "{}", crd.kind);
+        assert_eq!(conditions["x-kubernetes-list-map-keys"], serde_json::json!(["type"]), "{}", crd.kind);
+    }
 }
 
 /// What a Go generator would not write, and the API server would warn of or refuse.

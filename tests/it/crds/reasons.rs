@@ -1,0 +1,65 @@
+//! Reasons that the code writes as texts are in the table that the documentation is made from.
+
+use std::{fs, path::Path};
+
+use pilothouse::api::names;
+
+/// Failures of the process itself: logged, never in a condition.
+const OF_THE_PROCESS: [&str; 3] = ["LeadershipLost", "LeaseFailed", "ListenFailed"];
+
+/// Calls, and how many arguments come before the reason.
+const CALLS: [(&str, usize); 6] = [
+    ("Failure::transient(", 0),
+    ("Failure::waiting(", 0),
+    ("Failure::stalled(", 0),
+    ("Condition::yes(", 1),
+    ("Condition::no(", 1),
+    ("Condition::unknown(", 1),
+];
+
+/// The text literal at the given argument; `None` where it is an expression (a constant is in the table by itself).
+fn literal(arguments: &str, skip: usize) -> Option<&str> {
+    let argument = arguments.splitn(skip + 2, ',').nth(skip)?.trim_start();
+    argument.strip_prefix('"')?.split('"').next()
+}
+
+fn sources(folder: &Path, out: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            out.push((path.display().to_string(), code.into()));
+        }
+    }
+}
+
+#[test]
+fn every_reason_in_the_code_is_documented() {
+    let mut files = vec![];
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let mut unknown = vec![];
+    let mut seen = 0;
+    for (file, code) in &files {
+        for (call, skip) in CALLS {
+            for rest in code.split(call).skip(1) {
+                let Some(reason) = literal(rest, skip) else { continue };
+                seen += 1;
+                if names::reason(reason).is_none() && !OF_THE_PROCESS.contains(&reason) {
+                    unknown.push(format!("{file}: {reason}"));
+                }
+            }
+        }
+    }
+    assert!(seen > 0, "the scan finds nothing any more");
+    assert!(unknown.is_empty(), "add to src/api/names/reason_table.rs:\n{}", unknown.join("\n"));
+}
+
+#[test]
+fn the_scan_reads_arguments() {
+    assert_eq!(literal("\"A\", x)", 0), Some("A"));
+    assert_eq!(literal("\n  condition::READY,\n  \"B\",", 1), Some("B"));
+    assert_eq!(literal("reasons::APPLIED, \"text\")", 0), None);
+}
