@@ -77,21 +77,26 @@ pub(crate) struct GitServer {
 impl GitServer {
     /// Plain HTTP on a free port of loopback.
     pub(crate) fn http() -> Self {
-        Self::start("http", None, None)
+        Self::http_on("127.0.0.1:0")
+    }
+
+    /// Plain HTTP at this address, for pods on a node's network.
+    pub(crate) fn http_on(address: &str) -> Self {
+        Self::start("http", address, None, None)
     }
 
     /// HTTPS with a private CA, for `localhost` and `127.0.0.1`.
     pub(crate) fn https() -> Self {
         let (ca, config) = certificates();
-        Self::start("https", Some(ca), Some(config))
+        Self::start("https", "127.0.0.1:0", Some(ca), Some(config))
     }
 
-    fn start(scheme: &'static str, ca: Option<String>, tls: Option<rustls::ServerConfig>) -> Self {
+    fn start(scheme: &'static str, address: &str, ca: Option<String>, tls: Option<rustls::ServerConfig>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state =
             Arc::new(State { root: folder.path().to_owned(), behaviour: Mutex::default(), log: Mutex::default() });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = tls.map(|config| tokio_rustls::TlsAcceptor::from(Arc::new(config)));
         runtime.spawn(accept(listener, acceptor, state.clone()));

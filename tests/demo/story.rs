@@ -1,0 +1,200 @@
+//! The story: a push becomes agents, a text arrives without a restart, a rollout waits for a Task.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    screen::{self, until},
+    world::{NAMESPACE, World},
+};
+
+const AGENT_IMAGE: &str = "localhost/opencode:1.18.33";
+const EXECUTOR_IMAGE: &str = "localhost/executor:dev";
+const NEXT_EXECUTOR_IMAGE: &str = "localhost/executor:next";
+const AGENTS: [&str; 3] = ["coding-assistant", "on-call", "reviewer"];
+
+/// Tells all of it; an error is the step that did not happen.
+pub(crate) async fn tell(once: bool) -> Result<(), String> {
+    let started = Instant::now();
+    screen::chapter(1, "A real cluster: API server, kubelet, containerd; pods are real");
+    let world = World::start().await?;
+    world.tag_image(EXECUTOR_IMAGE, NEXT_EXECUTOR_IMAGE)?;
+    screen::good("Kubernetes is up, with one node", Some(started.elapsed()));
+    install(&world)?;
+    first_push(&world).await?;
+    task(&world).await?;
+    live_text(&world).await?;
+    protected_rollout(&world).await?;
+    screen::chapter(7, "That was it");
+    screen::good("every step happened", Some(started.elapsed()));
+    if !once {
+        look_around(&world);
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+fn install(world: &World) -> Result<(), String> {
+    screen::chapter(2, "helm install");
+    let now = Instant::now();
+    world.kubectl(&["create", "namespace", NAMESPACE])?;
+    screen::command("helm install pilothouse charts/pilothouse --wait …");
+    world.install(AGENT_IMAGE, EXECUTOR_IMAGE)?;
+    screen::good("the controller runs as a pod, with rights in the namespace \"agents\" only", Some(now.elapsed()));
+    Ok(())
+}
+
+async fn first_push(world: &World) -> Result<(), String> {
+    screen::chapter(3, "A push becomes running agents");
+    world.publish_examples()?;
+    screen::command("git push        # examples-repo, to a real Git server with a password");
+    let [user, password] = World::credentials();
+    world.kubectl(&["create", "secret", "generic", "git-credentials", &user, &password])?;
+    world.kubectl(&["create", "secret", "generic", "model-gateway", "--from-literal=apiKey=demo"])?;
+    world.apply(&bootstrap(world))?;
+    screen::command("kubectl apply -f bootstrap.yaml    # one Repository, one Sync");
+    let ready = || {
+        let all = AGENTS.iter().all(|agent| world.field(&format!("agent/{agent}"), "{.status.state}") == "Ready");
+        all.then_some(())
+    };
+    let ((), took) = until("all agents are Ready", Duration::from_secs(240), || table(world), ready).await?;
+    screen::good("three opencode servers answer; REVISION is the commit", Some(took));
+    Ok(())
+}
+
+fn bootstrap(world: &World) -> String {
+    let (url, port) = (world.url(), world.model.address.port());
+    let host = crate::world::HOST;
+    format!(
+        "apiVersion: pilothouse.dev/v1alpha1
+kind: Repository
+metadata: {{name: team}}
+spec: {{url: '{url}', ref: {{branch: main}}, interval: 1m, secretRef: {{name: git-credentials}}}}
+---
+apiVersion: pilothouse.dev/v1alpha1
+kind: Sync
+metadata: {{name: agents}}
+spec:
+  repositoryRef: {{name: team}}
+  path: overlays/dev
+  values: {{model: {{name: m, baseURL: 'http://{host}:{port}/v1'}}}}
+"
+    )
+}
+
+fn table(world: &World) -> Option<String> {
+    world.kubectl(&["get", "repositories,syncs,agents"]).ok().filter(|t| !t.is_empty())
+}
+
+fn agents(world: &World) -> Option<String> {
+    world.kubectl(&["get", "agents,tasks"]).ok().filter(|t| !t.is_empty())
+}
+
+fn submit(world: &World, name: &str, agent: &str, prompt: &str) -> Result<(), String> {
+    world.apply(&format!(
+        "apiVersion: pilothouse.dev/v1alpha1
+kind: Task
+metadata: {{name: {name}}}
+spec: {{agentRef: {{name: {agent}}}, description: '{prompt}'}}
+"
+    ))
+}
+
+async fn task(world: &World) -> Result<(), String> {
+    screen::chapter(4, "A Task");
+    submit(world, "first", "reviewer", "Read the README and tell me what is unclear. [[words=12 delay_ms=150]]")?;
+    screen::command("kubectl apply -f task.yaml    # agentRef: reviewer");
+    let phase = || {
+        let phase = world.field("task/first", "{.status.phase}");
+        ["Completed", "Failed"].contains(&phase.as_str()).then_some(phase)
+    };
+    let (phase, took) = until("the Task ends", Duration::from_secs(90), || agents(world), phase).await?;
+    let answer = world.kubectl(&["logs", "first-pod"])?;
+    screen::say(&format!("the answer: {}", answer.trim()));
+    if phase != "Completed" {
+        return Err(format!("the Task ended as {phase}"));
+    }
+    screen::good("the Task is Completed", Some(took));
+    Ok(())
+}
+
+fn pod_of(world: &World, agent: &str) -> Result<String, String> {
+    let selector = format!("pilothouse.dev/agent={agent},!pilothouse.dev/task");
+    world.kubectl(&["get", "pods", "-l", &selector, "-o", "jsonpath={.items[0].metadata.name}"])
+}
+
+fn look_now(world: &World) -> Result<(), String> {
+    let now = format!("pilothouse.dev/reconcile-at={:?}", std::time::SystemTime::now());
+    world.kubectl(&["annotate", "--overwrite", "repository/team", &now]).map(drop)
+}
+
+async fn live_text(world: &World) -> Result<(), String> {
+    screen::chapter(5, "A new text reaches a running agent: no restart");
+    let pod = pod_of(world, "on-call")?;
+    let rule = "- Never reboot on a Friday.";
+    world.edit("base/instructions/runbook.md", |text| text + rule + "\n")?;
+    let now = Instant::now();
+    world.push("Runbook: Fridays")?;
+    screen::command("git push        # one more line in base/instructions/runbook.md");
+    look_now(world)?;
+    let read = || {
+        let text =
+            world.kubectl(&["exec", &pod, "-c", "opencode-server", "--", "cat", "/pilothouse/context/context.md"]);
+        text.is_ok_and(|t| t.contains(rule)).then_some(())
+    };
+    until("the text is in the running container", Duration::from_secs(60), || None, read).await?;
+    screen::good("the running container has the new text", Some(now.elapsed()));
+    if pod_of(world, "on-call")? != pod {
+        return Err("the pod was replaced; a text must not do that".into());
+    }
+    screen::good("and it is the same pod as before", None);
+    Ok(())
+}
+
+async fn protected_rollout(world: &World) -> Result<(), String> {
+    screen::chapter(6, "A new image waits for the Task that runs");
+    submit(world, "long", "reviewer", "Think for a while. [[words=60 delay_ms=300]]")?;
+    let running = || (world.field("task/long", "{.status.phase}") == "Running").then_some(());
+    until("the long Task runs", Duration::from_secs(60), || None, running).await?;
+    let before = pod_of(world, "reviewer")?;
+    world.edit("overlays/dev/kustomization.yaml", |text| {
+        format!(
+            "{text}  - target: {{group: pilothouse.dev, kind: Agent, name: reviewer}}
+    patch: |
+      - {{op: add, path: /spec/executorImage, value: '{NEXT_EXECUTOR_IMAGE}'}}
+"
+        )
+    })?;
+    world.push("Reviewer: next image")?;
+    screen::command("git push        # a new image for the reviewer, while its Task runs");
+    look_now(world)?;
+    let pending = || (world.field("agent/reviewer", "{.status.state}") == "RolloutPending").then_some(());
+    until("the rollout waits", Duration::from_secs(30), || None, pending).await?;
+    let message = world.field("agent/reviewer", "{.status.conditions[?(@.type=='RolloutPending')].message}");
+    screen::good(&format!("RolloutPending: {message}"), None);
+    let ended = || {
+        let phase = world.field("task/long", "{.status.phase}");
+        ["Completed", "Failed"].contains(&phase.as_str()).then_some(phase)
+    };
+    let (phase, took) = until("the Task ends", Duration::from_secs(120), || agents(world), ended).await?;
+    if phase != "Completed" {
+        return Err(format!("the long Task was cut: it ended as {phase}"));
+    }
+    screen::good("the Task ended as Completed: nothing was cut", Some(took));
+    let rolled = || {
+        let image = world.field("deployment/reviewer-server", "{.spec.template.spec.containers[0].image}");
+        let ready = world.field("agent/reviewer", "{.status.state}") == "Ready";
+        let pod = pod_of(world, "reviewer").unwrap_or_default();
+        (image == NEXT_EXECUTOR_IMAGE && ready && !pod.is_empty() && pod != before).then_some(())
+    };
+    let ((), took) = until("the new image runs", Duration::from_secs(120), || agents(world), rolled).await?;
+    screen::good("then the rollout went ahead", Some(took));
+    Ok(())
+}
+
+fn look_around(world: &World) {
+    screen::say("Look around, in another terminal:");
+    screen::command(&format!("tests/cluster/cluster exec --name {} bash", world.cluster.ready.name));
+    screen::command(&format!("kubectl -n {NAMESPACE} get pilothouse,pods"));
+    screen::command(&format!("kubectl -n {NAMESPACE} describe agent reviewer"));
+    screen::say("Ctrl-C takes everything away.");
+}
