@@ -1,1 +1,142 @@
 //! Renders a file tree to objects (pure).
+//!
+//! A folder with a kustomization is built as `kustomize` builds it; of any other folder every manifest below it is
+//! taken. Files named `*.j2` are templates. Whatever is not understood is an error that names file and line: nothing is
+//! ignored.
+
+mod error;
+mod files;
+mod folder;
+mod import;
+mod kustomize;
+mod manifest;
+mod namespace;
+mod suggest;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+pub use error::{Reason, RenderError};
+pub use namespace::{Scope, builtin_scope, set_namespace};
+
+use crate::{
+    object::Object,
+    tree::{FileTree, RepoPath},
+};
+use error::Result;
+use files::Files;
+use manifest::Resource;
+
+/// Largest file that is read, in bytes.
+pub const MAX_FILE_BYTES: usize = 4 << 20;
+/// Most objects of one render.
+pub const MAX_OBJECTS: usize = 10_000;
+/// How deep kustomizations may refer to kustomizations.
+pub const MAX_KUSTOMIZATIONS: usize = 32;
+
+/// What templates see, beside the tree.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// `values`: of the Sync, `valuesFrom` merged in.
+    pub values: Value,
+    /// `sync`.
+    pub sync: SyncFacts,
+    /// `repository`.
+    pub repository: RepositoryFacts,
+    /// `namespace`: where the objects go.
+    pub namespace: String,
+}
+
+/// The Sync that is rendered.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct SyncFacts {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+}
+
+/// The Repository that the tree comes from, and its revision.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct RepositoryFacts {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// URL without credentials.
+    pub url: String,
+    /// Full commit id.
+    pub commit: String,
+    /// Branch, empty where none is followed.
+    pub branch: String,
+    /// As in `status.artifact.revision`: `main@sha1:<40 hex>`.
+    pub revision: String,
+}
+
+/// One rendered object and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// The object.
+    pub object: Object,
+    /// The file that it was written or generated in.
+    pub file: RepoPath,
+    /// The line there, from 1. For a template: in its output.
+    pub line: usize,
+}
+
+/// What a tree renders to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rendered {
+    /// In the order in which they were found.
+    pub objects: Vec<Item>,
+    /// Every file that was read: a commit that changes none of them renders to the same objects.
+    pub read: BTreeSet<RepoPath>,
+}
+
+/// Renders the file or folder `path` of `tree`.
+pub fn render(tree: &FileTree, path: &RepoPath, context: &Context) -> std::result::Result<Rendered, RenderError> {
+    let files = Files::new(tree, context);
+    let resources = if tree.get(path).is_some() {
+        files.resources(path)?
+    } else if files.is_dir(path) {
+        folder::folder(&files, path)?
+    } else {
+        return Err(RenderError::new(
+            path,
+            0,
+            Reason::FileMissing,
+            "there is no such folder in the repository; check spec.path",
+        ));
+    };
+    let resources = without_local(resources);
+    check_duplicates(&resources)?;
+    let objects = resources.into_iter().map(Resource::into_item).collect::<Result<Vec<_>>>()?;
+    Ok(Rendered { objects, read: files.into_read() })
+}
+
+/// kustomize leaves out what is marked as an input of tools only.
+fn without_local(resources: Vec<Resource>) -> Vec<Resource> {
+    const LOCAL: &str = "config.kubernetes.io/local-config";
+    resources.into_iter().filter(|r| r.annotation(LOCAL).is_none_or(|v| v != "true")).collect()
+}
+
+fn check_duplicates(resources: &[Resource]) -> Result<()> {
+    let mut seen: BTreeMap<_, &Resource> = BTreeMap::new();
+    for resource in resources {
+        let id = (resource.group().to_owned(), resource.kind(), resource.namespace(), resource.name());
+        if let Some(first) = seen.insert(id, resource) {
+            let message = format!(
+                "{} is also defined in {} line {}; remove or rename one",
+                resource.describe(),
+                first.origin.file,
+                first.origin.line
+            );
+            return Err(resource.error(Reason::DuplicateObject, message));
+        }
+    }
+    Ok(())
+}

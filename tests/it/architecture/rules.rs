@@ -82,6 +82,7 @@ const PURE_CRATES: &[&str] = &[
     "k8s_openapi",
     "kube",
     "minijinja",
+    "regex",
     "schemars",
     "serde",
     "serde_json",

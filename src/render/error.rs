@@ -1,0 +1,79 @@
+//! What can be wrong with what is rendered.
+
+use crate::{object::yaml::YamlError, status::Failure, tree::RepoPath};
+
+/// Why a tree does not render. Nothing but a change of the files, or of the Sync, helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", self.place())]
+pub struct RenderError {
+    /// The file to look at.
+    pub file: RepoPath,
+    /// The line in it, from 1; 0 where no line can be named.
+    pub line: usize,
+    /// CamelCase, stable.
+    pub reason: Reason,
+    /// What is wrong, what is allowed, what to do.
+    pub message: String,
+}
+
+/// The kinds of [`RenderError`], for conditions and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A file or folder that something names is not there.
+    FileMissing,
+    /// A file is no UTF-8 or no YAML.
+    InvalidYaml,
+    /// A manifest lacks its identity or has fields that its kind does not know.
+    InvalidManifest,
+    /// A kustomization is wrong.
+    InvalidKustomization,
+    /// A kustomization, a kind or a field that is known but not there yet.
+    NotSupported,
+    /// A patch does not apply.
+    PatchFailed,
+    /// A template does not render.
+    TemplateFailed,
+    /// Two objects are the same.
+    DuplicateObject,
+    /// A bound is reached: sizes, counts, nesting.
+    TooLarge,
+}
+
+impl Reason {
+    /// The reason as it stands in conditions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FileMissing => "FileMissing",
+            Self::InvalidYaml => "InvalidYaml",
+            Self::InvalidManifest => "InvalidManifest",
+            Self::InvalidKustomization => "InvalidKustomization",
+            Self::NotSupported => "NotYetSupported",
+            Self::PatchFailed => "PatchFailed",
+            Self::TemplateFailed => "TemplateFailed",
+            Self::DuplicateObject => "DuplicateObject",
+            Self::TooLarge => "RenderTooLarge",
+        }
+    }
+}
+
+impl RenderError {
+    pub(super) fn new(file: &RepoPath, line: usize, reason: Reason, message: impl Into<String>) -> Self {
+        Self { file: file.clone(), line, reason, message: message.into() }
+    }
+
+    pub(super) fn yaml(file: &RepoPath, error: &YamlError) -> Self {
+        Self::new(file, error.line, Reason::InvalidYaml, format!("column {}: {}", error.column, error.message))
+    }
+
+    fn place(&self) -> String {
+        if self.line == 0 { self.file.to_string() } else { format!("{}:{}", self.file, self.line) }
+    }
+}
+
+impl From<RenderError> for Failure {
+    fn from(error: RenderError) -> Self {
+        Self::stalled(error.reason.as_str(), error.to_string())
+    }
+}
+
+pub(super) type Result<T> = std::result::Result<T, RenderError>;

@@ -1,0 +1,125 @@
+//! Reading the tree: every read is recorded, every size bounded.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
+
+use super::{
+    Context, MAX_FILE_BYTES, MAX_OBJECTS,
+    error::{Reason, RenderError, Result},
+    import,
+    manifest::{Origin, Resource},
+    template,
+};
+use crate::{
+    object::yaml::{self, Document},
+    tree::{FileTree, RepoPath},
+};
+
+/// The names of a kustomization file, as kustomize knows them.
+const KUSTOMIZATION: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+
+pub(super) struct Files<'a> {
+    tree: &'a FileTree,
+    context: &'a Context,
+    read: RefCell<BTreeSet<RepoPath>>,
+    objects: Cell<usize>,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(tree: &'a FileTree, context: &'a Context) -> Self {
+        Self { tree, context, read: RefCell::default(), objects: Cell::new(0) }
+    }
+
+    pub(super) fn into_read(self) -> BTreeSet<RepoPath> {
+        self.read.into_inner()
+    }
+
+    pub(super) fn is_dir(&self, path: &RepoPath) -> bool {
+        self.tree.is_dir(path)
+    }
+
+    pub(super) fn is_file(&self, path: &RepoPath) -> bool {
+        self.tree.get(path).is_some()
+    }
+
+    /// The paths of all files below `dir`.
+    pub(super) fn below(&self, dir: &'a RepoPath) -> impl Iterator<Item = &'a RepoPath> {
+        self.tree.under(dir).map(|(path, _)| path)
+    }
+
+    /// The kustomization of a folder, if it has one.
+    pub(super) fn kustomization(&self, dir: &RepoPath) -> Result<Option<RepoPath>> {
+        let found: Vec<RepoPath> =
+            KUSTOMIZATION.iter().filter_map(|name| dir.join(name).ok()).filter(|path| self.is_file(path)).collect();
+        match found.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one.clone())),
+            [one, two, ..] => Err(RenderError::new(
+                one,
+                0,
+                Reason::InvalidKustomization,
+                format!("the folder also has {two}; a folder has one kustomization"),
+            )),
+        }
+    }
+
+    /// The bytes of a file that exists.
+    pub(super) fn bytes(&self, path: &RepoPath) -> Result<&'a [u8]> {
+        let entry = self
+            .tree
+            .get(path)
+            .ok_or_else(|| RenderError::new(path, 0, Reason::FileMissing, "there is no such file in the repository"))?;
+        self.read.borrow_mut().insert(path.clone());
+        if entry.bytes.len() > MAX_FILE_BYTES {
+            let message = format!("the file has {} bytes; at most {MAX_FILE_BYTES} are read", entry.bytes.len());
+            return Err(RenderError::new(path, 0, Reason::TooLarge, message));
+        }
+        Ok(&entry.bytes)
+    }
+
+    /// The text of a file that exists.
+    pub(super) fn text(&self, path: &RepoPath) -> Result<&'a str> {
+        std::str::from_utf8(self.bytes(path)?).map_err(|e| {
+            let line = 1 + self
+                .tree
+                .get(path)
+                .map_or(0, |entry| entry.bytes.iter().take(e.valid_up_to()).filter(|b| **b == b'\n').count());
+            RenderError::new(path, line, Reason::InvalidYaml, "the file is no UTF-8 text")
+        })
+    }
+
+    /// The documents of a YAML, JSON or template file.
+    pub(super) fn documents(&self, path: &RepoPath) -> Result<Vec<Document>> {
+        let text = self.text(path)?;
+        if !path.as_str().ends_with(".j2") {
+            return yaml::parse_documents(text).map_err(|e| RenderError::yaml(path, &e));
+        }
+        let output = template::render(self.tree, path, text, self.context)?;
+        self.read.borrow_mut().extend(output.read);
+        yaml::parse_documents(&output.text).map_err(|e| template::yaml_error(path, &output.text, &e))
+    }
+
+    /// The manifests of a file, lists taken apart, other API groups mapped to ours.
+    pub(super) fn resources(&self, path: &RepoPath) -> Result<Vec<Resource>> {
+        let mut found = vec![];
+        for document in self.documents(path)? {
+            let origin = Origin::of(path, &document);
+            Resource::from_document(document.value, &origin, &mut found)?;
+        }
+        found.iter_mut().try_for_each(import::map)?;
+        self.count(path, found.len())?;
+        Ok(found)
+    }
+
+    /// Counts objects against the bound of a render.
+    pub(super) fn count(&self, path: &RepoPath, more: usize) -> Result<()> {
+        self.objects.set(self.objects.get() + more);
+        if self.objects.get() > MAX_OBJECTS {
+            let message = format!("more than {MAX_OBJECTS} objects in one Sync; split it");
+            return Err(RenderError::new(path, 0, Reason::TooLarge, message));
+        }
+        Ok(())
+    }
+}

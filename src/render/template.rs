@@ -1,0 +1,175 @@
+//! Templates: minijinja, strict and bounded.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
+
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior,
+    syntax::SyntaxConfig,
+    value::{Serde, Value},
+};
+
+use super::{
+    Context,
+    error::{Reason, RenderError, Result},
+};
+use crate::{
+    object::yaml::YamlError,
+    tree::{FileTree, RepoPath},
+};
+
+mod filters;
+
+/// Instructions of one template; a loop over a thousand values takes some ten thousand.
+const FUEL: u64 = 2_000_000;
+/// Nesting of loops, macros and includes; a macro or include counts about ten.
+const RECURSION: usize = 200;
+/// Bytes that one template may write.
+const MAX_OUTPUT: usize = 4 << 20;
+/// What a template may name at its top.
+const NAMES: &str = "values, sync, repository, namespace";
+
+/// What a template wrote, and the other files that it read.
+pub(super) struct Output {
+    pub(super) text: String,
+    pub(super) read: BTreeSet<RepoPath>,
+}
+
+/// Renders one template of the tree. It may include and import other files of the tree named `*.j2`, by paths relative
+/// to its own folder.
+pub(super) fn render(tree: &FileTree, path: &RepoPath, source: &str, context: &Context) -> Result<Output> {
+    let environment = environment(tree);
+    let rendered = write(&environment, path, source, context);
+    let read = environment.templates().filter_map(|(name, _)| RepoPath::parse(name).ok()).collect();
+    match rendered {
+        Ok(text) => Ok(Output { text, read }),
+        Err(error) => Err(template_error(path, &error)),
+    }
+}
+
+fn write(
+    environment: &Environment<'_>,
+    path: &RepoPath,
+    source: &str,
+    context: &Context,
+) -> std::result::Result<String, Error> {
+    let template = environment.template_from_named_str(path.as_str(), source)?;
+    let mut output = Bounded(vec![]);
+    template.render_captured_to(variables(context), &mut output)?;
+    String::from_utf8(output.0).map_err(|_| Error::new(ErrorKind::WriteFailure, "the output is no UTF-8 text"))
+}
+
+fn variables(context: &Context) -> Value {
+    let Context { values, sync, repository, namespace } = context;
+    // `values.x` is an undefined value, not an error about nothing, where the Sync has no values at all.
+    let values = if values.is_null() { &serde_json::json!({}) } else { values };
+    let (values, sync, repository) = (Serde(values), Serde(sync), Serde(repository));
+    minijinja::context! {
+        values => Value::from(values),
+        sync => Value::from(sync),
+        repository => Value::from(repository),
+        namespace,
+    }
+}
+
+fn environment(tree: &FileTree) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    // Lines of block tags leave nothing behind, which YAML's indentation needs.
+    if let Ok(syntax) =
+        SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true).build()
+    {
+        environment.set_syntax(syntax);
+    }
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION);
+    environment.set_debug(true);
+    let templates: Arc<BTreeMap<RepoPath, Arc<[u8]>>> = Arc::new(
+        tree.iter()
+            .filter(|(path, _)| path.as_str().ends_with(".j2"))
+            .map(|(path, entry)| (path.clone(), entry.bytes.clone()))
+            .collect(),
+    );
+    environment.set_path_join_callback(|name, parent| {
+        let parent = RepoPath::parse(parent).unwrap_or_default().parent();
+        parent.join(name).map_or_else(|_| name.to_owned().into(), |path| path.as_str().to_owned().into())
+    });
+    environment.set_loader(move |name| {
+        let found = RepoPath::parse(name).ok().and_then(|path| templates.get(&path).cloned());
+        let Some(bytes) = found else { return Ok(None) };
+        let text =
+            std::str::from_utf8(&bytes).map_err(|_| Error::new(ErrorKind::BadInclude, "the file is no UTF-8 text"))?;
+        Ok(Some(text.to_owned()))
+    });
+    filters::add(&mut environment);
+    environment
+}
+
+/// Refuses to grow beyond [`MAX_OUTPUT`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT {
+            return Err(io::Error::other(format!("the template writes more than {MAX_OUTPUT} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The error with the file and line of the template that made it, which may be an included one.
+fn template_error(path: &RepoPath, error: &Error) -> RenderError {
+    use std::error::Error as _;
+    // An error inside an include or a call is wrapped in one for each level; the innermost has the cause.
+    let mut inner = error;
+    while let Some(next) = inner.source().and_then(|e| e.downcast_ref::<Error>()) {
+        inner = next;
+    }
+    let named = if inner.name().is_some() { inner } else { error };
+    let file = named.name().and_then(|name| RepoPath::parse(name).ok()).unwrap_or_else(|| path.clone());
+    let reason = if inner.kind() == ErrorKind::OutOfFuel { Reason::TooLarge } else { Reason::TemplateFailed };
+    RenderError::new(&file, named.line().unwrap_or(0), reason, explain(named, inner))
+}
+
+fn explain(named: &Error, error: &Error) -> String {
+    use std::error::Error as _;
+    let excerpt = || {
+        let text = named.template_source()?.get(named.range()?)?;
+        (text.len() < 200).then(|| text.trim().to_owned())
+    };
+    let mut message = match error.kind() {
+        ErrorKind::UndefinedError => match excerpt() {
+            Some(text) => format!("`{text}` is not defined"),
+            None => "an undefined value is used".into(),
+        },
+        ErrorKind::OutOfFuel => format!("the template takes more than {FUEL} steps"),
+        ErrorKind::TemplateNotFound => "the file to include is not in the repository, or is not named *.j2".into(),
+        kind => kind.to_string(),
+    };
+    if let Some(detail) = error.detail() {
+        message = format!("{message}: {detail}");
+    }
+    if let Some(source) = error.source() {
+        message = format!("{message}: {source}");
+    }
+    if error.kind() == ErrorKind::UndefinedError {
+        message = format!("{message}; templates see {NAMES}");
+    }
+    message
+}
+
+/// A YAML error in what a template wrote: the line counts there, so the line itself is shown.
+pub(super) fn yaml_error(path: &RepoPath, text: &str, error: &YamlError) -> RenderError {
+    let shown: String = text.lines().nth(error.line.saturating_sub(1)).unwrap_or_default().chars().take(120).collect();
+    let message = format!("in the rendered output, line {}: {} (`{}`)", error.line, error.message, shown.trim_end());
+    RenderError::new(path, 0, Reason::InvalidYaml, message)
+}
