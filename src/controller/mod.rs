@@ -5,6 +5,8 @@ pub mod leader;
 pub mod report;
 pub mod runtime;
 pub mod settings;
+pub mod task;
+pub mod template;
 
 use std::{sync::Arc, time::Duration};
 
@@ -90,8 +92,8 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
 pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, ()> + Send>;
 
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
-fn kinds(_context: &Context, _scopes: &[Scope]) -> Vec<Loop> {
-    vec![]
+fn kinds(context: &Context, scopes: &[Scope]) -> Vec<Loop> {
+    vec![task::prepare(context, scopes), template::templates(context, scopes), template::configs(context)]
 }
 
 /// A kind's loop from its reconciler.

@@ -1,1 +1,137 @@
-//! Admission, phases and pods of Tasks (pure).
+//! Tasks: who may start, which phase follows, which pod does the work (pure).
+//!
+//! * [`queue`]: the places of an agent, first come, first served.
+//! * [`seen`]: what a pod's status says.
+//! * [`step`]: one decision from a Task and what is known about the world.
+//! * [`build`]: the pod and its prompt.
+
+pub mod build;
+pub mod queue;
+mod report;
+pub mod seen;
+pub mod step;
+
+pub use build::{Settings, Start};
+pub use queue::{Ledger, Place, Ticket};
+pub use seen::{Ending, PodState, PodView};
+pub use step::step;
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::PodSecurityContext;
+
+use crate::{
+    api::{ImagePullSecret, Task, TaskPhase, TaskStatus, names, pod::Scheduling},
+    status::{Next, Note},
+};
+
+/// Seconds that a pod has to abort its session.
+pub const GRACE_SECONDS: i64 = 30;
+
+/// How long after its grace a pod may stay before it counts as gone: its node does not answer.
+const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
+
+/// Everything besides the Task that a decision depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct World {
+    /// The Agent that `agentRef` names.
+    pub agent: Option<AgentView>,
+    /// Whether the agent has a place for this Task now.
+    pub place: Place,
+    /// The pod with the Task's pod name.
+    pub pod: PodState,
+    /// Settings of the cluster.
+    pub settings: Settings,
+    /// What becomes of the Task when it is finished.
+    pub cleanup: Cleanup,
+}
+
+/// When a finished Task is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleanup {
+    /// Seconds after its end, where limited.
+    pub ttl_seconds: Option<u32>,
+    /// Whether the namespace keeps as many Tasks that finished later as it may.
+    pub surplus: bool,
+}
+
+/// What matters about an Agent, its template merged in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentView {
+    /// Name of the Agent.
+    pub name: String,
+    /// Whether its server takes work.
+    pub ready: bool,
+    /// Whether it is suspended, or about to be.
+    pub suspended: bool,
+    /// Address of the server.
+    pub url: Option<String>,
+    /// Revision of its definition, short.
+    pub revision: Option<String>,
+    /// How many Tasks may run at the same time; none: no limit.
+    pub max_running: Option<usize>,
+    /// Secrets for the registry of the image.
+    pub image_pull_secrets: Vec<ImagePullSecret>,
+    /// Which nodes may run its pods, and so the Task's.
+    pub scheduling: Option<Scheduling>,
+    /// Further labels of its pods.
+    pub labels: BTreeMap<String, String>,
+    /// Replaces the pod's security context.
+    pub pod_security_context: Option<PodSecurityContext>,
+}
+
+/// What is done to the world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Act {
+    /// Nothing.
+    Nothing,
+    /// The pod and what it reads are created; then the Task is looked at again.
+    Start(Box<Start>),
+    /// The pod is deleted, with grace.
+    Stop {
+        /// Uid of the pod.
+        uid: String,
+    },
+    /// The Task is deleted.
+    Delete,
+}
+
+/// One decision: what is done, what the status becomes, what is said, when it is looked at again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What is done, before the status is written.
+    pub act: Act,
+    /// The status, whole.
+    pub status: TaskStatus,
+    /// Events.
+    pub notes: Vec<Note>,
+    /// When the Task is looked at again if nothing changes.
+    pub next: Next,
+}
+
+/// Whether the user asked to stop this Task.
+pub fn stop_asked(task: &Task) -> bool {
+    task.metadata.annotations.as_ref().and_then(|a| a.get(names::annotation::STOP)).is_some_and(|v| v == "true")
+}
+
+/// Name of the Agent of this Task. Once it has started, the spec's changes do not move it.
+pub fn agent_of(task: &Task) -> Option<&str> {
+    let started = task.status.as_ref().filter(|s| s.start_time.is_some()).and_then(|s| s.agent_ref.as_ref());
+    started.or(task.spec.agent_ref.as_ref()).map(|agent| agent.name.as_str())
+}
+
+/// Phase of the Task.
+pub fn phase(task: &Task) -> Option<TaskPhase> {
+    task.status.as_ref()?.phase
+}
+
+/// Whether the Task is finished.
+pub fn is_finished(task: &Task) -> bool {
+    phase(task).is_some_and(TaskPhase::is_terminal)
+}
+
+/// When the Task was created; the epoch for one that was not.
+pub fn created(task: &Task) -> Timestamp {
+    task.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
+}

@@ -148,7 +148,7 @@ pub mod text {
             "The server takes work.", "Nothing.";
         TEMPLATE_NOT_FOUND "TemplateNotFound" &["Agent", "Task"],
             "The AgentTemplate does not exist.", "Create it, or correct templateRef; it is taken up at once.";
-        IMAGE_MISSING "ImageMissing" &["Agent"],
+        IMAGE_MISSING "ImageMissing" &["Agent", "Task"],
             "No image is set, neither here nor in the template nor in PilothouseConfig.",
             "Set the field that the message names, best pinned, in PilothouseConfig for all.";
         INVALID_CONFIG "InvalidConfig" &["Agent"],
@@ -229,6 +229,27 @@ pub mod text {
         AGENT_ERROR "AgentError" &["Task"],
             "The agent's server reports an error for the session.",
             "See the message: mostly the model provider's credential, quota or name.";
+        ABORTED "Aborted" &["Task"],
+            "The session was aborted before it was done.",
+            "Create the Task again; somebody stopped its session or its pod.";
+        OOM_KILLED "OOMKilled" &["Task"],
+            "The Task's pod used more memory than its limit.", "Report it: the answer of the agent was very large.";
+        IMAGE_PULL_FAILED "ImagePullFailed" &["Task"],
+            "The image of the Task's pod cannot be pulled.",
+            "Check spec.systemImage of PilothouseConfig and the agent's imagePullSecrets.";
+        POD_UNSCHEDULABLE "PodUnschedulable" &["Task"],
+            "No node takes the Task's pod.", "See the message: nodes, taints, resources.";
+        CONTAINER_NOT_CREATED "ContainerNotCreated" &["Task"],
+            "The container of the Task's pod cannot be created.", "See the message, and the pod's events.";
+        POD_CREATED "PodCreated" &["Task"],
+            "The Task's pod was created.", "Nothing.";
+        POD_CREATION_FAILED "PodCreationFailed" &["Task"],
+            "The Task's pod could not be created; it is tried again, and others go first.",
+            "See the message: quotas, admission rules, rights of the controller.";
+        STOPPED "Stopped" &["Task"],
+            "The Task was stopped.", "Nothing.";
+        POD_EVICTED "PodEvicted" &["Task"],
+            "The node evicted the Task's pod.", "Create the Task again; see the node's events.";
         POD_LOST "PodLost" &["Task"],
             "The Task's pod is gone before the Task ended.", "Create the Task again; see the node's events.";
         POD_FAILED "PodFailed" &["Task"],

@@ -91,6 +91,7 @@ pub async fn run<R: Reconcile>(
     runtime: Runtime,
 ) {
     let worker = Arc::new(Worker { reconciler, runtime: runtime.clone(), failures: Mutex::default() });
+    triggers.open();
     listen(&cache, &triggers, &worker);
     let loops = cache.stores().into_iter().map(|(scope, store)| {
         let queue = triggers.take(&scope).map(Ok::<_, std::convert::Infallible>);

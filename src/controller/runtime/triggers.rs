@@ -1,6 +1,12 @@
 //! Requests to reconcile one object.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures::stream::{self, BoxStream, StreamExt};
 use kube::runtime::{
@@ -17,14 +23,18 @@ type Receiver<K> = mpsc::UnboundedReceiver<ObjectRef<K>>;
 
 /// Asks for a reconcile of one object of kind `K`, from anywhere. Requests for an object that waits already are
 /// merged by the scheduler behind this, and requests for an object that does not exist are dropped there.
+///
+/// Before [`open`](Self::open) requests are dropped too: a replica that does not lead would only pile them up, and
+/// every object is reconciled once when it begins to lead.
 pub struct Triggers<K: Kind> {
     senders: Arc<HashMap<Scope, Sender<K>>>,
     receivers: Arc<Mutex<HashMap<Scope, Receiver<K>>>>,
+    open: Arc<AtomicBool>,
 }
 
 impl<K: Kind> Clone for Triggers<K> {
     fn clone(&self) -> Self {
-        Self { senders: self.senders.clone(), receivers: self.receivers.clone() }
+        Self { senders: self.senders.clone(), receivers: self.receivers.clone(), open: self.open.clone() }
     }
 }
 
@@ -38,11 +48,14 @@ impl<K: Kind> Triggers<K> {
                 ((scope.clone(), sender), (scope.clone(), receiver))
             })
             .unzip();
-        Self { senders: Arc::new(senders), receivers: Arc::new(Mutex::new(receivers)) }
+        Self { senders: Arc::new(senders), receivers: Arc::new(Mutex::new(receivers)), open: Arc::default() }
     }
 
     /// Reconciles `namespace/name` as soon as a worker is free.
     pub fn now(&self, namespace: &str, name: &str) {
+        if !self.open.load(Ordering::Acquire) {
+            return;
+        }
         let sender = self.senders.get(&Scope::Namespace(namespace.into())).or_else(|| self.senders.get(&Scope::All));
         let mut object = ObjectRef::new(name);
         object.namespace = (!namespace.is_empty()).then(|| namespace.into());
@@ -50,6 +63,11 @@ impl<K: Kind> Triggers<K> {
             // Closed only while the process stops.
             let _ = sender.send(object);
         }
+    }
+
+    /// Requests count from now on.
+    pub(super) fn open(&self) {
+        self.open.store(true, Ordering::Release);
     }
 
     /// The queue of one scope; empty when it was taken before.

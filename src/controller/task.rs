@@ -1,0 +1,195 @@
+//! Tasks: observe, decide with [`crate::task`], act, report.
+
+mod act;
+mod index;
+mod listen;
+mod view;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use kube::ResourceExt;
+use parking_lot::Mutex;
+
+use super::{
+    Context, Loop,
+    runtime::{Reconcile, Scope, Triggers},
+    start,
+};
+use crate::{
+    api::{Task, TaskStatus},
+    status::{Failure, Next},
+    task::{self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, World, seen, step},
+};
+use index::Index;
+
+/// The reconciler of Tasks.
+pub struct Tasks {
+    context: Context,
+    triggers: Triggers<Task>,
+    index: Index,
+    ledger: Mutex<Ledger>,
+    /// Agents as the listeners saw them last: only a change that matters wakes a queue.
+    agents: Mutex<HashMap<(String, String), AgentView>>,
+    /// Statuses written, with the `resourceVersion` that their writer had seen: the cache may not show them yet.
+    written: Mutex<HashMap<String, (String, TaskStatus)>>,
+    labelled: Mutex<HashSet<String>>,
+}
+
+/// Prepares the loop.
+pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
+    let triggers = Triggers::new(scopes);
+    let tasks = Arc::new(Tasks {
+        context: context.clone(),
+        triggers: triggers.clone(),
+        index: Index::default(),
+        ledger: Mutex::default(),
+        agents: Mutex::default(),
+        written: Mutex::default(),
+        labelled: Mutex::default(),
+    });
+    listen::attach(&tasks);
+    start(tasks, context.caches.tasks.clone(), triggers)
+}
+
+impl Reconcile for Tasks {
+    type Object = Task;
+
+    async fn reconcile(&self, object: Arc<Task>) -> Result<Next, Failure> {
+        if self.set_label(&object).await? {
+            return Ok(Next::OnEvent);
+        }
+        let task = self.newest(&object);
+        let world = self.observe(&task).await?;
+        let decision = self.decide(&task, world.clone());
+        let decision = match self.admit(&task, &world, decision) {
+            Decision { act: Act::Start(objects), .. } => match self.start(&task, &objects).await {
+                Ok(pod) => self.decide(&task, World { pod, ..world }),
+                Err(failure) => return self.start_failed(&task, failure).await,
+            },
+            other => other,
+        };
+        match &decision.act {
+            Act::Delete => return self.delete(&task).await,
+            Act::Stop { uid } => self.delete_pod(&task, uid).await?,
+            Act::Nothing | Act::Start(_) => {}
+        }
+        self.report(&task, decision).await
+    }
+}
+
+impl Tasks {
+    /// The Task with the status that this process wrote last, if the cache does not show it yet.
+    fn newest(&self, cached: &Arc<Task>) -> Arc<Task> {
+        let uid = cached.uid().unwrap_or_default();
+        let mut written = self.written.lock();
+        match written.get(&uid) {
+            Some((seen, status)) if Some(seen) == cached.metadata.resource_version.as_ref() => {
+                Arc::new(Task { status: Some(status.clone()), ..(**cached).clone() })
+            }
+            _ => {
+                written.remove(&uid);
+                cached.clone()
+            }
+        }
+    }
+
+    async fn observe(&self, task: &Task) -> Result<World, Failure> {
+        let namespace = task.namespace().unwrap_or_default();
+        let agent = task::agent_of(task).and_then(|name| view::agent(&self.context.caches, &namespace, name));
+        let config = view::config(&self.context.caches);
+        let cleanup = config.as_ref().and_then(|c| c.spec.cleanup.clone()).unwrap_or_default();
+        let retained = cleanup.max_retained_tasks.and_then(|n| usize::try_from(n).ok());
+        Ok(World {
+            agent,
+            // Places are given last, to a Task that would start: see `admit`.
+            place: Place::Held,
+            pod: self.pod(task).await?,
+            settings: view::settings(config.as_deref(), &self.context.settings),
+            cleanup: Cleanup {
+                ttl_seconds: cleanup.ttl_seconds_after_finished.and_then(|n| u32::try_from(n).ok()),
+                surplus: retained.is_some_and(|max| self.index.is_surplus(&namespace, &task.name_any(), max)),
+            },
+        })
+    }
+
+    /// The pod from the cache. A running Task whose pod the cache lacks is asked for at the API server: the cache may
+    /// be behind the pod's creation, and nobody may be declared lost by that.
+    async fn pod(&self, task: &Task) -> Result<PodState, Failure> {
+        let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
+        let name = crate::api::names::task::pod(&task.name_any());
+        let cached = self.context.caches.task_pods.get(&namespace, &name);
+        let state = seen::read(cached.as_deref(), &uid);
+        if state != PodState::Absent || task::phase(task) != Some(crate::api::TaskPhase::Running) {
+            return Ok(state);
+        }
+        Ok(seen::read(self.live_pod(&namespace, &name).await?.as_ref(), &uid))
+    }
+
+    /// Decides; a Task whose pod's name is taken by somebody else gives way.
+    fn decide(&self, task: &Task, world: World) -> Decision {
+        if world.pod == PodState::Foreign && !task::is_finished(task) {
+            self.give_way(task);
+        }
+        step(task, &world, self.context.now())
+    }
+
+    /// Gives a Task that would start a place, or decides again without one.
+    fn admit(&self, task: &Task, world: &World, decision: Decision) -> Decision {
+        let Act::Start(_) = &decision.act else {
+            return decision;
+        };
+        let (namespace, agent) = (task.namespace().unwrap_or_default(), task::agent_of(task).unwrap_or_default());
+        let limit = world.agent.as_ref().and_then(|a| a.max_running);
+        let mut ledger = self.ledger.lock();
+        let place = ledger.admit(&task.uid().unwrap_or_default(), limit, &self.tickets(&namespace, agent));
+        drop(ledger);
+        match place {
+            Place::Full => step(task, &World { place, ..world.clone() }, self.context.now()),
+            Place::Held | Place::Unlimited => decision,
+        }
+    }
+
+    /// The queue of an agent. A Task whose pod is there runs, even if its status does not say so yet.
+    fn tickets(&self, namespace: &str, agent: &str) -> Vec<task::Ticket> {
+        let mut tickets = self.index.queue(namespace, agent);
+        for ticket in tickets.iter_mut().filter(|t| !t.running) {
+            let pod = self.context.caches.task_pods.get(namespace, &crate::api::names::task::pod(&ticket.name));
+            ticket.running = matches!(seen::read(pod.as_deref(), &ticket.uid), PodState::Ours(_));
+        }
+        tickets
+    }
+
+    /// Looks at the Tasks that could have a place now.
+    fn wake(&self, namespace: &str, agent: &str) {
+        let limit = self.agents.lock().get(&(namespace.into(), agent.into())).and_then(|a| a.max_running);
+        let tickets = self.tickets(namespace, agent);
+        for ticket in self.ledger.lock().next(limit, &tickets) {
+            self.triggers.now(namespace, &ticket.name);
+        }
+    }
+
+    async fn report(&self, task: &Task, decision: Decision) -> Result<Next, Failure> {
+        self.context.reports.status(task, &task.status, &decision.status).await?;
+        if task.status.as_ref() != Some(&decision.status) {
+            let seen = task.resource_version().unwrap_or_default();
+            self.written.lock().insert(task.uid().unwrap_or_default(), (seen, decision.status));
+        }
+        self.context.reports.events(task, decision.notes);
+        Ok(decision.next)
+    }
+
+    /// The place goes to the next in the queue until this Task is tried again.
+    fn give_way(&self, task: &Task) {
+        self.ledger.lock().block(&task.uid().unwrap_or_default());
+        self.wake(&task.namespace().unwrap_or_default(), task::agent_of(task).unwrap_or_default());
+    }
+
+    async fn start_failed(&self, task: &Task, failure: Failure) -> Result<Next, Failure> {
+        self.give_way(task);
+        self.report(task, step::start_failed(task, &failure, self.context.now())).await?;
+        Err(failure)
+    }
+}

@@ -1,0 +1,138 @@
+//! The writes of a Task. Each names whom it means by uid; none can bring back what somebody deleted.
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+
+use super::Tasks;
+use crate::{
+    api::{
+        Task,
+        names::{self, label, manager, reasons},
+    },
+    controller::runtime::Kind,
+    status::{Failure, Next},
+    task::{self, PodState, Start, seen},
+};
+
+impl Tasks {
+    /// Sets the agent's label on the Task where there is none. Whether it was written now; the change comes back as an
+    /// event. A merge patch: unlike an apply it cannot create the Task, and what a Sync wrote stays the Sync's.
+    pub(super) async fn set_label(&self, task: &Task) -> Result<bool, Failure> {
+        let uid = task.uid().unwrap_or_default();
+        let Some(agent) = task::agent_of(task).filter(|_| !task.labels().contains_key(label::AGENT)) else {
+            return Ok(false);
+        };
+        if task.metadata.deletion_timestamp.is_some() || !self.labelled.lock().insert(uid.clone()) {
+            return Ok(false);
+        }
+        let labels = json!({ label::AGENT: names::label_value(agent) });
+        let patch = json!({ "metadata": { "uid": uid, "labels": labels } });
+        let params = PatchParams { field_manager: Some(manager::TASK.into()), ..PatchParams::default() };
+        match self.api::<Task>(task).patch_metadata(&task.name_any(), &params, &Patch::Merge(patch)).await {
+            Ok(_) => Ok(true),
+            Err(error) if gone(&error) => Ok(true),
+            Err(error) => {
+                self.labelled.lock().remove(&uid);
+                Err(failed("cannot set the label of the Task", &error))
+            }
+        }
+    }
+
+    /// Creates the prompt and the pod. What exists already is used if it is the Task's own: a restart in between does
+    /// no harm, and no pod is made twice.
+    pub(super) async fn start(&self, task: &Task, objects: &Start) -> Result<PodState, Failure> {
+        self.create_prompt(task, &objects.prompt).await?;
+        self.create_pod(task, &objects.pod).await
+    }
+
+    async fn create_prompt(&self, task: &Task, prompt: &ConfigMap) -> Result<(), Failure> {
+        let prompts: Api<ConfigMap> = self.api(task);
+        match prompts.create(&as_task(), prompt).await {
+            Ok(_) => return Ok(()),
+            Err(error) if exists(&error) => {}
+            Err(error) => return Err(failed("cannot create the ConfigMap of the Task", &error)),
+        }
+        let name = prompt.name_any();
+        let found = prompts.get_opt(&name).await.map_err(|e| failed("cannot read the ConfigMap of the Task", &e))?;
+        let Some(found) = found else {
+            return Err(Failure::transient(reasons::POD_CREATION_FAILED, format!("ConfigMap {name} was just deleted")));
+        };
+        if found.owner_references().iter().any(|o| Some(&o.uid) == task.metadata.uid.as_ref()) {
+            return Ok(());
+        }
+        let message = format!(
+            "ConfigMap {name} exists and does not belong to this Task; it is left alone. Delete it, or name the Task \
+             otherwise"
+        );
+        Err(Failure::transient(reasons::NAME_CONFLICT, message))
+    }
+
+    async fn create_pod(&self, task: &Task, pod: &Pod) -> Result<PodState, Failure> {
+        let uid = task.uid().unwrap_or_default();
+        match self.api::<Pod>(task).create(&as_task(), pod).await {
+            Ok(pod) => Ok(seen::read(Some(&pod), &uid)),
+            Err(error) if exists(&error) => {
+                let found = self.live_pod(&task.namespace().unwrap_or_default(), &pod.name_any()).await?;
+                Ok(seen::read(found.as_ref(), &uid))
+            }
+            Err(error) => Err(failed("cannot create the pod of the Task", &error)),
+        }
+    }
+
+    pub(super) async fn live_pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, Failure> {
+        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), namespace);
+        pods.get_opt(name).await.map_err(|e| failed("cannot read the pod of the Task", &e))
+    }
+
+    /// Deletes the pod with its own grace, in which it aborts the session.
+    pub(super) async fn delete_pod(&self, task: &Task, uid: &str) -> Result<(), Failure> {
+        let name = names::task::pod(&task.name_any());
+        match self.api::<Pod>(task).delete(&name, &only(DeleteParams::default(), uid)).await {
+            Ok(_) => Ok(()),
+            Err(error) if gone(&error) => Ok(()),
+            Err(error) => Err(failed("cannot delete the pod of the Task", &error)),
+        }
+    }
+
+    /// Deletes the Task; the pod and its prompt follow as its dependents.
+    pub(super) async fn delete(&self, task: &Task) -> Result<Next, Failure> {
+        let params = only(DeleteParams::background(), &task.uid().unwrap_or_default());
+        match self.api::<Task>(task).delete(&task.name_any(), &params).await {
+            Ok(_) => Ok(Next::OnEvent),
+            Err(error) if gone(&error) => Ok(Next::OnEvent),
+            Err(error) => Err(failed("cannot delete the finished Task", &error)),
+        }
+    }
+
+    fn api<K>(&self, task: &Task) -> Api<K>
+    where
+        K: Kind + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.context.client.clone(), &task.namespace().unwrap_or_default())
+    }
+}
+
+fn as_task() -> PostParams {
+    PostParams { field_manager: Some(manager::TASK.into()), ..PostParams::default() }
+}
+
+fn only(params: DeleteParams, uid: &str) -> DeleteParams {
+    params.preconditions(Preconditions { uid: Some(uid.into()), resource_version: None })
+}
+
+/// Whoever was meant is not there any more; its own event follows.
+fn gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found() || status.is_conflict())
+}
+
+fn exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_already_exists())
+}
+
+fn failed(what: &str, error: &kube::Error) -> Failure {
+    Failure::transient(reasons::POD_CREATION_FAILED, format!("{what}: {error}"))
+}

@@ -1,0 +1,101 @@
+//! What wakes a Task: its agent, its pod, a place that gets free, a setting. Nothing is polled.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::{Tasks, view};
+use crate::{
+    api::{Agent, Task, TaskPhase},
+    controller::runtime::Change,
+    task,
+};
+
+/// Adds the listeners, and takes in what the caches hold already.
+pub(super) fn attach(tasks: &Arc<Tasks>) {
+    let caches = tasks.context.caches.clone();
+    let this = tasks.clone();
+    caches.tasks.on_change(move |change| this.task_changed(change.object, change.deleted));
+    let this = tasks.clone();
+    caches.agents.on_change(move |change| this.agent_changed(&change.object.namespace().unwrap_or_default(), change));
+    let this = tasks.clone();
+    caches.templates.on_change(move |change| {
+        let (namespace, name) = (change.object.namespace(), change.object.name_any());
+        let uses = |agent: &Agent| {
+            agent.namespace() == namespace && agent.spec.template_ref.as_ref().is_some_and(|r| r.name == name)
+        };
+        for agent in this.context.caches.agents.filter(uses) {
+            this.look_at_agent(&agent.namespace().unwrap_or_default(), &agent.name_any());
+        }
+    });
+    let this = tasks.clone();
+    caches.task_pods.on_change(move |change| {
+        if let Some(task) = change.object.name_any().strip_suffix("-pod") {
+            this.triggers.now(&change.object.namespace().unwrap_or_default(), task);
+        }
+    });
+    let this = tasks.clone();
+    caches.configs.on_change(move |_| {
+        for task in this.context.caches.tasks.all() {
+            this.triggers.now(&task.namespace().unwrap_or_default(), &task.name_any());
+        }
+    });
+    for task in caches.tasks.all() {
+        tasks.task_changed(&task, false);
+    }
+    for agent in caches.agents.all() {
+        tasks.look_at_agent(&agent.namespace().unwrap_or_default(), &agent.name_any());
+    }
+}
+
+impl Tasks {
+    fn task_changed(&self, task: &Task, deleted: bool) {
+        let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
+        let left = self.index.update(task, deleted);
+        let finished = task::is_finished(task);
+        if deleted || finished || task::phase(task) == Some(TaskPhase::Running) {
+            self.ledger.lock().settle(&uid);
+        }
+        if deleted {
+            self.written.lock().remove(&uid);
+            self.labelled.lock().remove(&uid);
+            self.context.reports.forget(&uid);
+        }
+        if let Some(agent) = left {
+            self.wake(&namespace, &agent);
+            if finished && !deleted {
+                self.wake_surplus(&namespace);
+            }
+        }
+    }
+
+    fn wake_surplus(&self, namespace: &str) {
+        let cleanup = view::config(&self.context.caches).and_then(|c| c.spec.cleanup.clone());
+        let max = cleanup.and_then(|c| c.max_retained_tasks).and_then(|n| usize::try_from(n).ok());
+        for name in max.into_iter().flat_map(|max| self.index.surplus(namespace, max)) {
+            self.triggers.now(namespace, &name);
+        }
+    }
+
+    fn agent_changed(&self, namespace: &str, change: &Change<'_, Agent>) {
+        self.look_at_agent(namespace, &change.object.name_any());
+    }
+
+    /// Wakes the Tasks of an agent if something changed that matters to them.
+    fn look_at_agent(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let view = view::agent(&self.context.caches, namespace, name);
+        let mut agents = self.agents.lock();
+        if agents.get(&key) == view.as_ref() {
+            return;
+        }
+        match view {
+            Some(view) => agents.insert(key, view),
+            None => agents.remove(&key),
+        };
+        drop(agents);
+        for task in self.index.unfinished(namespace, name) {
+            self.triggers.now(namespace, &task);
+        }
+    }
+}

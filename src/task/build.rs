@@ -1,0 +1,221 @@
+//! The pod of a Task, and the ConfigMap with its prompt.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, ConfigMap, ConfigMapVolumeSource, Container, EnvVar, LocalObjectReference, Pod,
+        PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
+        VolumeMount,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, OwnerReference},
+    },
+};
+
+use super::{AgentView, GRACE_SECONDS};
+use crate::api::{
+    PullPolicy, Task,
+    names::{self, annotation, label, value},
+};
+
+/// Name of the only container.
+pub const CONTAINER: &str = "task";
+/// Where the prompt is mounted.
+const PROMPT_DIR: &str = "/pilothouse/task";
+/// Where the agent's password is mounted.
+const AUTH_DIR: &str = "/pilothouse/auth";
+/// Key of the prompt in the ConfigMap, and its file name.
+const PROMPT_KEY: &str = "prompt.txt";
+
+/// Largest prompt in bytes: a ConfigMap holds 1 MiB.
+pub const MAX_PROMPT: usize = 900 * 1024;
+
+/// Settings of the cluster for Task pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of Pilothouse.
+    pub image: Option<String>,
+    /// When it is pulled; `IfNotPresent` unless given.
+    pub pull_policy: Option<PullPolicy>,
+}
+
+/// What is created to start a Task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Start {
+    /// The prompt; created first.
+    pub prompt: ConfigMap,
+    /// The pod.
+    pub pod: Pod,
+}
+
+/// The objects that start `task` on `agent` at `url` with `image`.
+pub fn start(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settings) -> Start {
+    Start { prompt: prompt(task), pod: pod(task, agent, url, image, settings) }
+}
+
+fn prompt(task: &Task) -> ConfigMap {
+    let text = task.spec.description.clone().unwrap_or_default();
+    ConfigMap {
+        metadata: meta(task, names::task::context(&name(task)), BTreeMap::new()),
+        data: Some([(PROMPT_KEY.into(), text)].into()),
+        // A pod that starts late still gets the prompt that was decided on.
+        immutable: Some(true),
+        ..ConfigMap::default()
+    }
+}
+
+fn pod(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settings) -> Pod {
+    // Not the agent's label: its Service would send requests to this pod.
+    let mut labels = agent.labels.clone();
+    labels.remove(label::AGENT);
+    let mut metadata = meta(task, names::task::pod(&name(task)), labels);
+    metadata.annotations = agent.revision.as_ref().map(|r| [(annotation::REVISION.into(), r.clone())].into());
+    Pod { metadata, spec: Some(pod_spec(task, agent, url, image, settings)), ..Pod::default() }
+}
+
+fn pod_spec(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settings) -> PodSpec {
+    let scheduling = agent.scheduling.clone().unwrap_or_default();
+    let secrets: Vec<_> =
+        agent.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect();
+    PodSpec {
+        restart_policy: Some("Never".into()),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(agent.pod_security_context.clone().unwrap_or_else(pod_security)),
+        image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
+        node_selector: (!scheduling.node_selector.is_empty()).then_some(scheduling.node_selector),
+        tolerations: (!scheduling.tolerations.is_empty()).then_some(scheduling.tolerations),
+        affinity: scheduling.affinity,
+        containers: vec![container(task, url, image, settings)],
+        volumes: Some(volumes(task, agent)),
+        ..PodSpec::default()
+    }
+}
+
+fn container(task: &Task, url: &str, image: &str, settings: &Settings) -> Container {
+    let policy = settings.pull_policy.unwrap_or(PullPolicy::IfNotPresent);
+    Container {
+        name: CONTAINER.into(),
+        image: Some(image.into()),
+        image_pull_policy: Some(format!("{policy:?}")),
+        args: Some(vec!["task-run".into()]),
+        env: Some(environment(task, url)),
+        resources: Some(resources()),
+        security_context: Some(container_security()),
+        volume_mounts: Some(vec![mount("task", PROMPT_DIR), mount("auth", AUTH_DIR)]),
+        termination_message_policy: Some("File".into()),
+        ..Container::default()
+    }
+}
+
+/// Where everything is comes by the environment; the prompt and the password are files, and never arguments.
+fn environment(task: &Task, url: &str) -> Vec<EnvVar> {
+    let (namespace, name, uid) = (namespace(task), name(task), uid(task));
+    let title = names::task::session_title(&namespace, &name, &uid);
+    [
+        ("PILOTHOUSE_AGENT_URL", url.to_owned()),
+        ("PILOTHOUSE_AUTH_DIR", AUTH_DIR.into()),
+        ("PILOTHOUSE_PROMPT_FILE", format!("{PROMPT_DIR}/{PROMPT_KEY}")),
+        ("PILOTHOUSE_SESSION_TITLE", title),
+        ("TASK_NAME", name),
+        ("TASK_NAMESPACE", namespace),
+    ]
+    .into_iter()
+    .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), value_from: None })
+    .collect()
+}
+
+fn volumes(task: &Task, agent: &AgentView) -> Vec<Volume> {
+    let prompt = ConfigMapVolumeSource { name: names::task::context(&name(task)), ..Default::default() };
+    let auth = SecretVolumeSource { secret_name: Some(names::agent::auth(&agent.name)), ..Default::default() };
+    vec![
+        Volume { name: "task".into(), config_map: Some(prompt), ..Volume::default() },
+        Volume { name: "auth".into(), secret: Some(auth), ..Volume::default() },
+    ]
+}
+
+fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: name.into(), mount_path: path.into(), read_only: Some(true), ..VolumeMount::default() }
+}
+
+fn resources() -> ResourceRequirements {
+    let list = |cpu: Option<&str>, memory: &str| {
+        let cpu = cpu.map(|c| ("cpu".to_owned(), Quantity(c.into())));
+        cpu.into_iter().chain([("memory".to_owned(), Quantity(memory.into()))]).collect::<BTreeMap<_, _>>()
+    };
+    ResourceRequirements {
+        requests: Some(list(Some("10m"), "16Mi")),
+        // Long answers are held in memory once.
+        limits: Some(list(None, "128Mi")),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(1000),
+        run_as_group: Some(1000),
+        fs_group: Some(1000),
+        fs_group_change_policy: Some("OnRootMismatch".into()),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        ..SecurityContext::default()
+    }
+}
+
+fn meta(task: &Task, name: String, mut labels: BTreeMap<String, String>) -> ObjectMeta {
+    for (key, value) in [
+        (label::NAME, value::TASK_NAME.to_owned()),
+        (label::COMPONENT, value::TASK.into()),
+        (label::MANAGED_BY, value::MANAGED_BY.into()),
+        (label::TASK, names::label_value(&self::name(task))),
+    ] {
+        labels.insert(key.into(), value);
+    }
+    ObjectMeta {
+        name: Some(name),
+        namespace: task.metadata.namespace.clone(),
+        labels: Some(labels),
+        owner_references: Some(vec![owner(task)]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn owner(task: &Task) -> OwnerReference {
+    OwnerReference {
+        api_version: crate::api::API_VERSION.into(),
+        kind: "Task".into(),
+        name: name(task),
+        uid: uid(task),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
+fn name(task: &Task) -> String {
+    task.metadata.name.clone().unwrap_or_default()
+}
+
+fn namespace(task: &Task) -> String {
+    task.metadata.namespace.clone().unwrap_or_default()
+}
+
+fn uid(task: &Task) -> String {
+    task.metadata.uid.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+use serde_json::json;
+
+use super::*;
+use crate::api::pod::Scheduling;
+
+fn task() -> Task {
+    serde_json::from_value(json!({
+        "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task",
+        "metadata": {"name": "fix-it", "namespace": "team", "uid": "0123456789-uid"},
+        "spec": {"agentRef": {"name": "coder"}, "description": "Fix the $(HOME) test.\n--help\n"},
+    }))
+    .unwrap()
+}
+
+fn agent() -> AgentView {
+    AgentView { name: "coder".into(), revision: Some("main@1a2b3c4".into()), ..AgentView::default() }
+}
+
+fn built(agent: &AgentView, settings: &Settings) -> Start {
+    start(&task(), agent, "http://coder.team.svc.cluster.local:4096", "example.org/pilothouse:1", settings)
+}
+
+#[test]
+fn golden_pod_and_prompt() {
+    insta::assert_yaml_snapshot!(built(&agent(), &Settings::default()).pod);
+    insta::assert_yaml_snapshot!(built(&agent(), &Settings::default()).prompt);
+}
+
+#[test]
+fn the_prompt_is_no_argument_and_no_environment() {
+    let pod = serde_json::to_string(&built(&agent(), &Settings::default()).pod).unwrap();
+    assert!(!pod.contains("Fix the"), "{pod}");
+}
+
+#[test]
+fn what_the_agent_demands_of_nodes_holds_for_its_tasks() {
+    let agent = AgentView {
+        scheduling: Some(Scheduling {
+            node_selector: [("disk".to_owned(), "ssd".to_owned())].into(),
+            ..Default::default()
+        }),
+        labels: [("team".to_owned(), "x".to_owned()), (label::AGENT.to_owned(), "coder".to_owned())].into(),
+        image_pull_secrets: vec![crate::api::ImagePullSecret { name: "registry".into() }],
+        pod_security_context: Some(PodSecurityContext { run_as_user: Some(4242), ..Default::default() }),
+        ..agent()
+    };
+    let pod = built(&agent, &Settings { image: None, pull_policy: Some(PullPolicy::Always) }).pod;
+    let (labels, spec) = (pod.metadata.labels.unwrap(), pod.spec.unwrap());
+    assert_eq!(labels.get("team").map(String::as_str), Some("x"));
+    assert!(!labels.contains_key(label::AGENT), "the agent's Service would choose this pod");
+    assert_eq!(spec.node_selector.unwrap().get("disk").map(String::as_str), Some("ssd"));
+    assert_eq!(spec.image_pull_secrets.unwrap()[0].name, "registry");
+    assert_eq!(spec.security_context.unwrap().run_as_user, Some(4242));
+    assert_eq!(spec.containers[0].image_pull_policy.as_deref(), Some("Always"));
+}
+
+#[test]
+fn long_names_give_valid_labels() {
+    let mut task = task();
+    task.metadata.name = Some("x".repeat(200));
+    let pod = start(&task, &agent(), "http://a", "i", &Settings::default()).pod;
+    assert!(pod.metadata.labels.unwrap()[label::TASK].len() <= 63);
+}

@@ -1,0 +1,177 @@
+//! What a pod's status says about its Task.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
+use serde::Deserialize;
+
+use crate::{
+    api::{
+        TaskSession,
+        names::{annotation, reasons},
+    },
+    status::condition::truncate,
+};
+
+/// Longest message taken over from a pod, in bytes.
+const MESSAGE: usize = 512;
+
+/// The pod with the Task's pod name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PodState {
+    /// There is none.
+    Absent,
+    /// There is one that belongs to somebody else.
+    Foreign,
+    /// There is the Task's own.
+    Ours(PodView),
+}
+
+/// What matters about a Task's own pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its uid.
+    pub uid: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it will have to be gone, once it is being deleted.
+    pub gone_by: Option<Timestamp>,
+    /// Revision of the agent's definition when it was created.
+    pub revision: Option<String>,
+    /// The session, as far as it is known.
+    pub session: Option<TaskSession>,
+    /// What became of it; none while it may still run.
+    pub ending: Option<Ending>,
+    /// Why it does not run yet: stable reason and message.
+    pub held_up: Option<(&'static str, String)>,
+}
+
+/// How a pod ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// As asked.
+    Done {
+        /// When, if it is known.
+        at: Option<Timestamp>,
+    },
+    /// Otherwise.
+    Broken {
+        /// Stable reason.
+        reason: &'static str,
+        /// For people.
+        message: String,
+        /// When, if it is known.
+        at: Option<Timestamp>,
+    },
+}
+
+/// What `task-run` leaves behind: the termination message of its container.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct LastWords {
+    reason: String,
+    message: String,
+    session: Option<TaskSession>,
+}
+
+/// Reads `pod`, which must be the Task's own (`task_uid`).
+pub fn read(pod: Option<&Pod>, task_uid: &str) -> PodState {
+    let Some(pod) = pod else {
+        return PodState::Absent;
+    };
+    let meta = &pod.metadata;
+    let owned = meta.owner_references.iter().flatten().any(|o| o.uid == task_uid && o.controller == Some(true));
+    if !owned {
+        return PodState::Foreign;
+    }
+    let status = pod.status.clone().unwrap_or_default();
+    let terminated = container(&status).and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
+    let words = terminated.map(last_words).unwrap_or_default();
+    PodState::Ours(PodView {
+        uid: meta.uid.clone().unwrap_or_default(),
+        created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+        gone_by: meta.deletion_timestamp.as_ref().map(|t| t.0),
+        revision: meta.annotations.as_ref().and_then(|a| a.get(annotation::REVISION)).cloned(),
+        ending: ending(&status, terminated, &words),
+        held_up: held_up(&status),
+        session: words.session,
+    })
+}
+
+fn container(status: &PodStatus) -> Option<&ContainerStatus> {
+    status.container_statuses.iter().flatten().find(|c| c.name == super::build::CONTAINER)
+}
+
+fn last_words(terminated: &ContainerStateTerminated) -> LastWords {
+    terminated.message.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+fn ending(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words: &LastWords) -> Option<Ending> {
+    let at = terminated.and_then(|t| t.finished_at.as_ref()).map(|t| t.0);
+    match status.phase.as_deref() {
+        Some("Succeeded") => return Some(Ending::Done { at }),
+        Some("Failed") => {}
+        // The kubelet writes the container's end a moment before the pod's phase.
+        _ => match terminated {
+            Some(t) if t.exit_code == 0 => return Some(Ending::Done { at }),
+            Some(_) => {}
+            None => return None,
+        },
+    }
+    let (reason, message) = why(status, terminated, words);
+    Some(Ending::Broken { reason, message: truncate(&message, MESSAGE), at })
+}
+
+fn why(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words: &LastWords) -> (&'static str, String) {
+    if terminated.and_then(|t| t.reason.as_deref()) == Some("OOMKilled") {
+        return (reasons::OOM_KILLED, "the Task's pod was killed because it used more memory than its limit".into());
+    }
+    if let Some(reason) = known_reason(&words.reason) {
+        return (reason, words.message.clone());
+    }
+    if status.reason.as_deref() == Some("Evicted") {
+        return (
+            reasons::POD_EVICTED,
+            status.message.clone().unwrap_or_else(|| "the node evicted the Task's pod".into()),
+        );
+    }
+    let mut message = match terminated {
+        Some(t) => format!("the Task's pod ended with exit code {}", t.exit_code),
+        None => "the Task's pod failed".into(),
+    };
+    for detail in [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten() {
+        message = format!("{message}: {detail}");
+    }
+    (reasons::POD_FAILED, message)
+}
+
+/// The reasons that `task-run` gives; others are not taken over, so that a pod cannot invent conditions.
+fn known_reason(text: &str) -> Option<&'static str> {
+    const KNOWN: [&str; 5] =
+        [reasons::AGENT_ERROR, reasons::TIMEOUT, reasons::ABORTED, reasons::UNREACHABLE, reasons::SESSION_LOST];
+    KNOWN.iter().find(|known| **known == text).copied()
+}
+
+fn held_up(status: &PodStatus) -> Option<(&'static str, String)> {
+    let waiting = container(status).and_then(|c| c.state.as_ref()).and_then(|s| s.waiting.as_ref());
+    if let Some(waiting) = waiting {
+        let reason = match waiting.reason.as_deref().unwrap_or_default() {
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+                reasons::IMAGE_PULL_FAILED
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                reasons::CONTAINER_NOT_CREATED
+            }
+            _ => return None,
+        };
+        let text = waiting.message.as_deref().or(waiting.reason.as_deref()).unwrap_or_default();
+        return Some((reason, truncate(text, MESSAGE)));
+    }
+    let unscheduled =
+        status.conditions.iter().flatten().find(|c| {
+            c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
+        })?;
+    Some((reasons::POD_UNSCHEDULABLE, truncate(unscheduled.message.as_deref().unwrap_or_default(), MESSAGE)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! One decision from a Task and what is known about the world.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Act, AgentView, Decision, LOST_AFTER, World, build,
+    queue::Place,
+    report::Report,
+    seen::{Ending, PodState, PodView},
+    stop_asked,
+};
+use crate::{
+    api::{GoDuration, Task, TaskPhase, names::reasons, not_yet},
+    status::{Failure, Next},
+};
+
+/// What happens to `task` now. Total: every Task and every world have an answer.
+pub fn step(task: &Task, world: &World, now: Timestamp) -> Decision {
+    let report = Report::new(task, now);
+    let phase = report.phase();
+    if phase.is_some_and(TaskPhase::is_terminal) {
+        return finished(task, world, report, now);
+    }
+    if task.metadata.deletion_timestamp.is_some() {
+        return report.decide(Act::Nothing);
+    }
+    match &world.pod {
+        PodState::Ours(pod) => with_pod(task, world, pod, report, now),
+        _ if phase == Some(TaskPhase::Running) => without_pod(task, report, now),
+        _ if stop_asked(task) => report.stopped_in_queue(),
+        PodState::Foreign => report.name_conflict(),
+        PodState::Absent => waiting(task, world, report),
+    }
+}
+
+/// A finished Task is kept until cleanup.
+fn finished(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> Decision {
+    let decision = report.decide(Act::Nothing);
+    if task.metadata.deletion_timestamp.is_some() {
+        return decision;
+    }
+    if world.cleanup.surplus {
+        return Decision { act: Act::Delete, ..decision };
+    }
+    let Some(ttl) = world.cleanup.ttl_seconds else {
+        return decision;
+    };
+    let ended = decision.status.completion_time.as_ref().map_or_else(|| super::created(task), |t| t.0);
+    match until(ended, SignedDuration::from_secs(ttl.into()), now) {
+        Next::OnEvent => Decision { act: Act::Delete, ..decision },
+        next => Decision { next, ..decision },
+    }
+}
+
+/// How long until `since + duration`; `OnEvent` once it is over. What is too far away to be written never comes.
+fn until(since: Timestamp, duration: SignedDuration, now: Timestamp) -> Next {
+    let left = since.checked_add(duration).unwrap_or(Timestamp::MAX).duration_since(now);
+    match std::time::Duration::try_from(left) {
+        Ok(left) if !left.is_zero() => Next::After(left),
+        _ => Next::OnEvent,
+    }
+}
+
+fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, now: Timestamp) -> Decision {
+    report.started(pod, world.agent.as_ref());
+    let cause = Cause::of(task, &report, now);
+    match (&pod.ending, cause) {
+        (Some(Ending::Done { at }), _) => report.completed(*at),
+        // The session was aborted because we, or the limit of time, said so.
+        (Some(Ending::Broken { at, .. }), Some(cause)) if pod.gone_by.is_some() => report.stopped(cause, *at, ""),
+        (Some(Ending::Broken { reason: reasons::TIMEOUT, at, .. }), _) => report.stopped(Cause::timeout(task), *at, ""),
+        (Some(Ending::Broken { reason, message, at }), _) => report.failed(reason, message, *at),
+        (None, cause) => match (pod.gone_by, cause) {
+            (None, Some(cause)) => report.stopping(&cause, Act::Stop { uid: pod.uid.clone() }),
+            (Some(gone_by), cause) => leaving(report, cause, gone_by, now),
+            (None, None) => {
+                let next = deadline(task, &report, now);
+                report.running(pod, next)
+            }
+        },
+    }
+}
+
+/// The pod is being deleted. It says how it ended when it can; a node that is gone never does.
+fn leaving(report: Report<'_>, cause: Option<Cause>, gone_by: Timestamp, now: Timestamp) -> Decision {
+    let silent = "; its node did not confirm the end";
+    match (until(gone_by, LOST_AFTER, now), cause) {
+        (Next::OnEvent, Some(cause)) => report.stopped(cause, None, silent),
+        (Next::OnEvent, None) => report.lost(silent),
+        (next, Some(cause)) => Decision { next, ..report.stopping(&cause, Act::Nothing) },
+        (next, None) => Decision { next, ..report.decide(Act::Nothing) },
+    }
+}
+
+fn without_pod(task: &Task, report: Report<'_>, now: Timestamp) -> Decision {
+    match Cause::of(task, &report, now) {
+        Some(cause) => report.stopped(cause, None, ""),
+        None => report.lost(""),
+    }
+}
+
+/// Why a running Task has to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cause {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Cause {
+    /// The limit of time counts first, as its moment does not move.
+    fn of(task: &Task, report: &Report<'_>, now: Timestamp) -> Option<Self> {
+        let limit = timeout(task).ok().flatten();
+        let over = limit.zip(report.start()).is_some_and(|(limit, start)| until(start, limit, now) == Next::OnEvent);
+        if over {
+            return Some(Self::timeout(task));
+        }
+        let message = "Task stopped by user via the annotation pilothouse.dev/stop".into();
+        stop_asked(task).then_some(Self { reason: reasons::USER_STOPPED, message })
+    }
+
+    fn timeout(task: &Task) -> Self {
+        let message = match &task.spec.timeout {
+            Some(limit) => format!("Task timed out after {limit}"),
+            None => "Task timed out".into(),
+        };
+        Self { reason: reasons::TIMEOUT, message }
+    }
+}
+
+fn deadline(task: &Task, report: &Report<'_>, now: Timestamp) -> Next {
+    match (timeout(task), report.start()) {
+        (Ok(Some(limit)), Some(start)) => until(start, limit, now),
+        _ => Next::OnEvent,
+    }
+}
+
+/// `spec.timeout`; what the schema would have refused is an error that names the field.
+fn timeout(task: &Task) -> Result<Option<SignedDuration>, String> {
+    let Some(limit) = &task.spec.timeout else {
+        return Ok(None);
+    };
+    let parsed = GoDuration::parse(limit).map_err(|e| format!("spec.timeout: {e}"))?;
+    Ok(Some(SignedDuration::try_from(parsed).unwrap_or(SignedDuration::MAX)))
+}
+
+/// A Task without a pod: it starts, or says what it waits for.
+fn waiting(task: &Task, world: &World, report: Report<'_>) -> Decision {
+    if let Some((reason, message)) = refused(task) {
+        return report.refused(reason, &message);
+    }
+    let named = super::agent_of(task).unwrap_or_default();
+    let Some(agent) = &world.agent else {
+        let message = format!("waiting for Agent {named}, which does not exist in this namespace");
+        return report.queued(reasons::AGENT_NOT_FOUND, &message);
+    };
+    if let Some((reason, message)) = not_now(agent) {
+        return report.queued(reason, &message);
+    }
+    let Some(image) = &world.settings.image else {
+        return report.held(
+            reasons::IMAGE_MISSING,
+            "no image of Pilothouse is set: set spec.systemImage.image of PilothouseConfig cluster, or start the \
+             controller with --system-image",
+        );
+    };
+    let Some(url) = &agent.url else {
+        return report.queued(reasons::AGENT_SERVER_NOT_READY, &format!("Agent {named} has no address yet"));
+    };
+    match world.place {
+        Place::Full => {
+            let limit = agent.max_running.unwrap_or_default();
+            let message = format!("Agent {named} runs as many Tasks as it may (maxConcurrentTasks: {limit})");
+            report.queued(reasons::AGENT_AT_CAPACITY, &message)
+        }
+        Place::Held | Place::Unlimited => {
+            report.decide(Act::Start(Box::new(build::start(task, agent, url, image, &world.settings))))
+        }
+    }
+}
+
+/// What a start that did not come about does to the Task: it waits and is tried again, and others go first.
+pub fn start_failed(task: &Task, failure: &Failure, now: Timestamp) -> Decision {
+    Report::new(task, now).held(failure.reason, &failure.message)
+}
+
+/// Whether the Task stands in the queue of its agent.
+pub fn stands_in_queue(task: &Task) -> bool {
+    task.metadata.deletion_timestamp.is_none() && !stop_asked(task) && refused(task).is_none()
+}
+
+/// Why the spec cannot be carried out at all: reason and message.
+pub fn refused(task: &Task) -> Option<(&'static str, String)> {
+    let fields = not_yet::unsupported(&task.spec);
+    if !fields.is_empty() {
+        return Some((reasons::NOT_YET_SUPPORTED, not_yet::message(&fields)));
+    }
+    let invalid = |message: String| Some((reasons::INVALID_SPEC, message));
+    if let Err(message) = timeout(task) {
+        return invalid(message);
+    }
+    if task.spec.agent_ref.is_none() {
+        return invalid("either agentRef or templateRef must be specified".into());
+    }
+    let prompt = task.spec.description.as_deref().unwrap_or_default();
+    if prompt.trim().is_empty() {
+        return invalid("spec.description is empty: it is the prompt".into());
+    }
+    if prompt.len() > build::MAX_PROMPT {
+        return invalid(format!("spec.description is longer than {} KiB", build::MAX_PROMPT / 1024));
+    }
+    None
+}
+
+/// Why the agent takes no work now: reason and message.
+fn not_now(agent: &AgentView) -> Option<(&'static str, String)> {
+    let name = &agent.name;
+    if agent.suspended {
+        return Some((reasons::AGENT_SUSPENDED, format!("Agent {name} is suspended")));
+    }
+    (!agent.ready).then(|| (reasons::AGENT_SERVER_NOT_READY, format!("the server of Agent {name} is not ready")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,404 @@
+use std::{fmt::Write as _, time::Duration};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::TaskStatus,
+    status::Note,
+    task::{Cleanup, Settings},
+};
+
+const UID: &str = "0123456789-uid";
+const START: i64 = 1_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn task(spec: Value) -> Task {
+    serde_json::from_value(json!({
+        "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task",
+        "metadata": {
+            "name": "t", "namespace": "ns", "uid": UID, "generation": 3, "creationTimestamp": "1970-01-01T00:10:00Z",
+        },
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn plain() -> Task {
+    task(json!({"agentRef": {"name": "a"}, "description": "do it"}))
+}
+
+fn stopped(mut task: Task) -> Task {
+    task.metadata.annotations = Some([("pilothouse.dev/stop".to_owned(), "true".to_owned())].into());
+    task
+}
+
+fn limited(mut task: Task) -> Task {
+    task.spec.timeout = Some("1m".into());
+    task
+}
+
+fn leaving(mut task: Task) -> Task {
+    task.metadata.deletion_timestamp = Some(Time(at(1_200)));
+    task
+}
+
+/// The status after a start, made by `step` itself.
+fn running(task: Task) -> Task {
+    let status = step(&task, &world(ours()), at(START)).status;
+    assert_eq!(status.phase, Some(TaskPhase::Running));
+    Task { status: Some(status), ..task }
+}
+
+fn queued(task: Task) -> Task {
+    let status = step(&task, &World { agent: None, ..world(PodState::Absent) }, at(900)).status;
+    Task { status: Some(status), ..task }
+}
+
+fn agent() -> AgentView {
+    AgentView {
+        name: "a".into(),
+        ready: true,
+        url: Some("http://a.ns.svc.cluster.local:4096".into()),
+        revision: Some("main@1a2b3c4".into()),
+        max_running: Some(2),
+        ..AgentView::default()
+    }
+}
+
+fn world(pod: PodState) -> World {
+    World {
+        agent: Some(agent()),
+        place: Place::Held,
+        pod,
+        settings: Settings { image: Some("pilothouse:1".into()), pull_policy: None },
+        cleanup: Cleanup::default(),
+    }
+}
+
+fn view() -> PodView {
+    PodView {
+        uid: "pod-uid".into(),
+        created: at(START),
+        gone_by: None,
+        revision: Some("main@1a2b3c4".into()),
+        session: None,
+        ending: None,
+        held_up: None,
+    }
+}
+
+fn ours() -> PodState {
+    PodState::Ours(view())
+}
+
+fn ended(ending: Ending) -> PodState {
+    let session = serde_json::from_value(json!({"id": "ses_1", "summary": {"messageCount": 2, "cost": "0.100000"}}));
+    PodState::Ours(PodView { ending: Some(ending), session: Some(session.unwrap()), ..view() })
+}
+
+fn broken(reason: &'static str) -> Ending {
+    Ending::Broken { reason, message: "what happened".into(), at: Some(at(1_050)) }
+}
+
+/// Everything of a decision, as text.
+fn show(decision: &Decision) -> String {
+    let mut text = match &decision.act {
+        Act::Start(start) => format!(
+            "act: start {} with {}\n",
+            start.pod.metadata.name.as_deref().unwrap_or_default(),
+            start.prompt.metadata.name.as_deref().unwrap_or_default()
+        ),
+        other => format!("act: {other:?}\n"),
+    };
+    let mut status = decision.status.clone();
+    let conditions = std::mem::take(&mut status.conditions);
+    let _ = writeln!(text, "status: {}", serde_json::to_string(&status).unwrap());
+    for c in conditions {
+        let (since, generation) = (c.last_transition_time.0.as_second(), c.observed_generation.unwrap_or_default());
+        let _ = writeln!(text, "  {}={}/{} since {since} at {generation}: {}", c.type_, c.status, c.reason, c.message);
+    }
+    for Note { warning, reason, action, message } in &decision.notes {
+        let _ = writeln!(text, "event: {}{reason}/{action}: {message}", if *warning { "warning " } else { "" });
+    }
+    let _ = writeln!(text, "next: {:?}", decision.next);
+    text
+}
+
+#[test]
+fn decisions() {
+    let absent = || world(PodState::Absent);
+    let suspended = || World { agent: Some(AgentView { suspended: true, ..agent() }), ..absent() };
+    let not_ready = || World { agent: Some(AgentView { ready: false, ..agent() }), ..absent() };
+    let with_pod = |change: fn(&mut PodView)| {
+        let mut pod = view();
+        change(&mut pod);
+        world(PodState::Ours(pod))
+    };
+    let keep = |ttl: u32| World { cleanup: Cleanup { ttl_seconds: Some(ttl), surplus: false }, ..world(ours()) };
+    let surplus = || World { cleanup: Cleanup { ttl_seconds: None, surplus: true }, ..world(ours()) };
+    let done = || {
+        let done = step(&running(plain()), &world(ended(Ending::Done { at: Some(at(1_050)) })), at(1_051)).status;
+        Task { status: Some(done), ..plain() }
+    };
+    let no_image = || World { settings: Settings::default(), ..absent() };
+    let table: Vec<(&str, Task, World, i64)> = vec![
+        // Before the start.
+        ("new, no agent", plain(), World { agent: None, ..absent() }, 900),
+        ("new, agent suspended", plain(), suspended(), 900),
+        ("new, agent not ready", plain(), not_ready(), 900),
+        ("new, no place", plain(), World { place: Place::Full, ..absent() }, 900),
+        ("new, a place", plain(), absent(), 900),
+        ("queued, still no agent", queued(plain()), World { agent: None, ..absent() }, 950),
+        ("queued, then at capacity", queued(plain()), World { place: Place::Full, ..absent() }, 950),
+        ("queued, a place", queued(plain()), absent(), 950),
+        ("queued, no image", queued(plain()), no_image(), 950),
+        (
+            "queued, agent without address",
+            plain(),
+            World { agent: Some(AgentView { url: None, ..agent() }), ..absent() },
+            950,
+        ),
+        ("queued, stopped", stopped(queued(plain())), absent(), 950),
+        ("new, stopped", stopped(plain()), absent(), 950),
+        ("queued, a strange pod", queued(plain()), world(PodState::Foreign), 950),
+        ("queued, being deleted", leaving(queued(plain())), absent(), 950),
+        ("refused: templateRef", task(json!({"templateRef": {"name": "x"}, "description": "d"})), absent(), 900),
+        (
+            "refused: two fields",
+            task(json!({"agentRef": {"name": "a"}, "description": "d", "priority": 3, "retry": {"limit": 1}})),
+            absent(),
+            900,
+        ),
+        ("refused: no prompt", task(json!({"agentRef": {"name": "a"}})), absent(), 900),
+        (
+            "refused: bad timeout",
+            task(json!({"agentRef": {"name": "a"}, "description": "d", "timeout": "3d"})),
+            absent(),
+            900,
+        ),
+        ("refused: nobody named", task(json!({"description": "d"})), absent(), 900),
+        // While it runs.
+        ("pod created", queued(plain()), world(ours()), START),
+        ("running, nothing new", running(plain()), world(ours()), 1_030),
+        (
+            "running, pod not scheduled",
+            running(plain()),
+            with_pod(|p| p.held_up = Some((reasons::POD_UNSCHEDULABLE, "0/3 nodes are available".into()))),
+            1_030,
+        ),
+        ("running with a limit", running(limited(plain())), world(ours()), 1_030),
+        ("running, agent suspended", running(plain()), World { pod: ours(), ..suspended() }, 1_030),
+        ("running, agent gone", running(plain()), World { agent: None, ..world(ours()) }, 1_030),
+        ("running, being deleted", leaving(running(plain())), world(ours()), 1_030),
+        // How it ends.
+        ("pod succeeded", running(plain()), world(ended(Ending::Done { at: Some(at(1_050)) })), 1_051),
+        ("pod succeeded although stopped", stopped(running(plain())), world(ended(Ending::Done { at: None })), 1_051),
+        ("agent error", running(plain()), world(ended(broken(reasons::AGENT_ERROR))), 1_051),
+        ("out of memory", running(plain()), world(ended(broken(reasons::OOM_KILLED))), 1_051),
+        ("task-run timed out by itself", running(limited(plain())), world(ended(broken(reasons::TIMEOUT))), 1_051),
+        ("pod lost", running(plain()), absent(), 1_051),
+        ("pod replaced by a strange one", running(plain()), world(PodState::Foreign), 1_051),
+        (
+            "pod deleted by somebody, ends",
+            running(plain()),
+            with_pod(|p| {
+                p.gone_by = Some(at(1_060));
+                p.ending = Some(broken(reasons::ABORTED));
+            }),
+            1_051,
+        ),
+        ("pod deleted by somebody, silent", running(plain()), with_pod(|p| p.gone_by = Some(at(1_060))), 1_070),
+        ("pod deleted by somebody, node lost", running(plain()), with_pod(|p| p.gone_by = Some(at(1_060))), 1_120),
+        // Stop and time limit.
+        ("stop asked", stopped(running(plain())), world(ours()), 1_030),
+        ("stopping", stopped(running(plain())), with_pod(|p| p.gone_by = Some(at(1_060))), 1_031),
+        (
+            "stopped, session aborted",
+            stopped(running(plain())),
+            with_pod(|p| {
+                p.gone_by = Some(at(1_060));
+                p.ending = Some(broken(reasons::ABORTED));
+            }),
+            1_032,
+        ),
+        ("stopped, pod gone", stopped(running(plain())), absent(), 1_032),
+        ("stopped, node lost", stopped(running(plain())), with_pod(|p| p.gone_by = Some(at(1_060))), 1_121),
+        ("time over", running(limited(plain())), world(ours()), 1_060),
+        ("time over and stopped", stopped(running(limited(plain()))), world(ours()), 1_060),
+        ("time over, pod gone", running(limited(plain())), absent(), 1_065),
+        (
+            "failed by itself before the stop",
+            stopped(running(plain())),
+            world(ended(broken(reasons::AGENT_ERROR))),
+            1_065,
+        ),
+        // When it is finished.
+        ("finished, no cleanup", done(), world(ours()), 1_100),
+        ("finished, pod gone", done(), absent(), 1_100),
+        ("finished, stop asked too late", stopped(done()), world(ours()), 1_100),
+        ("finished, kept a while", done(), keep(100), 1_100),
+        ("finished, time over", done(), keep(100), 1_150),
+        ("finished, deleted at once", done(), keep(0), 1_051),
+        ("finished, one too many", done(), surplus(), 1_100),
+        ("finished, being deleted", leaving(done()), surplus(), 1_200),
+    ];
+    let mut text = String::new();
+    for (name, task, world, now) in table {
+        let _ = writeln!(text, "## {name}\n{}", show(&step(&task, &world, at(now))));
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_failed_start_is_shown_and_leaves_the_task_queued() {
+    let failure = Failure::transient(reasons::POD_CREATION_FAILED, "cannot create the pod: exceeded quota");
+    let decision = start_failed(&queued(plain()), &failure, at(950));
+    assert_eq!(decision.act, Act::Nothing);
+    assert_eq!(decision.status.phase, Some(TaskPhase::Queued));
+    let again = start_failed(&Task { status: Some(decision.status.clone()), ..plain() }, &failure, at(970));
+    assert_eq!((again.status, again.notes.len()), (decision.status, 0), "the second failure changes nothing");
+}
+
+#[test]
+fn the_echo_of_a_request_is_part_of_every_decision() {
+    let mut task = plain();
+    task.metadata.annotations = Some([("pilothouse.dev/reconcile-at".to_owned(), "now".to_owned())].into());
+    for pod in [PodState::Absent, PodState::Foreign, ours(), ended(broken(reasons::AGENT_ERROR))] {
+        let status = step(&task, &world(pod), at(900)).status;
+        assert_eq!(status.last_handled_reconcile_at.as_deref(), Some("now"));
+    }
+}
+
+#[test]
+fn a_started_task_keeps_its_agent() {
+    let mut task = running(plain());
+    task.spec.agent_ref = Some("b".into());
+    assert_eq!(crate::task::agent_of(&task), Some("a"));
+    let status = step(&task, &world(ours()), at(1_010)).status;
+    assert_eq!(status.agent_ref.map(|r| r.name).as_deref(), Some("a"));
+}
+
+fn any_status() -> impl Strategy<Value = Option<TaskStatus>> {
+    let phases = prop::option::of(prop::sample::select(vec![
+        TaskPhase::Pending,
+        TaskPhase::Queued,
+        TaskPhase::Running,
+        TaskPhase::Completed,
+        TaskPhase::Failed,
+    ]));
+    let time = || prop::option::of((-1_000_000..1_000_000i64).prop_map(|s| Time(at(s))));
+    prop::option::of((phases, time(), time()).prop_map(|(phase, start_time, completion_time)| TaskStatus {
+        phase,
+        start_time,
+        completion_time,
+        ..TaskStatus::default()
+    }))
+}
+
+fn any_task() -> impl Strategy<Value = Task> {
+    let timeout =
+        prop::option::of(prop_oneof!["[0-9]{0,20}[smhd]?", Just("1m".to_owned()), Just("2562047h".to_owned())]);
+    let agent = prop::option::of(Just("a"));
+    (timeout, agent, prop::option::of("[a-z ]{0,5}"), any_status(), any::<bool>(), any::<bool>()).prop_map(
+        |(timeout, agent, description, status, stop, deleted)| {
+            let mut task = plain();
+            task.spec.timeout = timeout.map(GoDuration);
+            task.spec.agent_ref = agent.map(Into::into);
+            task.spec.description = description;
+            task.status = status;
+            let task = if stop { stopped(task) } else { task };
+            if deleted { leaving(task) } else { task }
+        },
+    )
+}
+
+fn any_pod() -> impl Strategy<Value = PodState> {
+    let reason =
+        prop::sample::select(vec![reasons::AGENT_ERROR, reasons::ABORTED, reasons::TIMEOUT, reasons::POD_FAILED]);
+    let time = || prop::option::of((-1_000_000..1_000_000i64).prop_map(at));
+    let ending = prop_oneof![
+        time().prop_map(|at| Ending::Done { at }),
+        (reason, time()).prop_map(|(reason, at)| Ending::Broken { reason, message: "m".into(), at }),
+    ];
+    prop_oneof![
+        Just(PodState::Absent),
+        Just(PodState::Foreign),
+        (prop::option::of(ending), time(), any::<bool>()).prop_map(|(ending, gone_by, held)| {
+            let held_up = held.then(|| (reasons::IMAGE_PULL_FAILED, "m".to_owned()));
+            PodState::Ours(PodView { ending, gone_by, held_up, ..view() })
+        }),
+    ]
+}
+
+fn any_world() -> impl Strategy<Value = World> {
+    let place = prop::sample::select(vec![Place::Held, Place::Full, Place::Unlimited]);
+    let agent = prop::option::of((any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(ready, suspended, url)| {
+        AgentView { ready, suspended, url: url.then(|| "http://a".into()), ..agent() }
+    }));
+    let cleanup = (prop::option::of(any::<u32>()), any::<bool>())
+        .prop_map(|(ttl_seconds, surplus)| Cleanup { ttl_seconds, surplus });
+    (agent, place, any_pod(), any::<bool>(), cleanup).prop_map(|(agent, place, pod, image, cleanup)| World {
+        agent,
+        place,
+        pod,
+        settings: Settings { image: image.then(|| "i".into()), pull_policy: None },
+        cleanup,
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_finished_task_stays_as_it_is(task in any_task(), worlds in prop::collection::vec((any_world(), -1_000_000..1_000_000i64), 1..20)) {
+        let mut task = task;
+        let mut finished: Option<TaskStatus> = None;
+        for (world, now) in worlds {
+            let decision = step(&task, &world, at(now));
+            if let Some(before) = &finished {
+                prop_assert_eq!(&decision.status, before);
+                prop_assert!(matches!(decision.act, Act::Nothing | Act::Delete));
+                prop_assert!(decision.notes.is_empty());
+            }
+            let ended = decision.status.phase.is_some_and(TaskPhase::is_terminal);
+            task.status = Some(decision.status);
+            if ended && finished.is_none() {
+                finished.clone_from(&task.status);
+                finished.as_mut().unwrap().observed_generation = task.metadata.generation;
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_world_again_changes_nothing(task in any_task(), world in any_world(), now in -1_000_000..1_000_000i64) {
+        let first = step(&task, &world, at(now));
+        let second = step(&Task { status: Some(first.status.clone()), ..task }, &world, at(now + 1));
+        if first.status.phase.is_some_and(|p| p.is_terminal()) || first.act == second.act {
+            // Time may end a Task; otherwise one more look is one more time nothing.
+            let ended_by_time = second.status.phase != first.status.phase;
+            prop_assert!(ended_by_time || (second.notes.is_empty() && second.status == first.status), "{first:?}\n{second:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_starts_without_all_it_needs(task in any_task(), world in any_world(), now in -1_000_000..1_000_000i64) {
+        if let Act::Start(_) = step(&task, &world, at(now)).act {
+            prop_assert!(world.place != Place::Full && world.pod == PodState::Absent);
+            let agent = world.agent.unwrap();
+            prop_assert!(agent.ready && !agent.suspended);
+            prop_assert!(stands_in_queue(&task) && crate::task::phase(&task) != Some(TaskPhase::Running));
+        }
+    }
+
+    #[test]
+    fn waiting_is_bounded(task in any_task(), world in any_world(), now in -1_000_000..1_000_000i64) {
+        let decision = step(&task, &world, at(now));
+        if let Next::After(delay) = decision.next {
+            prop_assert!(delay > Duration::ZERO);
+        }
+    }
+}
