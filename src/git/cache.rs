@@ -42,14 +42,6 @@ impl GixRemote {
         Ok(Self { folder: folder.to_owned(), limits, locks: Mutex::default() })
     }
 
-    /// Removes the repository of a remote that nobody follows any more.
-    pub fn forget(&self, cache: &str) {
-        let lock = self.lock(cache);
-        let _held = lock.lock();
-        let _ = fs::remove_dir_all(self.path(cache));
-        self.locks.lock().remove(cache);
-    }
-
     fn lock(&self, cache: &str) -> Arc<Mutex<()>> {
         self.locks.lock().entry(cache.to_owned()).or_default().clone()
     }
@@ -140,6 +132,13 @@ impl GitRemote for GixRemote {
             }
             other => other,
         }
+    }
+
+    fn forget(&self, cache: &str) {
+        let lock = self.lock(cache);
+        let _held = lock.lock();
+        let _ = fs::remove_dir_all(self.path(cache));
+        self.locks.lock().remove(cache);
     }
 }
 

@@ -13,6 +13,7 @@ mod http;
 pub mod refs;
 pub mod remote;
 mod session;
+pub mod sources;
 pub mod url;
 mod walk;
 
@@ -21,4 +22,5 @@ pub use credential::Credential;
 pub use error::{GitError, Reason};
 pub use refs::{CommitId, Reference, RemoteRef, Resolved};
 pub use remote::{Access, Fetched, GitRemote, Limits, Skipped, Stop};
+pub use sources::{Demand, RemoteKey, RemoteSpec, RemoteState, Sources, Subscriber};
 pub use url::RemoteUrl;

@@ -80,6 +80,11 @@ pub trait GitRemote: Send + Sync + 'static {
 
     /// The files of one commit, without history.
     fn fetch(&self, access: &Access, commit: &CommitId, stop: &Arc<Stop>) -> Result<Fetched, GitError>;
+
+    /// Nobody follows what is kept under this [`Access::cache`] any more.
+    fn forget(&self, cache: &str) {
+        let _ = cache;
+    }
 }
 
 /// Ends an operation from outside, at a deadline or because nobody wants its result.

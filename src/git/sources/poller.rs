@@ -1,0 +1,199 @@
+//! The loop of one remote: wait, list, fetch, tell.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{Counters, Inner, Remote, RemoteState, Subscriber, pace::Pace};
+use crate::git::{
+    CommitId, Fetched, GitError, Reason, Reference, RemoteRef, Resolved, Stop,
+    refs::{self, RefError},
+};
+
+/// How long a finished deadline may take to be noticed, for example in a name lookup, before its thread is abandoned.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// Follows one remote until nobody does.
+pub(super) async fn run(inner: Arc<Inner>, remote: Arc<Remote>) {
+    let mut pace = Pace::default();
+    let mut last: Option<Instant> = None;
+    loop {
+        let work = async {
+            let listing = due(&inner, &remote, pace, last).await;
+            round(&inner, &remote, listing).await
+        };
+        let failed = tokio::select! {
+            () = remote.stop.cancelled() => return,
+            failed = work => failed,
+        };
+        pace = Pace { failures: if failed { pace.failures.saturating_add(1) } else { 0 }, share: rand::random() };
+        last = Some(Instant::now());
+    }
+}
+
+/// Waits until there is something to do; whether that is a listing.
+async fn due(inner: &Inner, remote: &Remote, pace: Pace, last: Option<Instant>) -> bool {
+    loop {
+        let (interval, poked, lacks_tree) = {
+            let status = remote.status.lock();
+            (status.interval(), status.poked > status.state.answered, status.lacks_tree())
+        };
+        let Some(last) = last.filter(|_| !poked) else { return true };
+        let pinned = matches!(remote.reference, Reference::Commit(_));
+        let delay = pace.delay(if pinned { Duration::MAX } else { interval }, &inner.options.backoff);
+        if lacks_tree && pace.failures == 0 {
+            return false;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(last + delay) => return true,
+            () = remote.wake.notified() => {}
+        }
+    }
+}
+
+/// What a round found out.
+#[derive(Default)]
+struct Outcome {
+    observed: Option<Resolved>,
+    tree: Option<(CommitId, Arc<Fetched>)>,
+    error: Option<GitError>,
+}
+
+/// One listing, where asked for, and one fetch, where needed. Returns whether it failed.
+async fn round(inner: &Arc<Inner>, remote: &Arc<Remote>, listing: bool) -> bool {
+    let Some(_turn) = inner.hosts.turn(&remote.access.url).await else { return true };
+    let poked = remote.status.lock().poked;
+    let outcome = attempt(inner, remote, listing).await;
+    if let Some(GitError { retry_after: Some(pause), .. }) = &outcome.error {
+        inner.hosts.pause(&remote.access.url, *pause);
+    }
+    let failed = outcome.error.is_some();
+    let woken = settle(remote, outcome, listing.then_some(poked));
+    if !woken.is_empty() {
+        inner.wake(&woken);
+    }
+    failed
+}
+
+/// A new commit and its tree are told in one piece, so that nobody sees the one without the other.
+async fn attempt(inner: &Arc<Inner>, remote: &Arc<Remote>, listing: bool) -> Outcome {
+    let resolved =
+        if listing { resolve(inner, remote).await.map(Some) } else { Ok(remote.status.lock().state.observed.clone()) };
+    let observed = match resolved {
+        Ok(Some(observed)) => observed,
+        Ok(None) => return Outcome::default(),
+        Err(error) => return Outcome { error: Some(error), ..Outcome::default() },
+    };
+    let commit = observed.commit.clone();
+    if !remote.status.lock().lacks(&commit) {
+        return Outcome { observed: Some(observed), ..Outcome::default() };
+    }
+    match fetch(inner, remote, &commit).await {
+        Ok(tree) => Outcome { observed: Some(observed), tree: Some((commit, Arc::new(tree))), error: None },
+        Err(error) => {
+            let message = format!("cannot fetch {}: {}", observed.revision, error.message);
+            Outcome { observed: Some(observed), tree: None, error: Some(GitError { message, ..error }) }
+        }
+    }
+}
+
+/// Writes down how a round went and names those who must hear of it.
+fn settle(remote: &Remote, outcome: Outcome, answered: Option<u64>) -> Vec<Subscriber> {
+    let mut status = remote.status.lock();
+    let after = RemoteState {
+        observed: outcome.observed.or_else(|| status.state.observed.clone()),
+        error: outcome.error,
+        answered: answered.unwrap_or(status.state.answered),
+    };
+    let news = after != status.state || outcome.tree.is_some();
+    status.state = after;
+    if outcome.tree.is_some() {
+        status.tree = outcome.tree;
+    }
+    status.release();
+    if !news {
+        return vec![];
+    }
+    let url = &remote.access.url;
+    match (&status.state.error, &status.state.observed) {
+        (Some(error), _) => warn!(%url, reference = %remote.reference, reason = error.reason.as_str(), "{error}"),
+        (None, Some(observed)) => info!(%url, revision = observed.revision, "observed"),
+        (None, None) => {}
+    }
+    status.subscribers.keys().cloned().collect()
+}
+
+async fn resolve(inner: &Arc<Inner>, remote: &Arc<Remote>) -> Result<Resolved, GitError> {
+    if matches!(remote.reference, Reference::Commit(_)) {
+        return Ok(refs::choose(&[], &remote.reference)?);
+    }
+    remote.reference.check()?;
+    let listing = list(inner, remote, refs::prefixes(&remote.reference)).await?;
+    match refs::choose(&listing, &remote.reference) {
+        Ok(resolved) => Ok(resolved),
+        // Once more without the filter, to name what is alike; not again while it stays missing.
+        Err(RefError::NotFound { .. }) if !remote.is_missing() => {
+            let all = list(inner, remote, vec!["refs/heads/".into(), "refs/tags/".into()]).await?;
+            Ok(refs::choose(&all, &remote.reference)?)
+        }
+        Err(error @ RefError::NotFound { .. }) => Err(remote.status.lock().state.error.clone().unwrap_or(error.into())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Remote {
+    fn is_missing(&self) -> bool {
+        self.status.lock().state.error.as_ref().is_some_and(|error| error.reason == Reason::ReferenceNotFound)
+    }
+}
+
+async fn list(inner: &Arc<Inner>, remote: &Arc<Remote>, prefixes: Vec<String>) -> Result<Vec<RemoteRef>, GitError> {
+    Counters::add(&inner.counters.listings);
+    let result =
+        blocking(inner, remote, move |inner, remote, stop| inner.git.list(&remote.access, &prefixes, stop)).await;
+    if result.is_err() {
+        Counters::add(&inner.counters.failed_listings);
+    }
+    result
+}
+
+async fn fetch(inner: &Arc<Inner>, remote: &Arc<Remote>, commit: &CommitId) -> Result<Fetched, GitError> {
+    Counters::add(&inner.counters.fetches);
+    let (commit, started) = (commit.clone(), Instant::now());
+    let result =
+        blocking(inner, remote, move |inner, remote, stop| inner.git.fetch(&remote.access, &commit, stop)).await;
+    match &result {
+        Ok(fetched) => {
+            debug!(url = %remote.access.url, files = fetched.tree.len(), took = ?started.elapsed(), "fetched")
+        }
+        Err(_) => Counters::add(&inner.counters.failed_fetches),
+    }
+    result
+}
+
+/// Runs `work` on a thread for blocking things, stopped at the deadline and when this future is dropped.
+async fn blocking<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    remote: &Arc<Remote>,
+    work: impl FnOnce(&Inner, &Remote, &Arc<Stop>) -> Result<T, GitError> + Send + 'static,
+) -> Result<T, GitError> {
+    let limit = remote.status.lock().timeout();
+    let stop = Arc::new(Stop::after(limit));
+    let (inner, remote, given) = (inner.clone(), remote.clone(), stop.clone());
+    let work = tokio::task::spawn_blocking(move || work(&inner, &remote, &given));
+    let _stopped = StopOnDrop(stop);
+    match tokio::time::timeout(limit + GRACE, work).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(GitError::new(Reason::ProtocolError, "a bug in Pilothouse: reading the remote panicked")),
+        Err(_) => Err(crate::git::remote::timeout()),
+    }
+}
+
+struct StopOnDrop(Arc<Stop>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.now();
+    }
+}
