@@ -9,5 +9,6 @@ mod common;
 mod controller;
 mod crds;
 mod git_remote;
+mod node;
 mod pod;
 mod yaml_reference;

@@ -23,7 +23,8 @@ const usage = `cluster: real Kubernetes clusters from Go modules, for tests and 
   cluster exec CMD...            run CMD in the network and mount namespaces of a cluster with a node
   cluster image WHAT...          make an image archive (pause, executor, opencode, pilothouse BINARY), print its path
   cluster load-image TAR...      import image archives into the node's containerd
-  cluster fake-nodes             run KWOK for nodes annotated pilothouse.dev/fake=true until standard input is closed
+  cluster tag-image FROM TO      give an image of the node another reference
+  cluster fake-nodes [COUNT]        run KWOK for nodes annotated pilothouse.dev/fake=true until standard input is closed
   cluster in-netns CMD...        run CMD in new network, mount and process namespaces (root)
   cluster clean                  remove every built program and image of the cache
 
@@ -56,6 +57,7 @@ var commands = map[string]func(options) error{
 	"exec":       cmdExec,
 	"image":      cmdImage,
 	"load-image": cmdLoadImage,
+	"tag-image":  cmdTagImage,
 	"fake-nodes": cmdFakeNodes,
 	"in-netns":   cmdInNetns,
 	"init":       cmdInit,

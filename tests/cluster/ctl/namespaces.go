@@ -105,10 +105,11 @@ func cmdInNetns(o options) error {
 	if len(o.args) == 0 {
 		return fmt.Errorf("needs a command")
 	}
-	if err := prepare(true); err != nil {
+	sweep()
+	defer sweep()
+	if err := prepareImages(); err != nil {
 		return err
 	}
-	defer sweep()
 	cmd, err := isolated(o.args...)
 	if err != nil {
 		return err

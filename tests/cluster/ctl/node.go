@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"time"
@@ -43,7 +44,9 @@ func (i *instance) prepareNode() error {
 
 func bridgeUp() error {
 	script := "ip link show " + bridge + " >/dev/null 2>&1 || ip link add " + bridge + " type bridge; " +
-		"ip addr replace " + bridgeIP + "/16 dev " + bridge + " && ip link set " + bridge + " up && echo 1 > /proc/sys/net/ipv4/ip_forward"
+		"ip addr replace " + bridgeIP + "/16 dev " + bridge + " && ip link set " + bridge + " up && " +
+		// Without a default route the node itself would not even try a Service's address.
+		"ip route replace " + serviceNet + " dev " + bridge + " && echo 1 > /proc/sys/net/ipv4/ip_forward"
 	if err := runWatched(exec.Command("sh", "-c", script), func(string) {}); err != nil {
 		return err
 	}
@@ -135,4 +138,11 @@ func cmdLoadImage(o options) error {
 		}
 	}
 	return nil
+}
+
+func cmdTagImage(o options) error {
+	if len(o.args) != 2 {
+		return fmt.Errorf("needs two image references: the one that is there, and the new one")
+	}
+	return runWatched(newInstance(o).ctr("images", "tag", "--force", o.args[0], o.args[1]), func(string) {})
 }

@@ -99,6 +99,18 @@ func prepare(node bool) error {
 	return err
 }
 
+// prepareImages fetches everything that clusters inside of namespaces will want, because there is no network in there.
+func prepareImages() error {
+	if err := prepare(true); err != nil {
+		return err
+	}
+	if err := needPackages(imagePackages); err != nil {
+		return err
+	}
+	_, err := opencodeProgram()
+	return err
+}
+
 // supervise starts the components, tells the caller, and ends them when it is time.
 func (i *instance) supervise(o options) error {
 	defer i.tearDown()

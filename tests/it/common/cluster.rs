@@ -86,7 +86,9 @@ impl Cluster {
     /// # Panics
     /// When it does not come up; the supervisor has said why on standard error.
     pub(crate) fn start(shape: Shape) -> Self {
-        let name = unique(&format!("it-{}", std::process::id()));
+        // Not the process id: inside of namespaces small numbers come back.
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros();
+        let name = unique(&format!("it-{now:x}"));
         let mut command = Command::new(script());
         command.args(["run", "--name", &name]);
         if shape.node {

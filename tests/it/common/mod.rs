@@ -12,4 +12,6 @@ pub(crate) mod cluster;
 pub(crate) mod controller;
 pub(crate) mod git_server;
 pub(crate) mod model;
+pub(crate) mod node;
 pub(crate) mod opencode;
+pub(crate) mod process;

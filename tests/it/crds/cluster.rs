@@ -235,3 +235,14 @@ async fn kubectl_get_shows_state_first() {
     let names = String::from_utf8(out.stdout).unwrap();
     assert_eq!(names.lines().count(), 4, "the category holds every kind: {names}");
 }
+
+/// `kubectl apply` without `--server-side` keeps a copy of the whole in an annotation, which may have 256 KiB.
+#[tokio::test]
+async fn plain_kubectl_can_apply_the_files() {
+    let (cluster, _) = with_crds().await;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
+    let out = cluster.kubectl(["apply", "--dry-run=server", "-f", folder]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("Too long"));
+    assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), api::crds().unwrap().len());
+}

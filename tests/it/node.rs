@@ -1,0 +1,3 @@
+//! Tests with real pods. `tests/run` runs them in namespaces of their own: see `common::node`.
+
+mod opencode;
