@@ -39,7 +39,7 @@ func (i *instance) folders() error {
 	if len(i.dir) > 70 {
 		return fmt.Errorf("the folder %s is too long for the sockets in it: set TMPDIR to something short", i.dir)
 	}
-	for _, sub := range []string{"run", "log", "pki", "etcd", "bin"} {
+	for _, sub := range []string{"log", "pki", "etcd", "bin"} {
 		if err := os.MkdirAll(i.file(sub), 0o700); err != nil {
 			return err
 		}

@@ -155,7 +155,7 @@ func cleanLeftovers(dir string) {
 	}
 	unmountAll(dir)
 	removeCgroups(filepath.Base(dir))
-	for _, part := range []string{"run", "containerd/state", "cni-data", "kubelet/pods", "api.sock", "containerd.sock"} {
+	for _, part := range []string{"containerd/state", "cni-data", "kubelet/pods", "api.sock", "containerd.sock"} {
 		os.RemoveAll(filepath.Join(dir, part))
 	}
 }

@@ -162,11 +162,6 @@ func (i *instance) runOutside(o options) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	pid := []byte(fmt.Sprintln(cmd.Process.Pid, startTime(cmd.Process.Pid)))
-	if err := os.WriteFile(i.file("init.pid"), pid, 0o600); err != nil {
-		return err
-	}
-	defer os.Remove(i.file("init.pid"))
 	go forward(listener, func() (net.Conn, error) { return net.Dial("unix", i.file("api.sock")) })
 	go func() {
 		<-i.stopping
@@ -238,12 +233,13 @@ func cmdExec(o options) error {
 	}
 	dir := stateOf(o.name)
 	env := append(os.Environ(), "KUBECONFIG="+filepath.Join(dir, "admin.kubeconfig"), "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
+	if !running(dir) {
+		return fmt.Errorf("%s is not running", o.name)
+	}
 	args := o.args
-	if pid := recorded(filepath.Join(dir, "init.pid")); pid != 0 {
+	if pid := otherNetwork(dir); pid != 0 {
 		args = append([]string{"nsenter", "-t", strconv.Itoa(pid), "-n", "-m", "-p", "--"}, args...)
 		env = append(env, insideVar+"=1")
-	} else if !running(dir) {
-		return fmt.Errorf("%s is not running", o.name)
 	}
 	os.Setenv("PATH", filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
 	path, err := exec.LookPath(args[0])
@@ -251,4 +247,15 @@ func cmdExec(o options) error {
 		return err
 	}
 	return syscall.Exec(path, args, env)
+}
+
+// otherNetwork finds a process of the instance whose network is not ours.
+func otherNetwork(dir string) int {
+	ours, _ := os.Readlink("/proc/self/ns/net")
+	for _, p := range processesOf(dir) {
+		if theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", p.pid)); err == nil && theirs != ours {
+			return p.pid
+		}
+	}
+	return 0
 }

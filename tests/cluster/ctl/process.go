@@ -42,7 +42,7 @@ func (i *instance) start(name, path string, args ...string) error {
 		i.died <- p
 	}()
 	i.procs = append(i.procs, p)
-	return os.WriteFile(i.file("run", name+".pid"), []byte(fmt.Sprintln(cmd.Process.Pid, startTime(cmd.Process.Pid))), 0o600)
+	return nil
 }
 
 func (i *instance) process(name string) *process {
@@ -109,19 +109,6 @@ func tail(file string, lines int) string {
 	return string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
 }
 
-// startTime tells a process from a later one with the same id; empty when there is none.
-func startTime(pid int) string {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ""
-	}
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 {
-		return ""
-	}
-	return string(fields[19])
-}
-
 // residentMiB is a process's memory, 0 when it is gone.
 func residentMiB(pid int) int {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -130,20 +117,6 @@ func residentMiB(pid int) int {
 		fmt.Sscan(string(bytes.Fields(rest)[0]), &kib)
 	}
 	return kib / 1024
-}
-
-// recorded reads "pid starttime" files, and gives the pid only while that very process lives.
-func recorded(file string) int {
-	var pid int
-	var since string
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
-	if _, err := fmt.Sscan(string(data), &pid, &since); err != nil || startTime(pid) != since {
-		return 0
-	}
-	return pid
 }
 
 func (i *instance) file(parts ...string) string {

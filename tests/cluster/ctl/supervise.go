@@ -46,9 +46,6 @@ func cmdRun(o options) error {
 		return err
 	}
 	cleanLeftovers(i.dir)
-	if err := i.folders(); err != nil {
-		return err
-	}
 	if !o.background {
 		if err := os.WriteFile(i.file("temporary"), nil, 0o600); err != nil {
 			return err
@@ -202,7 +199,6 @@ func (i *instance) tearDown() {
 	}
 	i.stop("kube-apiserver", 15*time.Second)
 	i.stop("etcd", 10*time.Second)
-	os.RemoveAll(i.file("run"))
 }
 
 func (i *instance) stopAtEOF() {
