@@ -104,6 +104,7 @@ pub struct AgentSpec {
     /// Port of the Service, and of the server inside the pod.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
+    #[x_kube(validation = ("self != 14096", "port 14096 is taken by the door of the agent's pod"))]
     pub port: i32,
     /// Further ports of the executor container. 14096 is taken. Replaces the template's list, also when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]

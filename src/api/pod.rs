@@ -52,13 +52,14 @@ pub struct CredentialSecret {
 }
 
 /// A further port of the executor container, also on the Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct ExtraPort {
     /// Name of the port, unique in the list.
     #[schemars(length(min = 1, max = 15))]
     pub name: String,
     /// Number of the port.
     #[schemars(range(min = 1, max = 65535))]
+    #[x_kube(validation = ("self != 14096", "port 14096 is taken by the door of the agent's pod"))]
     pub port: i32,
     /// TCP or UDP.
     #[serde(default)]

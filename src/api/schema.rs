@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// A core type of Kubernetes, with its structure and without its prose (which alone is 300 KiB an Agent).
 pub(crate) fn embedded<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
@@ -70,6 +70,7 @@ pub(crate) fn for_each_child(schema: &mut Map<String, Value>, visit: fn(&mut Map
 ///
 /// - No `nullable`: a `null` in a manifest is an error that names the field, not a silent absence.
 /// - No number formats that the API server does not know (`uint32`, …).
+/// - Bounds of integers as integers, not as `1.0`.
 /// - No titles; they repeat the name of a Rust type.
 /// - Descriptions in one line a paragraph.
 pub(crate) fn settle(schema: &mut Map<String, Value>) {
@@ -78,11 +79,19 @@ pub(crate) fn settle(schema: &mut Map<String, Value>) {
     if schema.get("format").and_then(Value::as_str).is_some_and(|f| f.starts_with("uint") || f == "double") {
         schema.remove("format");
     }
-    if schema.get("minimum") == Some(&json!(0.0)) {
-        schema.insert("minimum".into(), json!(0));
+    for bound in ["minimum", "maximum"] {
+        if let Some(whole) = schema.get(bound).and_then(Value::as_f64).and_then(whole) {
+            schema.insert(bound.into(), whole.into());
+        }
     }
     if let Some(Value::String(text)) = schema.get_mut("description") {
         *text = text.split("\n\n").map(|p| p.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
     }
     for_each_child(schema, settle);
+}
+
+/// The number as an integer, where it is one that every `f64` holds exactly.
+#[allow(clippy::cast_possible_truncation)] // checked
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
 }
