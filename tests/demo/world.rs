@@ -50,7 +50,9 @@ impl World {
         let pilothouse = format!("pilothouse={}", env!("CARGO_BIN_EXE_pilothouse"));
         let images = run(Command::new(script()).args(["image", "opencode", "executor", &pilothouse]))?;
         run(Command::new(script()).args(["load-image", "--name", &cluster.ready.name]).args(images.lines()))?;
-        let git = GitServer::http_on(&format!("{HOST}:0"));
+        // The Git server has a runtime of its own, which must not start inside of ours.
+        let git = tokio::task::spawn_blocking(|| GitServer::http_on(&format!("{HOST}:0"))).await;
+        let git = git.map_err(|e| e.to_string())?;
         git.behave(|b| b.authorization = Some(basic(USER, PASSWORD)));
         let model = Model::start_on(&format!("{HOST}:0")).await;
         let work = tempfile::tempdir().map_err(|e| e.to_string())?;

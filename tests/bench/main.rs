@@ -1,0 +1,49 @@
+//! `make bench`: numbers, measured against real components, with their goals.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement stops at the first surprise")]
+
+mod agents;
+#[path = "../it/common/mod.rs"]
+mod common;
+mod program;
+mod push;
+mod table;
+mod world;
+
+use table::Number;
+
+/// What can be measured: names of numbers, and what measures them together.
+type Measure = (&'static [&'static str], fn(&tokio::runtime::Runtime) -> Vec<Number>);
+
+const ALL: &[Measure] = &[
+    (&["binary_mib", "startup_ready_s"], program::measure),
+    (&["push_to_applied_ms"], push::measure),
+    (
+        &[
+            "cold_100_syncs_s",
+            "create_100_agents_s",
+            "steady_api_writes",
+            "steady_ref_listings_per_interval",
+            "controller_rss_mib",
+        ],
+        agents::measure,
+    ),
+];
+
+fn main() {
+    let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-'));
+    let chosen: Vec<_> = ALL.iter().filter(|(names, _)| wanted.as_deref().is_none_or(|w| names.contains(&w))).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = ALL.iter().flat_map(|(names, _)| names.iter().copied()).collect();
+        eprintln!("there is no number {:?}; there are {}", wanted.unwrap_or_default(), names.join(", "));
+        std::process::exit(2);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut numbers = vec![];
+    for (names, measure) in chosen {
+        eprintln!("measuring {}", names.join(", "));
+        numbers.extend(measure(&runtime));
+    }
+    table::print(&numbers);
+    table::write(&numbers);
+}

@@ -1,0 +1,62 @@
+//! Numbers, as a table and as JSON.
+
+use serde_json::json;
+
+/// One measured number; lower is better.
+pub(crate) struct Number {
+    /// Its name, with the unit as its suffix.
+    pub(crate) name: &'static str,
+    /// The unit.
+    pub(crate) unit: &'static str,
+    /// What to reach.
+    pub(crate) goal: f64,
+    /// Every measurement.
+    pub(crate) samples: Vec<f64>,
+}
+
+impl Number {
+    /// A number from its measurements.
+    pub(crate) fn new(name: &'static str, unit: &'static str, goal: f64, mut samples: Vec<f64>) -> Self {
+        assert!(!samples.is_empty(), "{name} was not measured");
+        samples.sort_by(f64::total_cmp);
+        Self { name, unit, goal, samples }
+    }
+
+    fn median(&self) -> f64 {
+        self.samples[self.samples.len() / 2]
+    }
+}
+
+/// Prints the table.
+pub(crate) fn print(numbers: &[Number]) {
+    println!("\n{:<36} {:>6} {:>4} {:>10} {:>10} {:>10} {:>10}", "number", "unit", "n", "min", "median", "max", "goal");
+    for n in numbers {
+        let (min, max) = (n.samples[0], n.samples[n.samples.len() - 1]);
+        let missed = if n.median() > n.goal { "  missed" } else { "" };
+        println!(
+            "{:<36} {:>6} {:>4} {min:>10.2} {:>10.2} {max:>10.2} {:>10.2}{missed}",
+            n.name,
+            n.unit,
+            n.samples.len(),
+            n.median(),
+            n.goal
+        );
+    }
+}
+
+/// Writes `target/bench.json`.
+pub(crate) fn write(numbers: &[Number]) {
+    let list: Vec<_> = numbers
+        .iter()
+        .map(|n| {
+            json!({
+                "name": n.name, "unit": n.unit, "n": n.samples.len(), "goal": n.goal,
+                "min": n.samples[0], "median": n.median(), "max": n.samples[n.samples.len() - 1],
+            })
+        })
+        .collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench.json");
+    std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+    std::fs::write(path, serde_json::to_string_pretty(&list).unwrap()).unwrap();
+    println!("\nwritten to target/bench.json");
+}

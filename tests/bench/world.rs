@@ -1,0 +1,46 @@
+//! What measurements share.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{
+    cluster::{Cluster, Shape},
+    controller::Controller,
+};
+
+/// A control plane without a scheduler, as the goals mean it.
+pub(crate) fn cluster() -> &'static Cluster {
+    static SHARED: std::sync::OnceLock<Cluster> = std::sync::OnceLock::new();
+    SHARED.get_or_init(|| Cluster::start(Shape { no_scheduler: true, node: false }))
+}
+
+/// Tries until there is a value, without sleeping long: the time until then is what is measured.
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(limit: Duration, mut check: impl FnMut() -> F) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(started.elapsed() < limit, "it did not happen within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// GET; the body of a 200.
+pub(crate) async fn get(url: &str) -> Option<String> {
+    use http_body_util::{BodyExt, Empty};
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    let request = http::Request::get(url).body(Empty::<bytes::Bytes>::new()).unwrap();
+    let answer = client.request(request).await.ok().filter(|a| a.status().is_success())?;
+    Some(String::from_utf8_lossy(&answer.into_body().collect().await.ok()?.to_bytes()).into_owned())
+}
+
+/// Whether the controller's caches are filled.
+pub(crate) async fn ready(controller: &Controller) -> bool {
+    get(&format!("{}/readyz", controller.health)).await.is_some()
+}
+
+/// Waits until the controller leads.
+pub(crate) async fn leading(controller: &Controller) {
+    let url = format!("{}/metrics", controller.health);
+    until(Duration::from_secs(30), || async { get(&url).await.filter(|t| t.contains("pilothouse_leader 1")) }).await;
+}
