@@ -1,0 +1,224 @@
+//! The rollout gate: may a new pod template replace the running one now? (pure)
+//!
+//! Every cause of a new pod template passes here: images, environment, configuration, credentials, mounts, templates,
+//! cluster configuration, suspension. State lives in an annotation of the Deployment ([`State`]), written in the same
+//! request as the template it speaks of, so a crash repeats no rollout and loses no clock.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What an agent's server does, as far as anybody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// No server process runs, so nothing in it can be cut.
+    NoServer,
+    /// The server runs and the door saw it idle.
+    Idle,
+    /// At least one session works, retries or waits for an answer.
+    Busy,
+    /// The server may run and nobody can say what it does. Never taken for idle.
+    Unknown,
+}
+
+/// What a rollout would cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Tasks in phase Running on this agent.
+    pub running_tasks: usize,
+    /// The server's sessions.
+    pub activity: Activity,
+}
+
+/// What the gate protects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protect {
+    /// Running Tasks, and sessions of people.
+    #[default]
+    TasksAndSessions,
+    /// Running Tasks alone.
+    Tasks,
+    /// Nothing: roll at once.
+    None,
+}
+
+/// What happens when protection has lasted for [`Policy::timeout`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnTimeout {
+    /// Roll out although work is cut.
+    #[default]
+    Force,
+    /// Keep waiting for the work to end.
+    Wait,
+}
+
+/// `spec.rollout` of an Agent, with defaults filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What holds a rollout back.
+    pub protect: Protect,
+    /// For how long at most, counted from when the rollout became pending. Default one hour.
+    pub timeout: Duration,
+    /// What happens then.
+    pub on_timeout: OnTimeout,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { protect: Protect::default(), timeout: Duration::from_hours(1), on_timeout: OnTimeout::default() }
+    }
+}
+
+/// A change that waits, as the annotation keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// What is wanted; it may move while the clock goes on.
+    pub hash: String,
+    /// When the first change became pending: a moved target keeps it.
+    pub since: Timestamp,
+    /// Sorted names of what changed, such as `config` and `image`.
+    pub causes: BTreeSet<String>,
+}
+
+/// What was applied last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Hash of the applied pod template and suspension.
+    pub hash: String,
+    /// Applied with no replicas: there is nothing to protect.
+    pub suspended: bool,
+}
+
+/// Everything a decision depends on.
+#[derive(Clone, Debug)]
+pub struct GateInput<'a> {
+    /// Hash of what is wanted.
+    pub desired: &'a str,
+    /// What runs; `None` before the first creation.
+    pub applied: Option<&'a Applied>,
+    /// What waits already.
+    pub pending: Option<&'a Pending>,
+    /// Names of what differs between applied and wanted.
+    pub causes: &'a BTreeSet<String>,
+    /// What would be cut.
+    pub work: Work,
+    /// How much of it is protected.
+    pub policy: Policy,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// The decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing protected would be cut: apply.
+    Open {
+        /// Whether a prompt could still slip in: hold prompts at the door, confirm that the server is idle, apply, and
+        /// only then release them.
+        hold: bool,
+    },
+    /// Keep what runs. `pending` is what must be stored.
+    Wait {
+        /// For the annotation, equal to what is stored when nothing changed.
+        pending: Pending,
+        /// When the wait ends at the latest; `None` when only the end of the work ends it.
+        until: Option<Timestamp>,
+        /// For the condition: stable while nothing changes.
+        message: String,
+    },
+    /// The protection has lasted as long as the policy allows: apply although work is cut.
+    Forced {
+        /// For the event.
+        message: String,
+    },
+}
+
+/// Decides. Total: every input has an answer, the same one each time.
+pub fn decide(input: &GateInput<'_>) -> Verdict {
+    let free = match input.applied {
+        None => true,
+        Some(applied) => applied.suspended || applied.hash == input.desired,
+    };
+    if free || !is_protected(input.policy.protect, input.work) {
+        return Verdict::Open { hold: !free && needs_hold(input) };
+    }
+    let pending = pending(input);
+    let ends = end(pending.since, input.policy.timeout);
+    match input.policy.on_timeout {
+        OnTimeout::Force if input.now >= ends => Verdict::Forced {
+            message: format!("the protection of {} ended at {ends}: {}", describe(input), causes_text(&pending.causes)),
+        },
+        on_timeout => {
+            let until = (on_timeout == OnTimeout::Force).then_some(ends);
+            let message = message(input, &pending, until);
+            Verdict::Wait { pending, until, message }
+        }
+    }
+}
+
+/// Whether `work` is active and `protect` covers it.
+fn is_protected(protect: Protect, work: Work) -> bool {
+    let sessions = matches!(work.activity, Activity::Busy | Activity::Unknown);
+    match protect {
+        Protect::TasksAndSessions => work.running_tasks > 0 || sessions,
+        Protect::Tasks => work.running_tasks > 0,
+        Protect::None => false,
+    }
+}
+
+fn needs_hold(input: &GateInput<'_>) -> bool {
+    input.policy.protect == Protect::TasksAndSessions && input.work.activity == Activity::Idle
+}
+
+fn pending(input: &GateInput<'_>) -> Pending {
+    // A time in the future (a clock set back) would stretch the wait without bound.
+    let since = input.pending.map_or(input.now, |p| p.since.min(input.now));
+    Pending { hash: input.desired.into(), since: whole_seconds(since), causes: input.causes.clone() }
+}
+
+/// Annotations and messages show whole seconds; cut here so that a stored state compares equal.
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn end(since: Timestamp, timeout: Duration) -> Timestamp {
+    let timeout = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
+    since.checked_add(timeout).unwrap_or(Timestamp::MAX)
+}
+
+fn describe(input: &GateInput<'_>) -> String {
+    let tasks = match input.work.running_tasks {
+        0 => None,
+        1 => Some("1 running Task".to_string()),
+        n => Some(format!("{n} running Tasks")),
+    };
+    let sessions = match (input.policy.protect, input.work.activity) {
+        (Protect::TasksAndSessions, Activity::Busy) => Some("busy sessions"),
+        (Protect::TasksAndSessions, Activity::Unknown) => Some("sessions that cannot be asked for (server unreachable)"),
+        _ => None,
+    };
+    match (tasks, sessions) {
+        (Some(tasks), Some(sessions)) => format!("{tasks} and {sessions}"),
+        (Some(tasks), None) => tasks,
+        (None, sessions) => sessions.unwrap_or("nothing").into(),
+    }
+}
+
+fn causes_text(causes: &BTreeSet<String>) -> String {
+    let names: Vec<_> = causes.iter().map(String::as_str).collect();
+    format!("changed: {}", names.join(", "))
+}
+
+fn message(input: &GateInput<'_>, pending: &Pending, until: Option<Timestamp>) -> String {
+    let limit = until.map_or_else(|| "without limit".into(), |t| format!("until {t} at the latest"));
+    format!(
+        "waiting for {} to end before the rollout ({}), since {}, {limit}",
+        describe(input),
+        causes_text(&pending.causes),
+        pending.since
+    )
+}
+
+#[cfg(test)]
+mod tests;
