@@ -1,1 +1,29 @@
-//! From an Agent to its objects, and the rollout gate (pure).
+//! Agents: template merge, generated objects, effect classes, rollout gate (pure).
+//!
+//! * [`merge`](merge::merge): what an Agent is once its template has filled the gaps.
+//! * [`references`](references::references): which other objects that reads.
+//! * [`build`](build::build): every object of an agent, as a function of [`Inputs`].
+//! * [`effect`]: what changed between two versions of it, and how mildly it can arrive.
+//! * [`gate`]: whether a new pod template may replace the running one now.
+//! * [`state`]: what the annotations of the generated objects remember.
+
+pub mod build;
+pub mod config;
+pub mod content;
+pub mod effect;
+pub mod gate;
+pub mod hash;
+pub mod inputs;
+pub mod merge;
+pub mod references;
+pub mod state;
+
+pub use build::{Desired, build};
+pub use inputs::{ConfigMapData, Inputs, SecretKeys};
+pub use merge::merge;
+pub use references::{References, references};
+
+use crate::status::Failure;
+
+/// Why no objects can be made: `Stalled` where only a change of the spec helps, `Waiting` where a reference is missing.
+pub type Invalid = Failure;
