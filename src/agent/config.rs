@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Invalid, hash::canonical};
+use crate::api::names::reasons;
 
 /// `opencode.json` as it is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +35,7 @@ fn parse(text: &str) -> Result<Value, Invalid> {
 }
 
 fn invalid(message: String) -> Invalid {
-    Invalid::stalled("InvalidConfig", message)
+    Invalid::stalled(reasons::INVALID_CONFIG, message)
 }
 
 /// `OPENCODE_CONFIG_CONTENT`: the gathered text is read again for every prompt.

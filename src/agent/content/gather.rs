@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use super::{Bytes, Invalid, LIMIT, Source, too_large};
-use crate::api::{ContextItem, ContextType};
+use crate::api::{ContextItem, ContextType, names::reasons};
 
 /// Collects the text.
 pub(super) struct Gathered<'a> {
@@ -59,7 +59,7 @@ fn text(bytes: Bytes, name: &str) -> Result<String, Invalid> {
     match bytes {
         Bytes::Text(text) => Ok(text.trim_end_matches('\n').into()),
         Bytes::Binary(_) => Err(Invalid::stalled(
-            "InvalidContext",
+            reasons::INVALID_SPEC,
             format!("context {name:?} holds binary data, which cannot be gathered into text; give it a mountPath"),
         )),
     }

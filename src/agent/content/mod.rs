@@ -6,7 +6,7 @@ pub mod paths;
 use std::collections::BTreeMap;
 
 use super::{ConfigMapData, Inputs, Invalid};
-use crate::api::{ContextItem, ContextType, context::ConfigMapContext};
+use crate::api::{ContextItem, ContextType, context::ConfigMapContext, names::reasons};
 use gather::Gathered;
 use paths::Place;
 
@@ -97,7 +97,7 @@ fn source(maps: &BTreeMap<String, ConfigMapData>, item: &ContextItem, name: &str
         (ContextType::Text, _) => Ok(Source::One(Bytes::Text(item.text.clone().unwrap_or_default()))),
         (ContextType::ConfigMap, Some(reference)) => from_config_map(maps, reference, name),
         (kind, _) => Err(Invalid::stalled(
-            "NotYetSupported",
+            reasons::NOT_YET_SUPPORTED,
             format!("context {name:?}: type {kind:?} is not supported by this release of Pilothouse; remove it"),
         )),
     }
@@ -117,14 +117,14 @@ fn from_config_map(
         Some(bytes) => Ok(Source::One(bytes)),
         None if optional => Ok(Source::Nothing),
         None => Err(Invalid::waiting(
-            "ConfigMapKeyNotFound",
+            reasons::CONFIG_MAP_NOT_FOUND,
             format!("context {name:?} waits for key {key:?} in ConfigMap {:?}", reference.name),
         )),
     }
 }
 
 fn missing_map(reference: &ConfigMapContext, name: &str) -> Invalid {
-    Invalid::waiting("ConfigMapNotFound", format!("context {name:?} waits for ConfigMap {:?}", reference.name))
+    Invalid::waiting(reasons::CONFIG_MAP_NOT_FOUND, format!("context {name:?} waits for ConfigMap {:?}", reference.name))
 }
 
 fn one(data: &ConfigMapData, key: &str) -> Option<Bytes> {
@@ -173,7 +173,7 @@ fn too_large(what: &str, total: usize, sizes: &BTreeMap<&str, usize>) -> Invalid
          into a Git repository",
         items.join(", ")
     );
-    Invalid::stalled("ContextTooLarge", message)
+    Invalid::stalled(reasons::CONTEXT_TOO_LARGE, message)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Where files of contexts and credentials may lie, and that no two want the same place.
 
 use super::{Invalid, Source};
+use crate::api::names::reasons;
 
 /// Paths that belong to the pod itself.
 const RESERVED: [&str; 7] =
@@ -36,7 +37,7 @@ impl Place {
 /// The absolute path of `path`, which is relative to `workspace` unless it begins with a slash.
 pub(in crate::agent) fn resolve(workspace: &str, path: &str, owner: &str) -> Result<String, Invalid> {
     let joined = if path.starts_with('/') { path.to_string() } else { format!("{workspace}/{path}") };
-    let bad = |problem: &str| Invalid::stalled("InvalidMountPath", format!("mountPath {path:?} of {owner:?} {problem}"));
+    let bad = |problem: &str| Invalid::stalled(reasons::INVALID_SPEC, format!("mountPath {path:?} of {owner:?} {problem}"));
     let parts: Vec<&str> = joined.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     if parts.contains(&"..") {
         return Err(bad("must not contain .."));
@@ -77,5 +78,5 @@ fn conflict(upper: &Place, lower: &Place) -> Invalid {
     let mut owners = [upper.owner.as_str(), lower.owner.as_str()];
     owners.sort_unstable();
     let message = format!("mount path conflict: {:?} is used by both {} and {}", upper.path, owners[0], owners[1]);
-    Invalid::stalled("MountPathConflict", message)
+    Invalid::stalled(reasons::CONTEXT_CONFLICT, message)
 }

@@ -81,7 +81,7 @@ fn missing_references_wait_and_are_named() {
     assert_eq!((failure.class, failure.reason), (crate::status::Class::Waiting, "ConfigMapNotFound"));
     assert_eq!(failure.message, "context \"c\" waits for ConfigMap \"m\"");
     let failure = read(map(json!({"key": "k"})), &[("m", json!({}))]).unwrap_err();
-    assert_eq!((failure.class, failure.reason), (crate::status::Class::Waiting, "ConfigMapKeyNotFound"));
+    assert_eq!((failure.class, failure.reason), (crate::status::Class::Waiting, "ConfigMapNotFound"));
     assert_eq!(failure.message, "context \"c\" waits for key \"k\" in ConfigMap \"m\"");
 }
 
@@ -134,5 +134,5 @@ fn other_types_are_refused() {
 #[test]
 fn bytes_cannot_be_gathered() {
     let contexts = json!([{"name": "c", "type": "ConfigMap", "configMap": {"name": "m"}}]);
-    assert_eq!(read(contexts, &[("m", json!({"bin!": ""}))]).unwrap_err().reason, "InvalidContext");
+    assert_eq!(read(contexts, &[("m", json!({"bin!": ""}))]).unwrap_err().reason, "InvalidSpec");
 }

@@ -1,0 +1,41 @@
+//! Where things are in an agent's pod. A change of meaning here needs a new [`VERSION`].
+
+/// Version of this layout, in the pod template's annotation `pilothouse.dev/layout`.
+pub const VERSION: &str = "1";
+
+/// Container of the agent's work.
+pub const SERVER: &str = "opencode-server";
+/// Init container that brings the opencode binary.
+pub const OPENCODE_INIT: &str = "opencode-init";
+/// Native sidecar: door, activity, voice.
+pub const SIDECAR: &str = "sidecar";
+
+/// Port of the door.
+pub const DOOR_PORT: i32 = 14096;
+/// Name of that port.
+pub const DOOR_NAME: &str = "door";
+
+/// Folder of the opencode binary.
+pub const TOOLS: &str = "/tools";
+/// File with opencode's configuration.
+pub const CONFIG: &str = "/tools/opencode.json";
+/// Folder of the gathered text, which follows its ConfigMap.
+pub const CONTEXT: &str = "/pilothouse/context";
+/// The gathered text.
+pub const CONTEXT_FILE: &str = "/pilothouse/context/context.md";
+/// Key of the gathered text in its ConfigMap.
+pub const CONTEXT_KEY: &str = "context.md";
+/// Sidecar: folder of the files ConfigMap.
+pub const FILES: &str = "/pilothouse/files";
+/// Key that says which files the sidecar puts where in the workspace.
+pub const FILES_KEY: &str = "files.json";
+/// Key of opencode's configuration in the files ConfigMap.
+pub const CONFIG_KEY: &str = "opencode.json";
+/// Sidecar: folder with `username` and `password` of the door.
+pub const AUTH: &str = "/pilothouse/auth";
+/// Sidecar: folder with the certificate of the controller's authority.
+pub const AUTHORITY: &str = "/pilothouse/authority";
+/// Sidecar: folder with the token for the controller.
+pub const TOKEN: &str = "/pilothouse/token";
+/// Home of both containers.
+pub const HOME: &str = "/tmp";

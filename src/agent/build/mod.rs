@@ -1,0 +1,169 @@
+//! Every object of an agent, from its inputs: same inputs, same bytes.
+
+mod containers;
+mod credentials;
+mod env;
+mod files;
+mod images;
+pub mod layout;
+mod objects;
+mod parts;
+mod pod;
+mod security;
+mod sidecar;
+
+pub use objects::{auth_secret, owner};
+
+use serde_json::Value;
+
+use super::{
+    Inputs, Invalid, config,
+    content::{self, Content},
+    effect::Parts,
+    hash,
+};
+use crate::{
+    api::{ExtraPort, names, names::reasons},
+    object::Object,
+};
+
+/// What an agent's objects should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// The Deployment, without the annotations of [`super::state`].
+    pub deployment: Object,
+    /// The Service.
+    pub service: Object,
+    /// The ConfigMap of gathered text, which changes under the running server.
+    pub context: Object,
+    /// The immutable ConfigMap of everything else.
+    pub files: Object,
+    /// Hash of the gathered text.
+    pub text_hash: String,
+    /// Hash of pod template and suspension: what the gate compares.
+    pub hash: String,
+    /// What the pod template is made of, part by part.
+    pub parts: Parts,
+    /// Whether there is to be no pod.
+    pub suspended: bool,
+    /// Whether the sidecar's image is the controller's own, which is no reason for a rollout.
+    pub own_system_image: bool,
+}
+
+/// Everything that was read from the inputs and checked; from here on nothing fails.
+struct Plan<'a> {
+    inputs: &'a Inputs<'a>,
+    name: &'a str,
+    workspace: String,
+    images: images::Images,
+    config: Option<config::Config>,
+    content: Content,
+    credentials: credentials::Credentials,
+    files: files::Files,
+}
+
+/// Builds every object, or says why not.
+pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
+    let plan = plan(inputs)?;
+    let template = pod::template(&plan);
+    let parts = parts::parts(&plan, &template);
+    let mut hashed = template.clone();
+    if plan.images.own_system {
+        parts::without_system_image(&mut hashed);
+    }
+    let suspended = inputs.suspended;
+    Ok(Desired {
+        hash: hash::short(&serde_json::json!([hashed, suspended])),
+        text_hash: hash::text(&plan.content.text),
+        deployment: objects::deployment(&plan, template),
+        service: objects::service(&plan),
+        context: objects::context(&plan),
+        files: objects::files(&plan),
+        parts,
+        suspended,
+        own_system_image: plan.images.own_system,
+    })
+}
+
+fn plan<'a>(inputs: &'a Inputs<'a>) -> Result<Plan<'a>, Invalid> {
+    let spec = inputs.spec;
+    let name = inputs.agent.metadata.name.as_deref().unwrap_or_default();
+    let workspace = workspace(spec.workspace_dir.as_deref())?;
+    check_ports(spec.extra_ports.as_deref().unwrap_or_default())?;
+    let images = images::images(inputs)?;
+    let config = config::config(spec.config.as_ref())?;
+    let content = content::content(inputs, &workspace)?;
+    let credentials = credentials::credentials(inputs, &workspace)?;
+    let files = files::files(name, &workspace, config.as_ref(), &content);
+    let plan = Plan {
+        inputs,
+        name,
+        workspace,
+        images,
+        config,
+        content,
+        credentials,
+        files,
+    };
+    containers::check_mounts(&plan)?;
+    Ok(plan)
+}
+
+fn workspace(path: Option<&str>) -> Result<String, Invalid> {
+    let Some(path) = path else {
+        return Err(Invalid::stalled(
+            reasons::INVALID_SPEC,
+            "spec.workspaceDir is required, here or in the template: an absolute path such as /workspace",
+        ));
+    };
+    content::paths::resolve("", path, "workspaceDir")
+}
+
+fn check_ports(ports: &[ExtraPort]) -> Result<(), Invalid> {
+    let bad = |port: &ExtraPort, why: &str| {
+        let message = format!("extraPorts: {} ({}) {why}", port.name, port.port);
+        Err(Invalid::stalled(reasons::INVALID_SPEC, message))
+    };
+    for (index, port) in ports.iter().enumerate() {
+        if port.port == layout::DOOR_PORT {
+            return bad(port, "is taken by the door of the agent's server; take another port");
+        }
+        if [layout::DOOR_NAME, "http"].contains(&port.name.as_str()) {
+            return bad(port, "has a name that the agent itself uses; take another name");
+        }
+        let twin = |other: &&ExtraPort| {
+            other.name == port.name || (other.port == port.port && other.protocol == port.protocol)
+        };
+        if ports[..index].iter().find(twin).is_some() {
+            return bad(port, "is there twice, by name or by port");
+        }
+    }
+    Ok(())
+}
+
+/// `pilothouse.dev/agent` and the common labels.
+fn labels(plan: &Plan<'_>) -> std::collections::BTreeMap<String, String> {
+    let extra = plan.inputs.spec.pod_spec.as_ref().map(|p| p.labels.clone()).unwrap_or_default();
+    // Ours win: the selector depends on them.
+    extra.into_iter().chain(own_labels(plan.name)).collect()
+}
+
+fn own_labels(agent: &str) -> Vec<(String, String)> {
+    [
+        (names::label::AGENT, agent),
+        (names::label::NAME, names::value::AGENT_NAME),
+        (names::label::INSTANCE, agent),
+        (names::label::COMPONENT, names::value::SERVER),
+        (names::label::MANAGED_BY, names::value::MANAGED_BY),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()))
+    .into()
+}
+
+/// A typed object as JSON. The types of Kubernetes always have one.
+fn json(typed: &impl serde::Serialize) -> Value {
+    serde_json::to_value(typed).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! The sidecar: door, activity, voice; it also puts the files of contexts into the workspace.
+
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Probe};
+
+use super::{Plan, containers, env, layout, security};
+
+/// A native sidecar: starts before the server, outlives it.
+pub(super) fn sidecar(plan: &Plan<'_>) -> Container {
+    let system = containers::system(plan);
+    let own = [
+        system.and_then(|s| s.context_init.as_ref()),
+        system.and_then(|s| s.git_init.as_ref()),
+        system.and_then(|s| s.git_sync.as_ref()),
+    ];
+    let mut mounts = vec![
+        containers::mount("workspace", &plan.workspace),
+        containers::read_only("context", layout::CONTEXT),
+        containers::read_only("files", layout::FILES),
+        containers::read_only("auth", layout::AUTH),
+        containers::read_only("authority", layout::AUTHORITY),
+        containers::read_only("token", layout::TOKEN),
+    ];
+    mounts.extend(own.iter().flatten().flat_map(|c| c.extra_volume_mounts.clone()));
+    let own_env = own.iter().flat_map(|c| env::system(*c)).collect();
+    let probe = |path: &str| Probe { http_get: Some(containers::door(path)), ..Probe::default() };
+    Container {
+        name: layout::SIDECAR.into(),
+        image: Some(plan.images.system.clone()),
+        image_pull_policy: plan.images.system_pull_policy.map(String::from),
+        args: Some(vec!["sidecar".into()]),
+        restart_policy: Some("Always".into()),
+        env: Some(env::join([variables(plan), env::extra(plan), own_env])),
+        ports: Some(vec![ContainerPort {
+            name: Some(layout::DOOR_NAME.into()),
+            container_port: layout::DOOR_PORT,
+            protocol: Some("TCP".into()),
+            ..ContainerPort::default()
+        }]),
+        resources: Some(security::sidecar_resources()),
+        volume_mounts: Some(mounts),
+        security_context: Some(security::of_container(plan)),
+        // Passes when all content is in place: the server starts after it.
+        startup_probe: Some(Probe {
+            period_seconds: Some(1),
+            failure_threshold: Some(300),
+            timeout_seconds: Some(5),
+            ..probe("/startz")
+        }),
+        liveness_probe: Some(Probe {
+            period_seconds: Some(10),
+            failure_threshold: Some(3),
+            timeout_seconds: Some(5),
+            ..probe("/healthz")
+        }),
+        ..Container::default()
+    }
+}
+
+fn variables(plan: &Plan<'_>) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
+    let mut variables = vec![
+        env::var("HOME", layout::HOME),
+        env::var("PILOTHOUSE_AGENT", plan.name),
+        env::var("PILOTHOUSE_LAYOUT", layout::VERSION),
+        env::var("PILOTHOUSE_SERVER_PORT", plan.inputs.spec.port.to_string()),
+        env::var("PILOTHOUSE_DOOR_PORT", layout::DOOR_PORT.to_string()),
+        env::var("WORKSPACE_DIR", plan.workspace.as_str()),
+        env::field("POD_NAME", "metadata.name"),
+        env::field("POD_NAMESPACE", "metadata.namespace"),
+        env::field("POD_UID", "metadata.uid"),
+    ];
+    if let Some(address) = plan.inputs.voice_address {
+        variables.push(env::var("PILOTHOUSE_CONTROLLER", address));
+    }
+    variables
+}

@@ -1,0 +1,110 @@
+//! What the annotations of an agent's Deployment and ConfigMap remember between reconciles.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    effect::Parts,
+    gate::{Applied, Pending},
+    hash::canonical,
+};
+use crate::api::names::annotation;
+
+/// Deployment: the parts of what was applied, as JSON.
+pub const PARTS: &str = "pilothouse.dev/template-parts";
+/// Every object we generate: hash of it as we want it, so that a field that is wanted no more is noticed too.
+pub const OBJECT_HASH: &str = "pilothouse.dev/object-hash";
+
+/// Annotations, as Kubernetes has them.
+pub type Annotations = BTreeMap<String, String>;
+
+/// The state of the gate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Hash of what was applied; `None` on an object that was never applied by us.
+    pub applied: Option<String>,
+    /// Its parts.
+    pub parts: Parts,
+    /// What waits.
+    pub pending: Option<Pending>,
+}
+
+impl State {
+    /// Reads the annotations of a Deployment. What cannot be read counts as absent: a lost clock starts anew, and
+    /// lost parts make every part a cause.
+    pub fn of_deployment(annotations: &Annotations) -> Self {
+        let parts = annotations.get(PARTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Self { applied: annotations.get(annotation::TEMPLATE_HASH).cloned(), parts, pending: pending(annotations) }
+    }
+
+    /// Reads the annotations of the ConfigMap of gathered text.
+    pub fn of_context(annotations: &Annotations) -> Self {
+        let applied = annotations.get(annotation::CONTEXT_HASH).cloned();
+        Self { applied, parts: Parts::new(), pending: pending(annotations) }
+    }
+
+    /// What the gate compares with.
+    pub fn as_applied(&self, suspended: bool) -> Option<Applied> {
+        self.applied.clone().map(|hash| Applied { hash, suspended })
+    }
+}
+
+fn pending(annotations: &Annotations) -> Option<Pending> {
+    let get = |key: &str| annotations.get(key).filter(|text| !text.is_empty());
+    let causes = get(annotation::PENDING_CAUSES).map(String::as_str).unwrap_or_default();
+    Some(Pending {
+        hash: get(annotation::PENDING_HASH)?.clone(),
+        since: get(annotation::PENDING_SINCE)?.parse().ok()?,
+        causes: causes.split(',').filter(|c| !c.is_empty()).map(String::from).collect::<BTreeSet<_>>(),
+    })
+}
+
+/// Annotations that say what waits.
+pub fn pending_annotations(pending: &Pending) -> Annotations {
+    let causes: Vec<_> = pending.causes.iter().map(String::as_str).collect();
+    Annotations::from([
+        (annotation::PENDING_HASH.into(), pending.hash.clone()),
+        (annotation::PENDING_SINCE.into(), pending.since.to_string()),
+        (annotation::PENDING_CAUSES.into(), causes.join(",")),
+    ])
+}
+
+/// Annotations that say what is applied.
+pub fn applied_annotations(hash: &str, parts: &Parts) -> Annotations {
+    let parts = canonical(&serde_json::json!(parts));
+    Annotations::from([(annotation::TEMPLATE_HASH.into(), hash.into()), (PARTS.into(), parts)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let pending = Pending {
+            hash: "h".into(),
+            since: "2026-11-21T10:00:00Z".parse().unwrap(),
+            causes: ["config".to_string(), "credentials/a".to_string()].into(),
+        };
+        let parts = Parts::from([("image".into(), "1".into()), ("text".into(), "2".into())]);
+        let mut annotations = applied_annotations("a", &parts);
+        assert_eq!(
+            State::of_deployment(&annotations),
+            State { applied: Some("a".into()), parts: parts.clone(), pending: None }
+        );
+        annotations.extend(pending_annotations(&pending));
+        assert_eq!(
+            State::of_deployment(&annotations),
+            State { applied: Some("a".into()), parts, pending: Some(pending) }
+        );
+    }
+
+    #[test]
+    fn nonsense_counts_as_absent() {
+        let annotations = Annotations::from([
+            (annotation::PENDING_HASH.into(), "h".into()),
+            (annotation::PENDING_SINCE.into(), "yesterday".into()),
+            (PARTS.into(), "{".into()),
+        ]);
+        assert_eq!(State::of_deployment(&annotations), State::default());
+    }
+}
