@@ -51,8 +51,6 @@ pub struct Inputs<'a> {
     pub config_maps: &'a BTreeMap<String, ConfigMapData>,
     /// The referenced Secrets that exist.
     pub secrets: &'a BTreeMap<String, SecretKeys>,
-    /// Keyed hash of the agent's own password: a new password needs a new pod.
-    pub auth: &'a str,
 }
 
 impl fmt::Debug for Inputs<'_> {

@@ -8,14 +8,17 @@
 //! * [`state`]: what the annotations of the generated objects remember.
 
 pub mod build;
+pub mod compare;
 pub mod config;
 pub mod content;
+pub mod decide;
 pub mod effect;
 pub mod gate;
 pub mod hash;
 pub mod inputs;
 pub mod merge;
 pub mod references;
+pub mod report;
 pub mod state;
 
 pub use build::{Desired, build};

@@ -50,7 +50,6 @@ pub(super) fn parts(plan: &Plan<'_>, template: &Value) -> Parts {
     found.insert("env".into(), vec![environment(plan)]);
     found.insert("config".into(), vec![json!(plan.config.as_ref().map(|c| &c.json))]);
     found.insert("port".into(), vec![json!(plan.inputs.spec.port)]);
-    found.insert("password".into(), vec![json!(plan.inputs.auth)]);
     found.insert(SUSPEND.into(), vec![json!(plan.inputs.suspended)]);
     for (name, hash) in &plan.credentials.hashes {
         found.insert(format!("credentials/{name}"), vec![credential(plan, name), json!(hash)]);

@@ -14,7 +14,8 @@ use serde_json::Value;
 use super::{Plan, containers, json, layout, security, sidecar};
 use crate::api::names::{self, annotation};
 
-/// Pod annotation: keyed hashes of credentials and of the agent's password, so that a new value makes a new pod.
+/// Pod annotation: keyed hashes of credentials, so that a new value makes a new pod. (The door
+/// takes a new password of its own without one.).
 const CREDENTIALS_HASH: &str = "pilothouse.dev/credentials-hash";
 
 /// Seconds that a pod has to end: the server goes at once when asked.
@@ -38,7 +39,7 @@ pub(super) fn template(plan: &Plan<'_>) -> Value {
 }
 
 fn credentials_hash(plan: &Plan<'_>) -> String {
-    crate::agent::hash::short(&serde_json::json!([plan.inputs.auth, plan.credentials.hashes]))
+    crate::agent::hash::short(&serde_json::json!(plan.credentials.hashes))
 }
 
 fn spec(plan: &Plan<'_>) -> PodSpec {

@@ -62,14 +62,19 @@ fn variables(plan: &Plan<'_>) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
         env::var("PILOTHOUSE_AGENT", plan.name),
         env::var("PILOTHOUSE_LAYOUT", layout::VERSION),
         env::var("PILOTHOUSE_SERVER_PORT", plan.inputs.spec.port.to_string()),
-        env::var("PILOTHOUSE_DOOR_PORT", layout::DOOR_PORT.to_string()),
-        env::var("WORKSPACE_DIR", plan.workspace.as_str()),
+        env::var("PILOTHOUSE_WORKSPACE", plan.workspace.as_str()),
+        env::var("PILOTHOUSE_AUTH_DIR", layout::AUTH),
+        env::var("PILOTHOUSE_CONTEXT_DIR", layout::CONTEXT),
+        env::var("PILOTHOUSE_FILES_DIR", layout::FILES),
+        env::var("PILOTHOUSE_AUTHORITY_DIR", layout::AUTHORITY),
+        env::var("PILOTHOUSE_TOKEN_DIR", layout::TOKEN),
         env::field("POD_NAME", "metadata.name"),
         env::field("POD_NAMESPACE", "metadata.namespace"),
         env::field("POD_UID", "metadata.uid"),
+        env::field("PILOTHOUSE_POD_IP", "status.podIP"),
     ];
     if let Some(address) = plan.inputs.voice_address {
-        variables.push(env::var("PILOTHOUSE_CONTROLLER", address));
+        variables.push(env::var("PILOTHOUSE_VOICE_ADDRESS", address));
     }
     variables
 }

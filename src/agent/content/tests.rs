@@ -25,7 +25,6 @@ fn read(contexts: Value, maps: &[(&str, Value)]) -> Result<Content, Invalid> {
         suspended: false,
         config_maps: &config_maps,
         secrets: &secrets,
-        auth: "",
     };
     content(&inputs, "/workspace")
 }

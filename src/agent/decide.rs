@@ -1,0 +1,175 @@
+//! What to do about an agent's Deployment and its gathered text.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    Desired,
+    compare::covers,
+    effect::{DRIFT, TEMPLATE, classify},
+    gate::{self, Applied, GateInput, OnTimeout, Pending, Policy, Protect, Verdict, Work},
+    hash,
+    state::{self, Annotations, State},
+};
+use crate::api::{self, AgentSpec, rollout};
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: what is there is what is wanted.
+    Keep,
+    /// Write what is wanted.
+    Apply {
+        /// Hold prompts and confirm that the server is idle first.
+        hold: bool,
+        /// What changes, sorted; empty at creation and where only metadata differs.
+        causes: BTreeSet<String>,
+        /// Why work is cut, where it is.
+        forced: Option<String>,
+    },
+    /// Keep what is there, and remember that something waits.
+    Wait {
+        /// What waits.
+        pending: Pending,
+        /// Whether the object does not say so yet.
+        write: bool,
+        /// When the wait ends at the latest.
+        until: Option<Timestamp>,
+        /// For the condition.
+        message: String,
+    },
+}
+
+/// The policy of a merged spec, with defaults.
+pub fn policy(spec: &AgentSpec) -> Policy {
+    let rollout = spec.rollout.clone().unwrap_or_default();
+    Policy {
+        protect: match rollout.protect {
+            api::Protect::TasksAndSessions => Protect::TasksAndSessions,
+            api::Protect::Tasks => Protect::Tasks,
+            api::Protect::None => Protect::None,
+        },
+        timeout: rollout.timeout.or(Policy::default().timeout),
+        on_timeout: match rollout.on_timeout {
+            rollout::OnTimeout::Force => OnTimeout::Force,
+            rollout::OnTimeout::Wait => OnTimeout::Wait,
+        },
+    }
+}
+
+/// The policy for changes that need no new pod: at once where asked for, and never longer than the timeout.
+pub fn live_policy(spec: &AgentSpec) -> Policy {
+    let immediately = spec.rollout.as_ref().is_some_and(|r| r.live == rollout::Live::Immediately);
+    let policy = policy(spec);
+    Policy { protect: if immediately { Protect::None } else { policy.protect }, on_timeout: OnTimeout::Force, ..policy }
+}
+
+/// Decides about the Deployment; `live` is its JSON.
+pub fn server(desired: &Desired, live: Option<&Value>, work: Work, policy: Policy, now: Timestamp) -> Action {
+    let apply = |causes| Action::Apply { hold: false, causes, forced: None };
+    let Some(live) = live else { return apply(BTreeSet::new()) };
+    let state = State::of_deployment(&annotations(live));
+    let drifted = drifted(desired, live);
+    let current = state.applied.as_ref() == Some(&desired.hash);
+    if current && !drifted {
+        let settled = state.pending.is_none() && same_object(live, &desired.deployment.value().clone());
+        return if settled { Action::Keep } else { apply(BTreeSet::new()) };
+    }
+    let suspended = live.pointer("/spec/replicas").and_then(Value::as_i64) == Some(0);
+    // Whatever the annotation says, a pod template of somebody else is none that we applied.
+    let hash = if current { DRIFT.into() } else { state.applied.clone().unwrap_or_default() };
+    let applied = Applied { hash, suspended };
+    let mut causes = classify(&state.parts, &desired.parts).causes;
+    if current {
+        causes = BTreeSet::from([DRIFT.to_string()]);
+    } else if causes.is_empty() {
+        causes.insert(TEMPLATE.into());
+    }
+    let input = GateInput {
+        desired: &desired.hash,
+        applied: Some(&applied),
+        pending: state.pending.as_ref(),
+        causes: &causes,
+        work,
+        policy,
+        now,
+    };
+    act(gate::decide(&input), state.pending.as_ref(), &causes)
+}
+
+/// Decides about the gathered text; `live` are the annotations of its ConfigMap.
+pub fn text(
+    desired: &Desired,
+    live: Option<&Annotations>,
+    suspended: bool,
+    work: Work,
+    policy: Policy,
+    now: Timestamp,
+) -> Action {
+    let causes = BTreeSet::from([super::effect::TEXT.to_string()]);
+    let Some(live) = live else { return Action::Apply { hold: false, causes: BTreeSet::new(), forced: None } };
+    let state = State::of_context(live);
+    if state.applied.as_ref() == Some(&desired.text_hash) {
+        let wanted = object_hash(desired.context.value());
+        let settled = state.pending.is_none() && live.get(state::OBJECT_HASH) == Some(&wanted);
+        return if settled {
+            Action::Keep
+        } else {
+            Action::Apply { hold: false, causes: BTreeSet::new(), forced: None }
+        };
+    }
+    let applied = Applied { hash: state.applied.clone().unwrap_or_default(), suspended };
+    let input = GateInput {
+        desired: &desired.text_hash,
+        applied: Some(&applied),
+        pending: state.pending.as_ref(),
+        causes: &causes,
+        work,
+        policy,
+        now,
+    };
+    match act(gate::decide(&input), state.pending.as_ref(), &causes) {
+        // A prompt that slips in reads either the old or the new text, whole.
+        Action::Apply { causes, forced, .. } => Action::Apply { hold: false, causes, forced },
+        other => other,
+    }
+}
+
+fn act(verdict: Verdict, stored: Option<&Pending>, causes: &BTreeSet<String>) -> Action {
+    match verdict {
+        Verdict::Open { hold } => Action::Apply { hold, causes: causes.clone(), forced: None },
+        Verdict::Forced { message } => {
+            Action::Apply { hold: false, causes: causes.clone(), forced: Some(message) }
+        }
+        Verdict::Wait { pending, until, message } => {
+            Action::Wait { write: stored != Some(&pending), pending, until, message }
+        }
+    }
+}
+
+/// Somebody changed the pod template or the number of pods behind our back.
+fn drifted(desired: &Desired, live: &Value) -> bool {
+    let wanted = desired.deployment.value();
+    let differs = |pointer: &str| match (live.pointer(pointer), wanted.pointer(pointer)) {
+        (Some(live), Some(wanted)) => !covers(live, wanted),
+        (live, wanted) => live != wanted,
+    };
+    differs("/spec/template") || differs("/spec/replicas")
+}
+
+/// Whether a live object is what we last wanted it to be, and still is.
+pub fn same_object(live: &Value, wanted: &Value) -> bool {
+    annotations(live).get(state::OBJECT_HASH) == Some(&object_hash(wanted)) && covers(live, wanted)
+}
+
+/// Hash of an object as it is wanted, for the annotation that [`same_object`] compares with.
+pub fn object_hash(wanted: &Value) -> String {
+    hash::short(wanted)
+}
+
+fn annotations(live: &Value) -> Annotations {
+    let map = live.pointer("/metadata/annotations").and_then(Value::as_object);
+    map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
+}

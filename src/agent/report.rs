@@ -1,0 +1,316 @@
+//! Status, conditions and events of an agent.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
+
+use super::{decide::Action, gate::Pending};
+use crate::{
+    api::{
+        Agent, AgentState, AgentStatus, RolloutStatus,
+        names::{self, annotation, condition as kinds, reasons},
+        voice::Activity,
+    },
+    status::{Condition, Failure, Note, condition, set_condition},
+};
+
+/// What the Deployment says about the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// There is none.
+    Missing,
+    /// No pod is ready.
+    NotReady,
+    /// A ready pod, and a newer one on the way.
+    Rolling,
+    /// The newest revision does not get ready; whether an older one serves.
+    Failed {
+        /// A pod of an older revision is ready.
+        available: bool,
+    },
+    /// The newest revision is ready.
+    Ready,
+}
+
+/// Reads the Deployment's status.
+pub fn server(deployment: Option<&Deployment>) -> Server {
+    let Some(deployment) = deployment else { return Server::Missing };
+    let status = deployment.status.clone().unwrap_or_default();
+    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let progress_failed = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("ProgressDeadlineExceeded"));
+    let seen = status.observed_generation >= deployment.metadata.generation;
+    let available = status.available_replicas.unwrap_or(0) > 0;
+    let newest = status.updated_replicas.unwrap_or(0) >= wanted && status.replicas.unwrap_or(0) <= wanted;
+    match (available, seen && newest) {
+        (available, _) if seen && progress_failed => Server::Failed { available },
+        (false, _) => Server::NotReady,
+        (true, false) => Server::Rolling,
+        (true, true) => Server::Ready,
+    }
+}
+
+/// What a reconcile found and did.
+#[derive(Clone, Debug)]
+pub struct Outcome<'a> {
+    /// Why objects could not be made or written, if so.
+    pub failure: Option<&'a Failure>,
+    /// What was decided about the Deployment, if it came so far.
+    pub action: Option<&'a Action>,
+    /// What waits with the gathered text.
+    pub text: Option<&'a Action>,
+    /// What the Deployment says.
+    pub server: Server,
+    /// Hash of what is applied.
+    pub applied: Option<String>,
+    /// Whether no pod is wanted and none is there.
+    pub suspended: bool,
+    /// Running and waiting Tasks.
+    pub tasks: (usize, usize),
+    /// What the sidecar said last.
+    pub activity: Option<&'a Activity>,
+    /// Address inside the cluster.
+    pub url: String,
+    /// Layout of the pods, if known.
+    pub layout: Option<i32>,
+    /// Generation of the template.
+    pub template_generation: Option<i64>,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// The new status, and events for what became different.
+pub fn report(agent: &Agent, outcome: &Outcome<'_>) -> (AgentStatus, Vec<Note>) {
+    let before = agent.status.clone().unwrap_or_default();
+    let name = agent.metadata.name.as_deref().unwrap_or_default();
+    let annotations = agent.metadata.annotations.clone().unwrap_or_default();
+    let waits = waits(outcome);
+    let ready = matches!(outcome.server, Server::Ready | Server::Failed { available: true });
+    let mut status = AgentStatus {
+        observed_generation: agent.metadata.generation,
+        last_handled_reconcile_at: annotations.get(annotation::RECONCILE_AT).cloned(),
+        revision: annotations.get(annotation::REVISION).map(|r| short(r)),
+        tasks: Some(format!("{}/{}", outcome.tasks.0, outcome.tasks.1)),
+        deployment_name: Some(names::agent::deployment(name)),
+        service_name: Some(names::agent::service(name)),
+        url: Some(outcome.url.clone()),
+        ready: Some(ready && !outcome.suspended),
+        suspended: Some(outcome.suspended),
+        server_version: text(outcome.activity.map(|a| &a.server_version)),
+        context_hash: text(outcome.activity.map(|a| &a.context_hash)),
+        layout: outcome.layout,
+        observed_template_generation: outcome.template_generation,
+        rollout: outcome.applied.clone().map(|applied| rollout(applied, waits)),
+        state: None,
+        conditions: before.conditions.clone(),
+        idle_since: before.idle_since.clone(),
+        task_start_history: before.task_start_history.clone(),
+        git_sync_statuses: before.git_sync_statuses.clone(),
+    };
+    for change in conditions(outcome, &before, waits, ready) {
+        match change {
+            Change::Set(c) => set_condition(&mut status.conditions, &c, agent.metadata.generation, outcome.now),
+            Change::Remove(kind) => condition::remove_condition(&mut status.conditions, kind),
+        }
+    }
+    status.state = Some(state(outcome, waits.is_some(), ready));
+    let notes = notes(&before, &status, outcome);
+    (status, notes)
+}
+
+fn text(value: Option<&String>) -> Option<String> {
+    value.filter(|t| !t.is_empty()).cloned()
+}
+
+/// `main@sha1:<40 hex>` as `main@1a2b3c4`.
+fn short(revision: &str) -> String {
+    let (reference, commit) = revision.rsplit_once('@').unwrap_or(("", revision));
+    let commit: String = commit.rsplit(':').next().unwrap_or(commit).chars().take(7).collect();
+    if reference.is_empty() { commit } else { format!("{reference}@{commit}") }
+}
+
+type Waits<'a> = Option<(&'a Pending, Option<Timestamp>, &'a str)>;
+
+fn waits<'a>(outcome: &Outcome<'a>) -> Waits<'a> {
+    let of = |action: Option<&'a Action>| match action {
+        Some(Action::Wait { pending, until, message, .. }) => Some((pending, *until, message.as_str())),
+        _ => None,
+    };
+    of(outcome.action).or_else(|| of(outcome.text))
+}
+
+fn rollout(applied: String, waits: Waits<'_>) -> RolloutStatus {
+    RolloutStatus {
+        applied: Some(applied),
+        pending: waits.map(|(pending, ..)| pending.hash.clone()),
+        since: waits.map(|(pending, ..)| Time(pending.since)),
+        until: waits.and_then(|(_, until, _)| until.map(Time)),
+        causes: waits.map(|(pending, ..)| pending.causes.iter().cloned().collect()).unwrap_or_default(),
+    }
+}
+
+enum Change {
+    Set(Condition),
+    Remove(&'static str),
+}
+
+fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, ready: bool) -> Vec<Change> {
+    let exists = |kind: &str| before.conditions.iter().any(|c| c.type_ == kind);
+    let mut changes = ready_conditions(outcome, ready);
+    changes.extend(server_conditions(outcome));
+    if outcome.suspended {
+        changes.push(Change::Set(Condition::yes(kinds::SUSPENDED, reasons::USER_REQUESTED, "no pod, as asked")));
+    } else if exists(kinds::SUSPENDED) {
+        changes.push(Change::Set(Condition::no(kinds::SUSPENDED, reasons::ACTIVE, "")));
+    }
+    match waits {
+        Some((_, _, message)) => {
+            changes.push(Change::Set(Condition::yes(kinds::ROLLOUT_PENDING, reasons::WAITING_FOR_TASKS, message)));
+        }
+        None if exists(kinds::ROLLOUT_PENDING) => {
+            changes.push(Change::Set(Condition::no(kinds::ROLLOUT_PENDING, reasons::SYNCED, "nothing waits")));
+        }
+        None => {}
+    }
+    match git_sync(waits.map(|(pending, ..)| &pending.causes), outcome.tasks.0) {
+        Some(message) => {
+            changes.push(Change::Set(Condition::yes(kinds::GIT_SYNC_PENDING, reasons::WAITING_FOR_TASKS, message)));
+        }
+        None if exists(kinds::GIT_SYNC_PENDING) => {
+            changes.push(Change::Set(Condition::no(kinds::GIT_SYNC_PENDING, reasons::SYNCED, "")));
+        }
+        None => {}
+    }
+    changes
+}
+
+/// Causes named `git/<context>` are synced contexts.
+fn git_sync(causes: Option<&BTreeSet<String>>, tasks: usize) -> Option<String> {
+    let contexts: Vec<_> = causes?.iter().filter_map(|c| c.strip_prefix("git/")).collect();
+    let names = contexts.join(", ");
+    (!contexts.is_empty())
+        .then(|| format!("Waiting for {tasks} active task(s) to complete before rollout (contexts: {names})"))
+}
+
+fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
+    use crate::status::Class;
+    let set = |c| Change::Set(c);
+    let no = |reason, message: &str| set(Condition::no(kinds::READY, reason, message));
+    if let Some(failure) = outcome.failure {
+        let stalled = failure.class == Class::Stalled;
+        return vec![
+            no(failure.reason, &failure.message),
+            if stalled {
+                set(Condition::yes(kinds::STALLED, failure.reason, failure.message.as_str()))
+            } else {
+                Change::Remove(kinds::STALLED)
+            },
+            if stalled {
+                Change::Remove(kinds::RECONCILING)
+            } else {
+                set(Condition::yes(kinds::RECONCILING, failure.reason, failure.message.as_str()))
+            },
+        ];
+    }
+    let progressing = |message: &str| {
+        vec![
+            no(reasons::PROGRESSING, message),
+            Change::Remove(kinds::STALLED),
+            set(Condition::yes(kinds::RECONCILING, reasons::PROGRESSING, message)),
+        ]
+    };
+    let settled = |c: Condition| vec![set(c), Change::Remove(kinds::STALLED), Change::Remove(kinds::RECONCILING)];
+    match outcome.server {
+        _ if outcome.suspended => settled(Condition::yes(kinds::READY, reasons::SUSPENDED, "suspended, as asked")),
+        Server::Failed { .. } => vec![
+            no(reasons::PROGRESS_DEADLINE_EXCEEDED, "the pods of the newest revision do not get ready: see their events"),
+            Change::Remove(kinds::RECONCILING),
+            set(Condition::yes(
+                kinds::STALLED,
+                reasons::PROGRESS_DEADLINE_EXCEEDED,
+                "the pods of the newest revision do not get ready: see their events",
+            )),
+        ],
+        Server::Ready if ready => settled(Condition::yes(kinds::READY, reasons::AVAILABLE, "the server takes work")),
+        Server::Rolling => progressing("a new pod is on the way; the old one serves until it is ready"),
+        Server::Ready | Server::NotReady | Server::Missing => progressing("waiting for the server's pod to get ready"),
+    }
+}
+
+fn server_conditions(outcome: &Outcome<'_>) -> Vec<Change> {
+    let ready = |c| Change::Set(c);
+    match outcome.server {
+        _ if outcome.suspended => {
+            vec![ready(Condition::no(kinds::SERVER_READY, reasons::SUSPENDED, "suspended, as asked"))]
+        }
+        Server::Missing => vec![
+            ready(Condition::no(kinds::SERVER_READY, reasons::DEPLOYMENT_NOT_READY, "there is no Deployment")),
+            ready(Condition::no(kinds::SERVER_HEALTHY, reasons::DEPLOYMENT_NOT_FOUND, "there is no Deployment")),
+        ],
+        Server::NotReady | Server::Failed { available: false } => vec![
+            ready(Condition::no(kinds::SERVER_READY, reasons::DEPLOYMENT_NOT_READY, "no pod is ready")),
+            ready(Condition::no(kinds::SERVER_HEALTHY, reasons::DEPLOYMENT_NOT_READY, "no pod is ready")),
+        ],
+        Server::Rolling | Server::Failed { available: true } | Server::Ready => vec![
+            ready(Condition::yes(kinds::SERVER_READY, reasons::DEPLOYMENT_READY, "a pod is ready")),
+            ready(Condition::yes(kinds::SERVER_HEALTHY, reasons::DEPLOYMENT_HEALTHY, "the server answers")),
+        ],
+    }
+}
+
+fn state(outcome: &Outcome<'_>, pending: bool, ready: bool) -> AgentState {
+    let stalled = outcome.failure.is_some_and(|f| f.class == crate::status::Class::Stalled);
+    if stalled || matches!(outcome.server, Server::Failed { .. }) {
+        AgentState::Stalled
+    } else if outcome.suspended {
+        AgentState::Suspended
+    } else if pending && ready {
+        AgentState::RolloutPending
+    } else if ready && outcome.failure.is_none() {
+        AgentState::Ready
+    } else {
+        AgentState::NotReady
+    }
+}
+
+/// Events for what became different between two statuses.
+fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Vec<Note> {
+    let mut notes = vec![];
+    let was = |kind| condition::is_true(&before.conditions, kind);
+    let reason = |status: &AgentStatus, kind: &str| {
+        status.conditions.iter().find(|c| c.type_ == kind).map(|c| c.reason.clone()).unwrap_or_default()
+    };
+    if let Some(failure) = outcome.failure
+        && reason(before, kinds::READY) != failure.reason
+    {
+        notes.push(Note::warning(failure.reason, "Reconcile", failure.message.as_str()));
+    }
+    if after.suspended == Some(true) && before.suspended != Some(true) {
+        notes.push(Note::normal("UserSuspended", "Suspend", "the agent has no pod, as asked"));
+    }
+    if after.suspended == Some(false) && before.suspended == Some(true) {
+        notes.push(Note::normal("Resumed", "Resume", "the agent gets a pod again"));
+    }
+    if after.ready == Some(true) && before.ready != Some(true) {
+        notes.push(Note::normal("Ready", "Reconcile", "the server takes work"));
+    }
+    if after.ready == Some(false) && before.ready == Some(true) && after.suspended == Some(false) {
+        notes.push(Note::warning("NotReady", "Reconcile", "the server takes no work"));
+    }
+    if let (false, Some((.., message))) = (was(kinds::ROLLOUT_PENDING), waits(outcome)) {
+        notes.push(Note::normal(kinds::ROLLOUT_PENDING, "Rollout", message));
+    }
+    if let Some(Action::Apply { forced: Some(message), .. }) = outcome.action {
+        notes.push(Note::warning(reasons::ROLLOUT_FORCED, "Rollout", message.as_str()));
+    } else if let Some(Action::Apply { causes, .. }) = outcome.action
+        && !causes.is_empty()
+    {
+        let causes: Vec<_> = causes.iter().map(String::as_str).collect();
+        notes.push(Note::normal("RolloutStarted", "Rollout", format!("a new pod for: {}", causes.join(", "))));
+    }
+    notes
+}

@@ -1,0 +1,122 @@
+//! Agents: observe, decide with [`crate::agent`], act, report.
+
+mod act;
+mod contents;
+mod fresh;
+mod index;
+mod listen;
+mod observe;
+pub mod voice;
+mod write;
+
+use std::{collections::HashMap, sync::Arc};
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
+use kube::ResourceExt;
+use parking_lot::Mutex;
+
+use super::{
+    Context, Loop,
+    runtime::{Reconcile, Scope, Triggers},
+    start,
+};
+use crate::{
+    agent::report,
+    api::Agent,
+    status::{Class, Failure, Next},
+};
+use act::Acted;
+use contents::Contents;
+use fresh::Fresh;
+use index::{OpenTasks, Referrers};
+use voice::AgentVoice;
+
+/// The reconciler of Agents.
+pub struct Agents {
+    context: Context,
+    voice: Arc<dyn AgentVoice>,
+    triggers: Triggers<Agent>,
+    referrers: Referrers,
+    tasks: OpenTasks,
+    contents: Contents,
+    deployments: Fresh<Deployment>,
+    services: Fresh<Service>,
+    config_maps: Fresh<observe::ConfigMapMeta>,
+    /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
+    touches: Mutex<HashMap<(String, String), act::Touch>>,
+}
+
+/// Prepares the loop.
+pub fn prepare(context: &Context, scopes: &[Scope], voice: Arc<dyn AgentVoice>) -> Loop {
+    let triggers = Triggers::new(scopes);
+    let agents = Arc::new(Agents {
+        context: context.clone(),
+        voice,
+        triggers: triggers.clone(),
+        referrers: Referrers::default(),
+        tasks: OpenTasks::default(),
+        contents: Contents::new(context.client.clone(), context.caches.clone()),
+        deployments: Fresh::new(context.caches.deployments.clone()),
+        services: Fresh::new(context.caches.services.clone()),
+        config_maps: Fresh::new(context.caches.config_maps.clone()),
+        touches: Mutex::default(),
+    });
+    listen::attach(&agents);
+    start(agents, context.caches.agents.clone(), triggers)
+}
+
+impl Reconcile for Agents {
+    type Object = Agent;
+
+    async fn reconcile(&self, agent: Arc<Agent>) -> Result<Next, Failure> {
+        if agent.metadata.deletion_timestamp.is_some() {
+            return Ok(Next::OnEvent);
+        }
+        let mut acted = Acted::default();
+        let failure = self.converge(&agent, &mut acted).await.err();
+        let outcome = self.outcome(&agent, &acted, failure.as_ref());
+        let (status, notes) = report::report(&agent, &outcome);
+        self.context.reports.status(&*agent, &agent.status, &status).await?;
+        self.context.reports.events(&*agent, notes.into_iter().chain(acted.notes).collect());
+        match failure {
+            Some(failure) if failure.class == Class::Transient => Err(failure),
+            _ => Ok(acted.next),
+        }
+    }
+
+    fn forget(&self, namespace: &str, name: &str) {
+        self.referrers.forget(namespace, name);
+        self.contents.forget(namespace, name);
+        self.touches.lock().remove(&(namespace.into(), name.into()));
+    }
+}
+
+impl Agents {
+    /// Reads, decides, writes; a failure is an answer that the status shows.
+    async fn converge(&self, agent: &Arc<Agent>, acted: &mut Acted) -> Result<(), Failure> {
+        let seen = self.observe(agent).await?;
+        acted.template_generation = seen.template_generation;
+        let desired = seen.build(agent)?;
+        self.check_names(agent).await?;
+        self.act(agent, &seen, &desired, acted).await
+    }
+
+    fn outcome<'a>(&self, agent: &Agent, acted: &'a Acted, failure: Option<&'a Failure>) -> report::Outcome<'a> {
+        let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
+        let deployment = self.own_deployment(agent);
+        report::Outcome {
+            failure,
+            action: acted.server.as_ref(),
+            text: acted.text.as_ref(),
+            server: report::server(deployment.as_deref()),
+            applied: deployment.as_deref().and_then(observe::applied_hash),
+            suspended: deployment.as_deref().is_some_and(observe::has_no_pods),
+            tasks: self.tasks.count(&namespace, &name),
+            activity: acted.activity.as_ref(),
+            url: observe::url(agent, observe::config(&self.context).as_deref()),
+            layout: deployment.as_deref().and_then(observe::layout),
+            template_generation: acted.template_generation,
+            now: self.context.now(),
+        }
+    }
+}

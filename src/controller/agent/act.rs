@@ -1,0 +1,399 @@
+//! Writes what was decided, in order: what a pod reads before the pod.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, Service},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    core::PartialObjectMetaExt,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Agents,
+    observe::Seen,
+    voice::{self, Said},
+    write,
+};
+use crate::{
+    agent::{
+        Desired,
+        decide::{self, Action},
+        gate::{Activity, Policy, Work},
+        state::{self, Annotations},
+    },
+    api::{
+        Agent,
+        names::{self, annotation, label, manager},
+        voice::Activity as Wire,
+    },
+    status::{Failure, Next, Note},
+};
+
+/// First wait before a pod is touched again, doubled up to [`TOUCH_MAX`].
+const TOUCH_FIRST: Duration = Duration::from_millis(700);
+const TOUCH_MAX: Duration = Duration::from_secs(30);
+
+/// What a reconcile decided and wrote, for the report.
+#[derive(Default)]
+pub(super) struct Acted {
+    pub server: Option<Action>,
+    pub text: Option<Action>,
+    pub activity: Option<Wire>,
+    pub template_generation: Option<i64>,
+    pub notes: Vec<Note>,
+    pub next: Next,
+}
+
+/// Gathered text on its way into the pods.
+pub(super) struct Touch {
+    hash: String,
+    attempt: u32,
+    again: Instant,
+}
+
+/// Namespace and name, as most functions here need them.
+struct Who<'a> {
+    agent: &'a Agent,
+    namespace: String,
+    name: String,
+}
+
+impl Agents {
+    /// Converges the cluster to `desired` as far as the gate allows.
+    pub(super) async fn act(
+        &self,
+        agent: &Agent,
+        seen: &Seen,
+        desired: &Desired,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let who = Who { agent, namespace: agent.namespace().unwrap_or_default(), name: agent.name_any() };
+        let said = self.voice.activity(&who.namespace, &who.name);
+        acted.activity = said.as_ref().map(|s| s.activity.clone());
+        self.authority(&who.namespace).await?;
+        let work = self.work(&who, said.as_ref());
+        self.text(&who, seen, desired, work, acted).await?;
+        self.service(&who, desired, acted).await?;
+        self.deployment(&who, seen, desired, work, acted).await?;
+        self.prune(&who, desired, acted).await?;
+        self.touch(&who, desired, said.as_ref(), acted).await
+    }
+
+    fn work(&self, who: &Who<'_>, said: Option<&Said>) -> Work {
+        let running = self.running_pods(who.agent);
+        Work {
+            running_tasks: self.tasks.count(&who.namespace, &who.name).0,
+            activity: voice::activity(said, &running),
+        }
+    }
+
+    /// The certificate that sidecars trust, one ConfigMap a namespace. It belongs to no agent and stays.
+    async fn authority(&self, namespace: &str) -> Result<(), Failure> {
+        let Some(certificate) = self.voice.authority() else { return Ok(()) };
+        let body = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {
+                "name": names::AUTHORITY_CONFIG_MAP, "namespace": namespace,
+                "labels": { label::MANAGED_BY: names::value::MANAGED_BY },
+                "annotations": { state::OBJECT_HASH: crate::agent::hash::text(&certificate) },
+            },
+            "data": { names::AUTHORITY_KEY: certificate },
+        });
+        let present = self.config_maps.get(namespace, names::AUTHORITY_CONFIG_MAP);
+        let hash = body.pointer("/metadata/annotations").and_then(|a| a.get(state::OBJECT_HASH));
+        if present.is_some_and(|p| p.annotations().get(state::OBJECT_HASH).map(String::as_str) == hash.and_then(Value::as_str)) {
+            return Ok(());
+        }
+        self.apply_config_map(namespace, &body).await.map(|_| ())
+    }
+
+    async fn apply_config_map(&self, namespace: &str, body: &Value) -> Result<Option<ConfigMap>, Failure> {
+        let written = write::apply::<ConfigMap>(&self.context.client, namespace, body).await?;
+        if let Some(map) = &written {
+            self.config_maps.wrote(map.metadata.clone().into_response_partial::<ConfigMap>());
+        }
+        Ok(written)
+    }
+
+    /// Gathered text: written when idle, then the pods are touched.
+    async fn text(
+        &self,
+        who: &Who<'_>,
+        seen: &Seen,
+        desired: &Desired,
+        work: Work,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let live = self.config_maps.get(&who.namespace, &names::agent::context(&who.name));
+        let annotations: Option<Annotations> = live.as_ref().map(|l| l.annotations().clone());
+        let suspended = seen.deployment.as_deref().is_none_or(super::observe::has_no_pods);
+        let policy = decide::live_policy(&seen.spec);
+        let action = decide::text(desired, annotations.as_ref(), suspended, work, policy, self.context.now());
+        match &action {
+            Action::Keep => {}
+            Action::Apply { .. } => {
+                let body = write::body(&desired.context, Annotations::new(), None);
+                self.apply_config_map(&who.namespace, &body).await?;
+                if !suspended {
+                    let touch = Touch { hash: desired.text_hash.clone(), attempt: 0, again: Instant::now() };
+                    self.touches.lock().insert((who.namespace.clone(), who.name.clone()), touch);
+                }
+            }
+            Action::Wait { pending, write: true, .. } => {
+                let Some(old) = write::get::<ConfigMap>(&self.context.client, &who.namespace, &names::agent::context(&who.name)).await? else {
+                    return Ok(());
+                };
+                let body = remember(&json!(old), "v1", "ConfigMap", &state::pending_annotations(pending));
+                if self.apply_config_map(&who.namespace, &body).await?.is_none() {
+                    acted.soon();
+                }
+            }
+            Action::Wait { .. } => {}
+        }
+        acted.wake(&action, self.context.now());
+        acted.text = Some(action);
+        Ok(())
+    }
+
+    async fn service(&self, who: &Who<'_>, desired: &Desired, acted: &mut Acted) -> Result<(), Failure> {
+        let live = self.services.get(&who.namespace, &who.name);
+        if live.as_ref().is_some_and(|l| decide::same_object(&json!(&**l), desired.service.value())) {
+            return Ok(());
+        }
+        let body = write::body(&desired.service, Annotations::new(), None);
+        let Some(service) = write::apply::<Service>(&self.context.client, &who.namespace, &body).await? else {
+            acted.soon();
+            return Ok(());
+        };
+        self.services.wrote(service);
+        if live.is_none() {
+            acted.notes.push(Note::normal("ServiceCreated", "Create", format!("created Service {}", who.name)));
+        }
+        Ok(())
+    }
+
+    /// The Deployment, through the gate.
+    async fn deployment(
+        &self,
+        who: &Who<'_>,
+        seen: &Seen,
+        desired: &Desired,
+        work: Work,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let live = seen.deployment.as_deref().map(|d| json!(d));
+        let policy = decide::policy(&seen.spec);
+        let mut action = decide::server(desired, live.as_ref(), work, policy, self.context.now());
+        let mut held = false;
+        if matches!(action, Action::Apply { hold: true, .. }) {
+            held = true;
+            action = self.confirm(who, desired, live.as_ref(), policy).await;
+        }
+        let written = self.write_deployment(who, desired, live.as_ref(), &action, acted).await;
+        if held {
+            self.voice.release(&who.namespace, &who.name).await;
+        }
+        acted.wake(&action, self.context.now());
+        acted.server = Some(action);
+        written
+    }
+
+    /// Holds prompts and decides again from what the doors confirm and from the Tasks that run by now.
+    async fn confirm(&self, who: &Who<'_>, desired: &Desired, live: Option<&Value>, policy: Policy) -> Action {
+        let said = self.voice.hold(&who.namespace, &who.name).await;
+        let running = self.running_pods(who.agent);
+        let activity = if running.is_empty() { Activity::NoServer } else { voice::held_activity(said.as_ref(), &running) };
+        let work = Work { running_tasks: self.tasks.count(&who.namespace, &who.name).0, activity };
+        decide::server(desired, live, work, policy, self.context.now())
+    }
+
+    async fn write_deployment(
+        &self,
+        who: &Who<'_>,
+        desired: &Desired,
+        live: Option<&Value>,
+        action: &Action,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let version = live.and_then(|l| l.pointer("/metadata/resourceVersion")).and_then(Value::as_str);
+        let body = match action {
+            Action::Keep | Action::Wait { write: false, .. } => return Ok(()),
+            Action::Wait { pending, .. } => {
+                let Some(live) = live else { return Ok(()) };
+                remember(live, "apps/v1", "Deployment", &state::pending_annotations(pending))
+            }
+            Action::Apply { .. } => {
+                self.files(who, desired).await?;
+                let annotations = state::applied_annotations(&desired.hash, &desired.parts);
+                write::body(&desired.deployment, annotations, version)
+            }
+        };
+        match write::apply::<Deployment>(&self.context.client, &who.namespace, &body).await? {
+            Some(written) => {
+                if live.is_none() {
+                    let message = format!("created Deployment {}", written.name_any());
+                    acted.notes.push(Note::normal("DeploymentCreated", "Create", message));
+                }
+                self.deployments.wrote(written);
+            }
+            // Somebody wrote in between; what was decided may be wrong by now.
+            None => {
+                self.deployments.forget(&who.namespace, &names::agent::deployment(&who.name));
+                acted.soon();
+            }
+        }
+        Ok(())
+    }
+
+    /// The immutable ConfigMap of a pod template is written right before it.
+    async fn files(&self, who: &Who<'_>, desired: &Desired) -> Result<(), Failure> {
+        if self.config_maps.get(&who.namespace, desired.files.name()).is_some() {
+            return Ok(());
+        }
+        let body = write::body(&desired.files, Annotations::new(), None);
+        self.apply_config_map(&who.namespace, &body).await.map(|_| ())
+    }
+
+    /// The last two ConfigMaps of files stay: the present one and the one before, which old pods may still mount.
+    async fn prune(&self, who: &Who<'_>, desired: &Desired, acted: &Acted) -> Result<(), Failure> {
+        if !matches!(acted.server, Some(Action::Keep)) {
+            return Ok(());
+        }
+        let prefix = names::agent::files_prefix(&who.name);
+        let uid = who.agent.uid().unwrap_or_default();
+        let mut maps = self.context.caches.config_maps.filter(|map| {
+            map.namespace().as_ref() == Some(&who.namespace)
+                && map.name_any().starts_with(&prefix)
+                && map.owner_references().iter().any(|o| o.uid == uid)
+        });
+        maps.retain(|map| map.name_any() != desired.files.name());
+        maps.sort_by_key(|map| std::cmp::Reverse((map.creation_timestamp().map(|t| t.0), map.name_any())));
+        for old in maps.iter().skip(1) {
+            let uid = old.uid().unwrap_or_default();
+            write::delete::<ConfigMap>(&self.context.client, &who.namespace, &old.name_any(), &uid).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the kubelet look at the gathered text at once, until the sidecar has seen it.
+    async fn touch(
+        &self,
+        who: &Who<'_>,
+        desired: &Desired,
+        said: Option<&Said>,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let key = (who.namespace.clone(), who.name.clone());
+        if !matches!(acted.text, Some(Action::Keep | Action::Apply { .. })) {
+            return Ok(());
+        }
+        let arrived = said.map(|s| s.activity.context_hash == desired.text_hash);
+        let Some(attempt) = self.next_touch(&key, &desired.text_hash, arrived, acted) else { return Ok(()) };
+        let map = self.config_maps.get(&who.namespace, &names::agent::context(&who.name));
+        let version = map.and_then(|m| m.resource_version()).unwrap_or_default();
+        let mark = if attempt == 0 { version } else { format!("{version}.{attempt}") };
+        for pod in self.pods(who.agent) {
+            self.touch_pod(&who.namespace, &pod, &mark).await?;
+        }
+        self.voice.touched(&who.namespace, &who.name, &desired.text_hash);
+        Ok(())
+    }
+
+    /// The number of the attempt that is due now, if any. Without a sidecar (`arrived` is `None`) one attempt is all.
+    fn next_touch(&self, key: &(String, String), hash: &str, arrived: Option<bool>, acted: &mut Acted) -> Option<u32> {
+        let mut touches = self.touches.lock();
+        if arrived == Some(true) {
+            touches.remove(key);
+            return None;
+        }
+        let now = Instant::now();
+        if arrived == Some(false) && touches.get(key).is_none_or(|t| t.hash != hash) {
+            touches.insert(key.clone(), Touch { hash: hash.into(), attempt: 0, again: now + TOUCH_FIRST });
+        }
+        let touch = touches.get_mut(key)?;
+        if touch.again > now {
+            acted.after(touch.again - now);
+            return None;
+        }
+        let attempt = touch.attempt;
+        if arrived.is_none() {
+            touches.remove(key);
+            return Some(attempt);
+        }
+        let wait = TOUCH_MAX.min(TOUCH_FIRST * 2_u32.saturating_pow(attempt.min(10)));
+        touch.attempt = attempt.saturating_add(1);
+        touch.again = now + wait;
+        acted.after(wait);
+        Some(attempt)
+    }
+
+    async fn touch_pod(&self, namespace: &str, pod: &Pod, mark: &str) -> Result<(), Failure> {
+        if pod.annotations().get(annotation::CONTEXT_VERSION).map(String::as_str) == Some(mark) {
+            return Ok(());
+        }
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), namespace);
+        let patch = json!({ "metadata": { "annotations": { annotation::CONTEXT_VERSION: mark } } });
+        let params = PatchParams { field_manager: Some(manager::AGENT.into()), ..PatchParams::default() };
+        match api.patch_metadata(&pod.name_any(), &params, &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            answer => write::limited("touching a pod", async { answer }).await.map(|_| ()),
+        }
+    }
+}
+
+impl Acted {
+    fn after(&mut self, delay: Duration) {
+        self.next = self.next.or_earlier(Next::After(delay));
+    }
+
+    /// The cache is behind; its next event wakes the agent as well.
+    fn soon(&mut self) {
+        self.after(Duration::from_millis(200));
+    }
+
+    /// A wait with an end wakes at its end.
+    fn wake(&mut self, action: &Action, now: Timestamp) {
+        if let Action::Wait { until: Some(until), .. } = action {
+            let left = until.duration_since(now);
+            self.after(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(50));
+        }
+    }
+}
+
+/// What is there, as we would apply it, with further annotations: the template stays as it is, only annotations
+/// change. Fields that nobody asked for (defaults) become ours by this, and nobody's again with the next real apply.
+fn remember(live: &Value, api_version: &str, kind: &str, annotations: &Annotations) -> Value {
+    let of = |pointer: &str| live.pointer(pointer).cloned().unwrap_or(Value::Null);
+    let kept = live.pointer("/metadata/annotations").and_then(Value::as_object);
+    let mut marks: BTreeMap<String, Value> = kept
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| key.starts_with(names::PREFIX))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    marks.extend(annotations.iter().map(|(key, value)| (key.clone(), json!(value))));
+    let mut body = json!({
+        "apiVersion": api_version, "kind": kind,
+        "metadata": {
+            "name": of("/metadata/name"), "namespace": of("/metadata/namespace"),
+            "resourceVersion": of("/metadata/resourceVersion"),
+            "labels": of("/metadata/labels"), "ownerReferences": of("/metadata/ownerReferences"),
+            "annotations": marks,
+        },
+    });
+    for field in ["spec", "data", "binaryData", "immutable"] {
+        if let Some(value) = live.get(field) {
+            body[field] = value.clone();
+        }
+    }
+    body
+}

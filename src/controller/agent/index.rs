@@ -1,0 +1,159 @@
+//! Who refers to what, and which Tasks an agent has: kept by events, so that a change costs what it touches.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use kube::ResourceExt;
+use parking_lot::RwLock;
+
+use crate::{
+    agent::References,
+    api::{Task, TaskPhase},
+};
+
+/// What an Agent refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Of {
+    Template,
+    ConfigMap,
+    Secret,
+}
+
+type Target = (Of, String, String);
+type Key = (String, String);
+
+/// Agents by what they refer to.
+#[derive(Default)]
+pub(super) struct Referrers {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    by_target: HashMap<Target, BTreeSet<String>>,
+    by_agent: HashMap<Key, Vec<Target>>,
+}
+
+impl Referrers {
+    /// Replaces what an agent refers to.
+    pub(super) fn set(&self, namespace: &str, agent: &str, template: Option<&str>, references: &References) {
+        let target = |of: Of, name: &str| (of, namespace.to_string(), name.to_string());
+        let mut targets: Vec<Target> = template.map(|name| target(Of::Template, name)).into_iter().collect();
+        targets.extend(references.config_maps.iter().map(|name| target(Of::ConfigMap, name)));
+        targets.extend(references.secrets.iter().map(|name| target(Of::Secret, name)));
+        let mut inner = self.inner.write();
+        inner.forget(namespace, agent);
+        for target in &targets {
+            inner.by_target.entry(target.clone()).or_default().insert(agent.into());
+        }
+        inner.by_agent.insert((namespace.into(), agent.into()), targets);
+    }
+
+    /// The agent is gone.
+    pub(super) fn forget(&self, namespace: &str, agent: &str) {
+        self.inner.write().forget(namespace, agent);
+    }
+
+    /// The agents of `namespace` that refer to an object.
+    pub(super) fn of(&self, of: Of, namespace: &str, name: &str) -> Vec<String> {
+        let target = (of, namespace.to_string(), name.to_string());
+        self.inner.read().by_target.get(&target).map(|set| set.iter().cloned().collect()).unwrap_or_default()
+    }
+}
+
+impl Inner {
+    fn forget(&mut self, namespace: &str, agent: &str) {
+        for target in self.by_agent.remove(&(namespace.into(), agent.into())).unwrap_or_default() {
+            if let Some(set) = self.by_target.get_mut(&target) {
+                set.remove(agent);
+                if set.is_empty() {
+                    self.by_target.remove(&target);
+                }
+            }
+        }
+    }
+}
+
+/// Tasks that are not over, by agent.
+#[derive(Default)]
+pub(super) struct OpenTasks {
+    by_agent: RwLock<HashMap<Key, BTreeMap<String, bool>>>,
+}
+
+impl OpenTasks {
+    /// Takes a change of a Task in; returns its agent where the numbers changed.
+    pub(super) fn note(&self, task: &Task, deleted: bool) -> Option<String> {
+        let agent = task.spec.agent_ref.as_ref()?.name.clone();
+        let phase = task.status.as_ref().and_then(|s| s.phase).unwrap_or(TaskPhase::Pending);
+        let key = (task.namespace().unwrap_or_default(), agent.clone());
+        let mut map = self.by_agent.write();
+        let tasks = map.entry(key.clone()).or_default();
+        let before = tasks.get(&task.name_any()).copied();
+        let after = (!deleted && !phase.is_terminal()).then_some(phase == TaskPhase::Running);
+        match after {
+            Some(running) => _ = tasks.insert(task.name_any(), running),
+            None => _ = tasks.remove(&task.name_any()),
+        }
+        if tasks.is_empty() {
+            map.remove(&key);
+        }
+        (before != after).then_some(agent)
+    }
+
+    /// Running and waiting Tasks of an agent.
+    pub(super) fn count(&self, namespace: &str, agent: &str) -> (usize, usize) {
+        let map = self.by_agent.read();
+        let Some(tasks) = map.get(&(namespace.into(), agent.into())) else { return (0, 0) };
+        let running = tasks.values().filter(|running| **running).count();
+        (running, tasks.len() - running)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn task(name: &str, phase: &str) -> Task {
+        serde_json::from_value(json!({
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task",
+            "metadata": {"name": name, "namespace": "ns"},
+            "spec": {"agentRef": {"name": "a"}},
+            "status": {"phase": phase},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn tasks_are_counted_until_they_are_over() {
+        let open = OpenTasks::default();
+        assert_eq!(open.note(&task("1", "Queued"), false).as_deref(), Some("a"));
+        assert_eq!(open.note(&task("2", "Running"), false).as_deref(), Some("a"));
+        assert_eq!(open.note(&task("2", "Running"), false), None, "nothing changed");
+        assert_eq!(open.count("ns", "a"), (1, 1));
+        open.note(&task("1", "Running"), false);
+        assert_eq!(open.count("ns", "a"), (2, 0));
+        open.note(&task("1", "Completed"), false);
+        open.note(&task("2", "Running"), true);
+        assert_eq!(open.count("ns", "a"), (0, 0));
+        assert_eq!(open.count("other", "a"), (0, 0));
+    }
+
+    #[test]
+    fn references_are_replaced_and_forgotten() {
+        let index = Referrers::default();
+        let references = |maps: &[&str]| References {
+            config_maps: maps.iter().map(ToString::to_string).collect(),
+            ..References::default()
+        };
+        index.set("ns", "a", Some("t"), &references(&["m", "n"]));
+        index.set("ns", "b", Some("t"), &references(&["m"]));
+        assert_eq!(index.of(Of::ConfigMap, "ns", "m"), ["a", "b"]);
+        assert_eq!(index.of(Of::Template, "ns", "t"), ["a", "b"]);
+        index.set("ns", "a", None, &references(&["n"]));
+        assert_eq!(index.of(Of::ConfigMap, "ns", "m"), ["b"]);
+        index.forget("ns", "b");
+        assert!(index.of(Of::ConfigMap, "ns", "m").is_empty() && index.of(Of::Secret, "ns", "n").is_empty());
+        assert_eq!(index.of(Of::ConfigMap, "ns", "n"), ["a"]);
+    }
+}

@@ -1,0 +1,70 @@
+//! What wakes an agent.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::{Agents, index::Of};
+use crate::{
+    api::names::label,
+    controller::runtime::{Cache, Kind, Triggers},
+};
+
+/// Attaches listeners to everything that an agent's decisions read.
+pub(super) fn attach(agents: &Arc<Agents>) {
+    let caches = &agents.context.caches;
+    owned(&caches.deployments, &agents.triggers);
+    owned(&caches.services, &agents.triggers);
+    owned(&caches.agent_pods, &agents.triggers);
+    owned(&caches.config_maps, &agents.triggers);
+    owned(&caches.secrets, &agents.triggers);
+    referred(agents, &caches.templates, Of::Template);
+    referred(agents, &caches.config_maps, Of::ConfigMap);
+    referred(agents, &caches.secrets, Of::Secret);
+    everybody(agents);
+    tasks(agents);
+    let triggers = agents.triggers.clone();
+    agents.voice.on_change(Box::new(move |namespace, agent| triggers.now(namespace, agent)));
+}
+
+/// Objects that carry an agent's label wake it.
+fn owned<K: Kind>(cache: &Cache<K>, triggers: &Triggers<crate::api::Agent>) {
+    let triggers = triggers.clone();
+    cache.on_change(move |change| {
+        if let Some(agent) = change.object.labels().get(label::AGENT) {
+            triggers.now(&change.object.namespace().unwrap_or_default(), agent);
+        }
+    });
+}
+
+fn referred<K: Kind>(agents: &Arc<Agents>, cache: &Cache<K>, of: Of) {
+    let weak = Arc::downgrade(agents);
+    cache.on_change(move |change| {
+        let Some(agents) = weak.upgrade() else { return };
+        let namespace = change.object.namespace().unwrap_or_default();
+        for agent in agents.referrers.of(of, &namespace, &change.object.name_any()) {
+            agents.triggers.now(&namespace, &agent);
+        }
+    });
+}
+
+/// The cluster's settings reach every agent.
+fn everybody(agents: &Arc<Agents>) {
+    let weak = Arc::downgrade(agents);
+    agents.context.caches.configs.on_change(move |_| {
+        let Some(agents) = weak.upgrade() else { return };
+        for agent in agents.context.caches.agents.all() {
+            agents.triggers.now(&agent.namespace().unwrap_or_default(), &agent.name_any());
+        }
+    });
+}
+
+fn tasks(agents: &Arc<Agents>) {
+    let weak = Arc::downgrade(agents);
+    agents.context.caches.tasks.on_change(move |change| {
+        let Some(agents) = weak.upgrade() else { return };
+        if let Some(agent) = agents.tasks.note(change.object, change.deleted) {
+            agents.triggers.now(&change.object.namespace().unwrap_or_default(), &agent);
+        }
+    });
+}

@@ -1,0 +1,286 @@
+//! What an agent's decisions are made from.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, Secret, Service},
+};
+use kube::{Resource, ResourceExt, core::PartialObjectMeta};
+
+use super::{
+    Agents,
+    contents::{Content, Password},
+    write,
+};
+use crate::{
+    agent::{self, Desired, Inputs, Invalid, References, build::layout::SIDECAR, state},
+    api::{
+        Agent, AgentSpec, PilothouseConfig,
+        names::{self, annotation, manager, reasons},
+        not_yet,
+    },
+    controller::Context,
+    status::Failure,
+};
+
+/// Metadata of a ConfigMap.
+pub(super) type ConfigMapMeta = PartialObjectMeta<ConfigMap>;
+
+/// What was read.
+pub(super) struct Seen {
+    pub spec: AgentSpec,
+    pub template_generation: Option<i64>,
+    pub deployment: Option<Arc<Deployment>>,
+    config: Option<Arc<PilothouseConfig>>,
+    content: Content,
+    system_image: Option<String>,
+    voice_address: Option<String>,
+    suspended: bool,
+}
+
+impl Agents {
+    /// Reads what the decisions need, and makes the agent's password where there is none.
+    pub(super) async fn observe(&self, agent: &Arc<Agent>) -> Result<Seen, Failure> {
+        let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
+        let template_name = agent.spec.template_ref.as_ref().map(|t| t.name.clone());
+        self.referrers.set(&namespace, &name, template_name.as_deref(), &agent::references(&agent.spec));
+        refuse(&not_yet::unsupported(&agent.spec), "")?;
+        let template = match &template_name {
+            Some(template) => Some(self.template(&namespace, template)?),
+            None => None,
+        };
+        if let Some(template) = &template {
+            refuse(&not_yet::unsupported(&template.spec), &format!("AgentTemplate {}: ", template.name_any()))?;
+        }
+        let config = config(&self.context);
+        let spec = agent::merge(&agent.spec, template.as_ref().map(|t| &t.spec));
+        let references = agent::references(&spec);
+        self.referrers.set(&namespace, &name, template_name.as_deref(), &references);
+        let password = self.password(agent).await?;
+        let content = self.read(&namespace, &name, &references, &password).await?;
+        Ok(Seen {
+            spec,
+            template_generation: template.and_then(|t| t.metadata.generation),
+            deployment: self.own_deployment(agent),
+            config,
+            content,
+            system_image: self.context.settings.system_image.clone(),
+            voice_address: self.context.settings.voice_address.clone(),
+            suspended: wants_suspension(agent),
+        })
+    }
+
+    fn template(&self, namespace: &str, name: &str) -> Result<Arc<crate::api::AgentTemplate>, Failure> {
+        self.context.caches.templates.get(namespace, name).ok_or_else(|| {
+            Failure::waiting(reasons::TEMPLATE_NOT_FOUND, format!("waiting for AgentTemplate {name:?}"))
+        })
+    }
+
+    async fn read(
+        &self,
+        namespace: &str,
+        name: &str,
+        references: &References,
+        password: &Password,
+    ) -> Result<Content, Failure> {
+        self.contents.read(namespace, name, references, password).await
+    }
+
+    /// The password, made on the first reconcile.
+    async fn password(&self, agent: &Agent) -> Result<Password, Failure> {
+        let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
+        let secret = names::agent::auth(&name);
+        if let Some(found) = self.context.caches.secrets.get(&namespace, &secret) {
+            ours("Secret", &secret, found.owner_references(), agent)?;
+        }
+        if let Some(password) = self.contents.password(&namespace, &name).await? {
+            return Ok(password);
+        }
+        self.make_password(agent).await
+    }
+
+    async fn make_password(&self, agent: &Agent) -> Result<Password, Failure> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let secret = agent::build::auth_secret(agent, "opencode", &random_password());
+        let name = secret.name_any();
+        let api = kube::Api::<Secret>::namespaced(self.context.client.clone(), &namespace);
+        let params = kube::api::PostParams { field_manager: Some(manager::AGENT.into()), ..Default::default() };
+        let written = match api.create(&params, &secret).await {
+            // Ours from a moment ago, which the cache does not show yet, or somebody else's.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let found = write::get::<Secret>(&self.context.client, &namespace, &name).await?;
+                let found = found.ok_or_else(|| Failure::transient(reasons::APPLY_FAILED, "the Secret vanished"))?;
+                ours("Secret", &name, found.owner_references(), agent)?;
+                found
+            }
+            answer => write::limited(&format!("creating Secret {name}"), async { answer }).await?,
+        };
+        Password::of(&written).ok_or_else(|| {
+            Failure::waiting(reasons::SECRET_INVALID, format!("Secret {name:?} has no key \"password\": delete it"))
+        })
+    }
+
+    /// The agent's Deployment, unless it is somebody else's.
+    pub(super) fn own_deployment(&self, agent: &Agent) -> Option<Arc<Deployment>> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let found = self.deployments.get(&namespace, &names::agent::deployment(&agent.name_any()))?;
+        is_ours(found.owner_references(), agent).then_some(found)
+    }
+
+    /// Every object of a generated name is ours or does not exist.
+    pub(super) async fn check_names(&self, agent: &Agent) -> Result<(), Failure> {
+        let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
+        let client = &self.context.client;
+        let (deployment, service) = (names::agent::deployment(&name), names::agent::service(&name));
+        // Objects without our label are not in the caches: what is not there is asked for before it is created.
+        match self.deployments.get(&namespace, &deployment) {
+            Some(found) => ours("Deployment", &deployment, found.owner_references(), agent)?,
+            None => {
+                if let Some(found) = write::get_metadata::<Deployment>(client, &namespace, &deployment).await? {
+                    ours("Deployment", &deployment, found.owner_references(), agent)?;
+                }
+            }
+        }
+        match self.services.get(&namespace, &service) {
+            Some(found) => ours("Service", &service, found.owner_references(), agent)?,
+            None => {
+                if let Some(found) = write::get_metadata::<Service>(client, &namespace, &service).await? {
+                    ours("Service", &service, found.owner_references(), agent)?;
+                }
+            }
+        }
+        let context = names::agent::context(&name);
+        match self.config_maps.get(&namespace, &context) {
+            Some(found) => ours("ConfigMap", &context, found.owner_references(), agent),
+            None => Ok(()),
+        }
+    }
+
+    /// The agent's pods.
+    pub(super) fn pods(&self, agent: &Agent) -> Vec<Arc<Pod>> {
+        let (namespace, name) = (agent.namespace(), agent.name_any());
+        self.context.caches.agent_pods.filter(|pod| {
+            pod.namespace() == namespace && pod.labels().get(names::label::AGENT) == Some(&name)
+        })
+    }
+
+    /// Names of the pods in which a process of the server may run: all but those whose container was never started or
+    /// has ended.
+    pub(super) fn running_pods(&self, agent: &Agent) -> Vec<String> {
+        self.pods(agent).iter().filter(|pod| may_run(pod)).map(|pod| pod.name_any()).collect()
+    }
+}
+
+fn may_run(pod: &Pod) -> bool {
+    let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let mut server = containers.filter(|c| c.name == agent::build::layout::SERVER);
+    server.any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
+}
+
+impl Seen {
+    /// Builds the objects. A newer image of the controller alone replaces no pod: the applied one is kept until another
+    /// cause comes.
+    pub(super) fn build(&self, agent: &Agent) -> Result<Desired, Invalid> {
+        let kept = self.deployment.as_deref().and_then(sidecar_image);
+        if let Some(kept) = kept.filter(|kept| Some(kept) != self.system_image.as_ref()) {
+            let desired = agent::build(&self.inputs(agent, Some(&kept)))?;
+            let applied = self.deployment.as_deref().and_then(applied_hash);
+            if desired.own_system_image && applied.as_ref() == Some(&desired.hash) {
+                return Ok(desired);
+            }
+        }
+        agent::build(&self.inputs(agent, self.system_image.as_deref()))
+    }
+
+    fn inputs<'a>(&'a self, agent: &'a Agent, system_image: Option<&'a str>) -> Inputs<'a> {
+        Inputs {
+            agent,
+            spec: &self.spec,
+            config: self.config.as_deref().map(|c| &c.spec),
+            system_image,
+            voice_address: self.voice_address.as_deref(),
+            suspended: self.suspended,
+            config_maps: &self.content.config_maps,
+            secrets: &self.content.secrets,
+        }
+    }
+}
+
+fn refuse(fields: &[not_yet::FieldPath], of: &str) -> Result<(), Failure> {
+    if fields.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = fields.iter().map(ToString::to_string).collect();
+    let message = format!("{of}not supported by this release of Pilothouse: {}; remove them", names.join(", "));
+    Err(Failure::stalled(reasons::NOT_YET_SUPPORTED, message))
+}
+
+/// The configuration singleton.
+pub(super) fn config(context: &Context) -> Option<Arc<PilothouseConfig>> {
+    context.caches.configs.get("", names::CONFIG)
+}
+
+/// The annotation wins over the spec: no Sync owns it.
+fn wants_suspension(agent: &Agent) -> bool {
+    match agent.annotations().get(annotation::SUSPEND_OVERRIDE).map(String::as_str) {
+        Some("true") => true,
+        Some("false") => false,
+        _ => agent.spec.suspend == Some(true),
+    }
+}
+
+fn is_ours(owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference], agent: &Agent) -> bool {
+    let uid = agent.uid().unwrap_or_default();
+    owners.iter().any(|o| o.controller == Some(true) && o.uid == uid)
+}
+
+fn ours(
+    kind: &str,
+    name: &str,
+    owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference],
+    agent: &Agent,
+) -> Result<(), Failure> {
+    if is_ours(owners, agent) {
+        return Ok(());
+    }
+    let message = format!(
+        "{kind} {name:?} exists and does not belong to this Agent; it is left alone: rename the Agent, or delete it"
+    );
+    Err(Failure::waiting(reasons::NAME_CONFLICT, message))
+}
+
+/// 32 random bytes.
+fn random_password() -> String {
+    use base64::Engine;
+    let bytes: [u8; 32] = rand::random();
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Hash of the pod template that was applied.
+pub(super) fn applied_hash(deployment: &Deployment) -> Option<String> {
+    state::State::of_deployment(deployment.annotations()).applied
+}
+
+/// No pod is wanted.
+pub(super) fn has_no_pods(deployment: &Deployment) -> bool {
+    deployment.spec.as_ref().and_then(|s| s.replicas) == Some(0)
+}
+
+/// Layout of the pods.
+pub(super) fn layout(deployment: &Deployment) -> Option<i32> {
+    let metadata = deployment.spec.as_ref()?.template.metadata.as_ref()?;
+    metadata.annotations.as_ref()?.get(annotation::LAYOUT)?.parse().ok()
+}
+
+fn sidecar_image(deployment: &Deployment) -> Option<String> {
+    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    pod.init_containers.iter().flatten().find(|c| c.name == SIDECAR)?.image.clone()
+}
+
+/// Address inside the cluster.
+pub(super) fn url(agent: &Agent, config: Option<&PilothouseConfig>) -> String {
+    let domain = config.and_then(|c| c.spec.cluster_domain.clone()).unwrap_or_else(|| "cluster.local".into());
+    let namespace = agent.meta().namespace.clone().unwrap_or_default();
+    format!("http://{}.{namespace}.svc.{domain}:{}", agent.name_any(), agent.spec.port)
+}

@@ -1,0 +1,115 @@
+//! What the reconciler asks the agents' sidecars, and what it does without an answer.
+
+use futures::future::BoxFuture;
+
+use crate::{agent::gate, api::voice::Activity};
+
+/// What the connected pods of an agent say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Their activities as one.
+    pub activity: Activity,
+    /// Names of the pods, sorted.
+    pub pods: Vec<String>,
+}
+
+impl Said {
+    /// Whether every pod of `running` speaks: one that does not may do anything.
+    fn is_whole(&self, running: &[String]) -> bool {
+        running.iter().all(|pod| self.pods.contains(pod))
+    }
+}
+
+/// The sidecars, as the reconciler sees them.
+pub trait AgentVoice: Send + Sync + 'static {
+    /// What the agent's sidecars said last; `None` while none is connected.
+    fn activity(&self, namespace: &str, agent: &str) -> Option<Said>;
+
+    /// Holds prompts at the doors and returns what goes on then; `None` where one did not answer in time.
+    fn hold<'a>(&'a self, namespace: &'a str, agent: &'a str) -> BoxFuture<'a, Option<Said>>;
+
+    /// Lets prompts through again.
+    fn release<'a>(&'a self, namespace: &'a str, agent: &'a str) -> BoxFuture<'a, ()>;
+
+    /// The gathered text was written: look at the volume until `hash` is there.
+    fn touched(&self, namespace: &str, agent: &str, hash: &str);
+
+    /// Certificate of the authority that sidecars trust, in PEM; `None` while nothing is served.
+    fn authority(&self) -> Option<String>;
+
+    /// Calls `listener` with namespace and agent after each change.
+    fn on_change(&self, listener: Box<dyn Fn(&str, &str) + Send + Sync>);
+}
+
+/// No sidecar ever connects.
+pub struct Silent;
+
+impl AgentVoice for Silent {
+    fn activity(&self, _: &str, _: &str) -> Option<Said> {
+        None
+    }
+
+    fn hold<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Option<Said>> {
+        Box::pin(async { None })
+    }
+
+    fn release<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn touched(&self, _: &str, _: &str, _: &str) {}
+
+    fn authority(&self) -> Option<String> {
+        None
+    }
+
+    fn on_change(&self, _: Box<dyn Fn(&str, &str) + Send + Sync>) {}
+}
+
+/// What the gate counts. `running` are the pods in which a server process may run.
+pub(super) fn activity(said: Option<&Said>, running: &[String]) -> gate::Activity {
+    match said {
+        _ if running.is_empty() => gate::Activity::NoServer,
+        Some(said) if said.activity.works_on() > 0 || said.activity.attached > 0 => gate::Activity::Busy,
+        Some(said) if said.activity.server_ready && said.is_whole(running) => gate::Activity::Idle,
+        Some(_) | None => gate::Activity::Unknown,
+    }
+}
+
+/// The same after prompts were held: idle is only what every door confirms.
+pub(super) fn held_activity(said: Option<&Said>, running: &[String]) -> gate::Activity {
+    match said {
+        Some(said) if !said.is_whole(running) || !said.activity.server_ready => gate::Activity::Unknown,
+        Some(said) if said.activity.is_quiet() && said.activity.attached == 0 => gate::Activity::Idle,
+        Some(_) => gate::Activity::Busy,
+        None => gate::Activity::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gate::Activity as A;
+
+    use super::*;
+
+    #[test]
+    fn silence_is_never_idle() {
+        let say = |activity: Activity| Said { activity, pods: vec!["p".into()] };
+        let ready = Activity { server_ready: true, ..Activity::default() };
+        let table = [
+            (None, vec!["p"], A::Unknown, A::Unknown),
+            (None, vec![], A::NoServer, A::Unknown),
+            (Some(say(ready.clone())), vec!["p"], A::Idle, A::Busy),
+            (Some(say(ready.clone())), vec!["p", "other"], A::Unknown, A::Unknown),
+            (Some(say(Activity { held: true, idle: true, ..ready.clone() })), vec!["p"], A::Idle, A::Idle),
+            (Some(say(Activity { busy_sessions: vec!["s".into()], ..ready.clone() })), vec!["p"], A::Busy, A::Busy),
+            (Some(say(Activity { attached: 1, held: true, idle: true, ..ready })), vec!["p"], A::Busy, A::Busy),
+            (Some(say(Activity::default())), vec!["p"], A::Unknown, A::Unknown),
+        ];
+        for (said, running, before, held) in table {
+            let running: Vec<String> = running.into_iter().map(String::from).collect();
+            assert_eq!(activity(said.as_ref(), &running), before, "{said:?} {running:?}");
+            assert_eq!(held_activity(said.as_ref(), &running), held, "{said:?} {running:?}");
+        }
+    }
+}
