@@ -62,7 +62,10 @@ mod tests {
     fn bad_text_names_the_position() {
         let failure = config(Some(&json!("{\n  \"model\": }"))).unwrap_err();
         assert_eq!(failure.reason, "InvalidConfig");
-        assert_eq!(failure.message, "spec.config is a string that is no valid JSON: expected value at line 2 column 12");
+        assert_eq!(
+            failure.message,
+            "spec.config is a string that is no valid JSON: expected value at line 2 column 12"
+        );
         assert!(config(Some(&json!([1]))).is_err() && config(Some(&json!("3"))).is_err());
     }
 }

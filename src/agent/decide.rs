@@ -140,9 +140,7 @@ pub fn text(
 fn act(verdict: Verdict, stored: Option<&Pending>, causes: &BTreeSet<String>) -> Action {
     match verdict {
         Verdict::Open { hold } => Action::Apply { hold, causes: causes.clone(), forced: None },
-        Verdict::Forced { message } => {
-            Action::Apply { hold: false, causes: causes.clone(), forced: Some(message) }
-        }
+        Verdict::Forced { message } => Action::Apply { hold: false, causes: causes.clone(), forced: Some(message) },
         Verdict::Wait { pending, until, message } => {
             Action::Wait { write: stored != Some(&pending), pending, until, message }
         }

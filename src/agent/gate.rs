@@ -195,7 +195,9 @@ fn describe(input: &GateInput<'_>) -> String {
     };
     let sessions = match (input.policy.protect, input.work.activity) {
         (Protect::TasksAndSessions, Activity::Busy) => Some("busy sessions"),
-        (Protect::TasksAndSessions, Activity::Unknown) => Some("sessions that cannot be asked for (server unreachable)"),
+        (Protect::TasksAndSessions, Activity::Unknown) => {
+            Some("sessions that cannot be asked for (server unreachable)")
+        }
         _ => None,
     };
     match (tasks, sessions) {

@@ -227,7 +227,10 @@ fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
     match outcome.server {
         _ if outcome.suspended => settled(Condition::yes(kinds::READY, reasons::SUSPENDED, "suspended, as asked")),
         Server::Failed { .. } => vec![
-            no(reasons::PROGRESS_DEADLINE_EXCEEDED, "the pods of the newest revision do not get ready: see their events"),
+            no(
+                reasons::PROGRESS_DEADLINE_EXCEEDED,
+                "the pods of the newest revision do not get ready: see their events",
+            ),
             Change::Remove(kinds::RECONCILING),
             set(Condition::yes(
                 kinds::STALLED,

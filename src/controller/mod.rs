@@ -1,5 +1,6 @@
 //! Wiring: watches, leader election, one file a kind.
 
+pub mod agent;
 pub mod caches;
 pub mod leader;
 pub mod report;
@@ -93,7 +94,12 @@ pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, (
 
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
 fn kinds(context: &Context, scopes: &[Scope]) -> Vec<Loop> {
-    vec![task::prepare(context, scopes), template::templates(context, scopes), template::configs(context)]
+    vec![
+        agent::prepare(context, scopes, Arc::new(agent::voice::Silent)),
+        task::prepare(context, scopes),
+        template::templates(context, scopes),
+        template::configs(context),
+    ]
 }
 
 /// A kind's loop from its reconciler.

@@ -62,7 +62,9 @@ impl Credentials {
         let path = credential.mount_path.as_deref().filter(|p| !p.is_empty());
         let env = credential.env.as_deref().filter(|e| !e.is_empty());
         match (&secret.key, env, path) {
-            (None, Some(_), _) => return Err(invalid(credential, "env can only be set when secretRef.key is specified")),
+            (None, Some(_), _) => {
+                return Err(invalid(credential, "env can only be set when secretRef.key is specified"));
+            }
             (Some(_), None, None) => return Err(invalid(credential, "names a key: set env or mountPath as well")),
             (None, None, None) => self.env_from.push(all_keys(&secret.name)),
             _ => {}

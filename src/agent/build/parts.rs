@@ -88,10 +88,7 @@ fn credential(plan: &Plan<'_>, name: &str) -> Value {
 /// Volumes of the user, not told from ours once they are in the template, and where the controller is.
 fn podspec(plan: &Plan<'_>) -> Value {
     let own = plan.inputs.spec.pod_spec.as_ref();
-    json!([
-        own.map(|p| (&p.extra_volumes, &p.extra_volume_mounts, &p.system_containers)),
-        plan.inputs.voice_address
-    ])
+    json!([own.map(|p| (&p.extra_volumes, &p.extra_volume_mounts, &p.system_containers)), plan.inputs.voice_address])
 }
 
 /// Lists in the rest that follow from other parts (environment, volumes, mounts, the hash of credentials). What they
@@ -120,4 +117,3 @@ fn take(value: &mut Value, pointer: &str) -> Option<Value> {
     let (parent, key) = pointer.rsplit_once('/')?;
     value.pointer_mut(parent)?.as_object_mut()?.remove(&key.replace("~1", "/"))
 }
-

@@ -30,11 +30,8 @@ pub(super) fn template(plan: &Plan<'_>) -> Value {
         (annotation::LAYOUT.to_string(), layout::VERSION.to_string()),
         (CREDENTIALS_HASH.to_string(), credentials_hash(plan)),
     ]);
-    let metadata = ObjectMeta {
-        labels: Some(super::labels(plan)),
-        annotations: Some(annotations),
-        ..ObjectMeta::default()
-    };
+    let metadata =
+        ObjectMeta { labels: Some(super::labels(plan)), annotations: Some(annotations), ..ObjectMeta::default() };
     json(&PodTemplateSpec { metadata: Some(metadata), spec: Some(spec(plan)) })
 }
 
@@ -112,11 +109,8 @@ fn config_map(
 }
 
 fn secret(volume: &str, name: String) -> Volume {
-    let source = SecretVolumeSource {
-        secret_name: Some(name),
-        default_mode: Some(0o440),
-        ..SecretVolumeSource::default()
-    };
+    let source =
+        SecretVolumeSource { secret_name: Some(name), default_mode: Some(0o440), ..SecretVolumeSource::default() };
     Volume { name: volume.into(), secret: Some(source), ..Volume::default() }
 }
 

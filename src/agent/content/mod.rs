@@ -124,7 +124,10 @@ fn from_config_map(
 }
 
 fn missing_map(reference: &ConfigMapContext, name: &str) -> Invalid {
-    Invalid::waiting(reasons::CONFIG_MAP_NOT_FOUND, format!("context {name:?} waits for ConfigMap {:?}", reference.name))
+    Invalid::waiting(
+        reasons::CONFIG_MAP_NOT_FOUND,
+        format!("context {name:?} waits for ConfigMap {:?}", reference.name),
+    )
 }
 
 fn one(data: &ConfigMapData, key: &str) -> Option<Bytes> {

@@ -37,7 +37,8 @@ impl Place {
 /// The absolute path of `path`, which is relative to `workspace` unless it begins with a slash.
 pub(in crate::agent) fn resolve(workspace: &str, path: &str, owner: &str) -> Result<String, Invalid> {
     let joined = if path.starts_with('/') { path.to_string() } else { format!("{workspace}/{path}") };
-    let bad = |problem: &str| Invalid::stalled(reasons::INVALID_SPEC, format!("mountPath {path:?} of {owner:?} {problem}"));
+    let bad =
+        |problem: &str| Invalid::stalled(reasons::INVALID_SPEC, format!("mountPath {path:?} of {owner:?} {problem}"));
     let parts: Vec<&str> = joined.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     if parts.contains(&"..") {
         return Err(bad("must not contain .."));

@@ -87,7 +87,8 @@ fn every_combination() {
                         (true, 'W', OnTimeout::Force) if late => 'F',
                         (true, letter, _) => letter,
                     };
-                    let context = format!("{protect:?} {running_tasks} {activity:?} {applied:?} {waited:?} {on_timeout:?}");
+                    let context =
+                        format!("{protect:?} {running_tasks} {activity:?} {applied:?} {waited:?} {on_timeout:?}");
                     assert_eq!(letter(&verdict), want, "{context}");
                 }
             }
@@ -96,7 +97,12 @@ fn every_combination() {
     assert_eq!(TABLE.len(), PROTECTS.len() * ACTIVITIES.len() * 2, "every combination of work has a row");
 }
 
-fn busy<'a>(pending: Option<&'a Pending>, applied: &'a Applied, causes: &'a BTreeSet<String>, now: i64) -> GateInput<'a> {
+fn busy<'a>(
+    pending: Option<&'a Pending>,
+    applied: &'a Applied,
+    causes: &'a BTreeSet<String>,
+    now: i64,
+) -> GateInput<'a> {
     GateInput {
         desired: "new",
         applied: Some(applied),
@@ -150,10 +156,12 @@ fn work() -> impl Strategy<Value = Work> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    (prop::sample::select(PROTECTS.to_vec()), 0..10_000_u64, any::<bool>()).prop_map(|(protect, seconds, force)| Policy {
-        protect,
-        timeout: Duration::from_secs(seconds),
-        on_timeout: if force { OnTimeout::Force } else { OnTimeout::Wait },
+    (prop::sample::select(PROTECTS.to_vec()), 0..10_000_u64, any::<bool>()).prop_map(|(protect, seconds, force)| {
+        Policy {
+            protect,
+            timeout: Duration::from_secs(seconds),
+            on_timeout: if force { OnTimeout::Force } else { OnTimeout::Wait },
+        }
     })
 }
 

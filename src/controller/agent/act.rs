@@ -90,10 +90,7 @@ impl Agents {
 
     fn work(&self, who: &Who<'_>, said: Option<&Said>) -> Work {
         let running = self.running_pods(who.agent);
-        Work {
-            running_tasks: self.tasks.count(&who.namespace, &who.name).0,
-            activity: voice::activity(said, &running),
-        }
+        Work { running_tasks: self.tasks.count(&who.namespace, &who.name).0, activity: voice::activity(said, &running) }
     }
 
     /// The certificate that sidecars trust, one ConfigMap a namespace. It belongs to no agent and stays.
@@ -110,7 +107,9 @@ impl Agents {
         });
         let present = self.config_maps.get(namespace, names::AUTHORITY_CONFIG_MAP);
         let hash = body.pointer("/metadata/annotations").and_then(|a| a.get(state::OBJECT_HASH));
-        if present.is_some_and(|p| p.annotations().get(state::OBJECT_HASH).map(String::as_str) == hash.and_then(Value::as_str)) {
+        if present.is_some_and(|p| {
+            p.annotations().get(state::OBJECT_HASH).map(String::as_str) == hash.and_then(Value::as_str)
+        }) {
             return Ok(());
         }
         self.apply_config_map(namespace, &body).await.map(|_| ())
@@ -149,7 +148,10 @@ impl Agents {
                 }
             }
             Action::Wait { pending, write: true, .. } => {
-                let Some(old) = write::get::<ConfigMap>(&self.context.client, &who.namespace, &names::agent::context(&who.name)).await? else {
+                let Some(old) =
+                    write::get::<ConfigMap>(&self.context.client, &who.namespace, &names::agent::context(&who.name))
+                        .await?
+                else {
                     return Ok(());
                 };
                 let body = remember(&json!(old), "v1", "ConfigMap", &state::pending_annotations(pending));
@@ -211,7 +213,8 @@ impl Agents {
     async fn confirm(&self, who: &Who<'_>, desired: &Desired, live: Option<&Value>, policy: Policy) -> Action {
         let said = self.voice.hold(&who.namespace, &who.name).await;
         let running = self.running_pods(who.agent);
-        let activity = if running.is_empty() { Activity::NoServer } else { voice::held_activity(said.as_ref(), &running) };
+        let activity =
+            if running.is_empty() { Activity::NoServer } else { voice::held_activity(said.as_ref(), &running) };
         let work = Work { running_tasks: self.tasks.count(&who.namespace, &who.name).0, activity };
         decide::server(desired, live, work, policy, self.context.now())
     }

@@ -53,13 +53,8 @@ pub(super) struct Content {
 
 impl Contents {
     pub(super) fn new(client: Client, caches: Caches) -> Self {
-        let contents = Self {
-            client,
-            caches,
-            maps: Arc::default(),
-            passwords: Arc::default(),
-            secrets: Mutex::default(),
-        };
+        let contents =
+            Self { client, caches, maps: Arc::default(), passwords: Arc::default(), secrets: Mutex::default() };
         let maps = contents.maps.clone();
         contents.caches.config_maps.on_change(move |change| {
             if change.deleted {

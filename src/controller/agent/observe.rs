@@ -72,9 +72,11 @@ impl Agents {
     }
 
     fn template(&self, namespace: &str, name: &str) -> Result<Arc<crate::api::AgentTemplate>, Failure> {
-        self.context.caches.templates.get(namespace, name).ok_or_else(|| {
-            Failure::waiting(reasons::TEMPLATE_NOT_FOUND, format!("waiting for AgentTemplate {name:?}"))
-        })
+        self.context
+            .caches
+            .templates
+            .get(namespace, name)
+            .ok_or_else(|| Failure::waiting(reasons::TEMPLATE_NOT_FOUND, format!("waiting for AgentTemplate {name:?}")))
     }
 
     async fn read(
@@ -160,9 +162,10 @@ impl Agents {
     /// The agent's pods.
     pub(super) fn pods(&self, agent: &Agent) -> Vec<Arc<Pod>> {
         let (namespace, name) = (agent.namespace(), agent.name_any());
-        self.context.caches.agent_pods.filter(|pod| {
-            pod.namespace() == namespace && pod.labels().get(names::label::AGENT) == Some(&name)
-        })
+        self.context
+            .caches
+            .agent_pods
+            .filter(|pod| pod.namespace() == namespace && pod.labels().get(names::label::AGENT) == Some(&name))
     }
 
     /// Names of the pods in which a process of the server may run: all but those whose container was never started or

@@ -101,7 +101,12 @@ pub(super) async fn apply<K: Generated>(client: &Client, namespace: &str, body: 
 }
 
 /// Deletes an object of this uid; one that is gone is fine.
-pub(super) async fn delete<K: Generated>(client: &Client, namespace: &str, name: &str, uid: &str) -> Result<(), Failure> {
+pub(super) async fn delete<K: Generated>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+) -> Result<(), Failure> {
     let preconditions = kube::api::Preconditions { uid: Some(uid.into()), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     let api = Api::<K>::namespaced(client.clone(), namespace);
