@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use kube::core::cel::{ValidationErrors, Validator};
-use pilothouse::api::crd::{self, Crd};
-use serde::Deserialize;
+use kube::core::cel::{ValidationErrors, Validator, apply_defaults};
+use pilothouse::api::{
+    self,
+    crd::{self, Crd},
+};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 /// One case, put together.
@@ -164,5 +167,34 @@ fn every_rule_is_seen_to_accept_and_to_refuse() {
             let refused = here.iter().any(|c| c.refused.as_ref() == Some(&message));
             assert!(refused, "{} {place}: no bad case for: {message}", crd.kind);
         }
+    }
+}
+
+/// An object with its defaults, read by the types and written again.
+fn read_and_written(kind: &str, object: &Value) -> Value {
+    fn through<T: DeserializeOwned + serde::Serialize>(object: &Value) -> Value {
+        serde_json::to_value(serde_json::from_value::<T>(object.clone()).unwrap()).unwrap()
+    }
+    match kind {
+        "Agent" => through::<api::Agent>(object),
+        "AgentTemplate" => through::<api::AgentTemplate>(object),
+        "PilothouseConfig" => through::<api::PilothouseConfig>(object),
+        "Repository" => through::<api::Repository>(object),
+        "Sync" => through::<api::Sync>(object),
+        "Task" => through::<api::Task>(object),
+        _ => panic!("no kind {kind}"),
+    }
+}
+
+#[test]
+fn types_keep_what_the_schema_accepts() {
+    let crds = crd::all().unwrap();
+    for case in cases().iter().filter(|c| c.refused.is_none()) {
+        let stored = apply_defaults(crd_of(&crds, &case.kind).schema(), &case.object);
+        let written = read_and_written(&case.kind, &stored)["spec"].clone();
+        // Quantities are written as texts.
+        let expected =
+            stored["spec"].to_string().replace(r#""size":5"#, r#""size":"5""#).replace(r#""cpu":1"#, r#""cpu":"1""#);
+        assert_eq!(written, serde_json::from_str::<Value>(&expected).unwrap(), "{}", case.title);
     }
 }
