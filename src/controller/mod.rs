@@ -6,6 +6,7 @@ pub mod leader;
 pub mod report;
 pub mod runtime;
 pub mod settings;
+pub mod sync;
 pub mod task;
 pub mod template;
 
@@ -18,6 +19,8 @@ use tracing::{info, warn};
 pub use settings::Settings;
 
 use crate::{
+    api::names::reasons,
+    artifact::Store,
     server::{health, metrics::Metrics},
     status::{Backoff, Failure},
 };
@@ -28,6 +31,9 @@ use runtime::{Cache, Runtime, Scope, Triggers, Watches};
 
 /// How long running reconciles may take after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// Bytes of trees that are kept in memory because many Syncs read the same one.
+const ARTIFACT_MEMORY: u64 = 16 << 20;
 
 /// What every kind's reconciler has.
 #[derive(Clone)]
@@ -42,6 +48,8 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// One watch a kind, shared by all reconcilers.
     pub caches: Caches,
+    /// Published trees: Repositories put them, Syncs and agents read them.
+    pub artifacts: Arc<Store>,
 }
 
 impl Context {
@@ -62,6 +70,9 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let serving_stop = CancellationToken::new();
     tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone()));
 
+    let artifacts = Store::new(&settings.data_dir.join("artifacts"), ARTIFACT_MEMORY).map_err(|e| {
+        Failure::stalled(reasons::STORAGE_FAILED, format!("--data-dir {}: {e}", settings.data_dir.display()))
+    })?;
     let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
     let context = Context {
         client: client.clone(),
@@ -69,6 +80,7 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         metrics: metrics.clone(),
         settings: Arc::new(settings.clone()),
         caches: Caches::open(&mut watches),
+        artifacts: Arc::new(artifacts),
     };
     let kinds = kinds(&context, watches.scopes());
     tokio::select! {
@@ -95,6 +107,7 @@ pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, (
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
 fn kinds(context: &Context, scopes: &[Scope]) -> Vec<Loop> {
     vec![
+        sync::prepare(context, scopes),
         agent::prepare(context, scopes, Arc::new(agent::voice::Silent)),
         task::prepare(context, scopes),
         template::templates(context, scopes),

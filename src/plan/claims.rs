@@ -47,6 +47,11 @@ impl Claims {
         holder
     }
 
+    /// The Sync that has `id`.
+    pub fn owner(&self, id: &ObjectId) -> Option<&str> {
+        self.owners.get(id).map(String::as_str)
+    }
+
     /// A Sync that wants `id` besides its owner; the first by name.
     pub fn heir(&self, id: &ObjectId) -> Option<&str> {
         self.heirs.get(id)?.first().map(String::as_str)

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::REVISION;
+use crate::api::names::annotation::REVISION;
 
 /// Whether a dry run of the apply gave something else than what is live.
 ///
@@ -69,10 +69,9 @@ pub fn effort(digest: &str, remembered: Option<&Remembered>, owned: bool, look: 
                 Effort::None
             }
         }
-        Some(_) => Effort::Apply,
         // After a restart nothing is remembered of an object in the inventory; most are as they should be.
         None if owned => Effort::Compare,
-        None => Effort::Apply,
+        Some(_) | None => Effort::Apply,
     }
 }
 

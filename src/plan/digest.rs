@@ -3,8 +3,8 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{RUN_ID, Wanted};
-use crate::object::Object;
+use super::Wanted;
+use crate::{api::names::annotation::RUN_ID, object::Object};
 
 /// Hex digits of a digest that are kept where one object is told from its next version.
 const SHORT: usize = 32;
@@ -55,7 +55,9 @@ fn feed(hasher: &mut Sha256, value: &Value) {
         Value::String(s) => text(hasher, b's', s),
         Value::Array(list) => {
             text(hasher, b'[', &list.len().to_string());
-            list.iter().for_each(|v| feed(hasher, v));
+            for value in list {
+                feed(hasher, value);
+            }
         }
         Value::Object(map) => {
             let mut keys: Vec<&String> = map.keys().collect();

@@ -4,8 +4,10 @@
 
 use serde_json::Value;
 
-use super::WAIT;
-use crate::api;
+use crate::api::{
+    self,
+    names::annotation::{WAIT, WAIT_COMPLETED},
+};
 
 /// How an object is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,8 +101,8 @@ fn task(object: &Value) -> Health {
     match (object.pointer("/status/phase").and_then(Value::as_str), annotation) {
         (None, _) => InProgress("its controller has not accepted it yet".into()),
         (Some("Completed"), _) => Current,
-        (Some("Failed"), Some("completed")) => Failed(condition(object, "Ready").map_or("failed".into(), |c| c.1)),
-        (Some(phase), Some("completed")) => InProgress(format!("is {phase}; its completion is waited for")),
+        (Some("Failed"), Some(WAIT_COMPLETED)) => Failed(condition(object, "Ready").map_or("failed".into(), |c| c.1)),
+        (Some(phase), Some(WAIT_COMPLETED)) => InProgress(format!("is {phase}; its completion is waited for")),
         _ => Current,
     }
 }

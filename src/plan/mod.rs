@@ -36,19 +36,6 @@ use crate::{
     object::{Object, ObjectId},
 };
 
-/// Annotation of an Agent: the commit that last changed what is rendered for it.
-pub const REVISION: &str = "pilothouse.dev/revision";
-/// Annotation of a Task in Git that asks for another run when it changes.
-pub const RUN_ID: &str = "pilothouse.dev/run-id";
-/// Annotation of a Task: the content that it was created for.
-pub const SPEC_HASH: &str = "pilothouse.dev/spec-hash";
-/// Annotation: `false` keeps an object from being pruned, `true` allows it for guarded kinds.
-pub const PRUNE: &str = "pilothouse.dev/prune";
-/// Annotation of a Task: with `completed` it is healthy only once it has completed.
-pub const WAIT: &str = "pilothouse.dev/wait";
-/// Field manager of everything that a Sync applies.
-pub const MANAGER: &str = "pilothouse";
-
 /// Where in the repository an object comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {

@@ -5,8 +5,7 @@
 
 use serde_json::Value;
 
-use super::SPEC_HASH;
-use crate::api::InventoryEntry;
+use crate::api::{InventoryEntry, names::annotation::SPEC_HASH};
 
 /// What is known about a Task in the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +78,8 @@ pub fn decide(hash: &str, known: Option<&InventoryEntry>, live: Option<&LiveTask
     if live.hash.as_deref() == Some(hash) || (is_known && same_content) {
         return Once::Keep { uid: live.uid.clone(), finished: live.finished || live.terminating };
     }
-    if !is_known && !(known.is_some() && live.hash.is_some()) {
+    let is_older = known.is_some() && live.hash.is_some();
+    if !is_known && !is_older {
         return Once::Foreign;
     }
     if live.running || live.terminating { Once::Wait } else { Once::Replace { uid: live.uid.clone() } }

@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
-use super::{MANAGER, PRUNE, once::LiveTask};
-use crate::object::ObjectId;
+use super::once::LiveTask;
+use crate::{
+    api::names::{annotation::PRUNE, manager},
+    object::ObjectId,
+};
 
 /// Whether an object of the inventory is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +39,9 @@ impl Why {
     /// For messages.
     pub fn text(self) -> &'static str {
         match self {
-            Self::Annotated => "annotated pilothouse.dev/prune: \"false\"",
+            Self::Annotated => "annotated pilothouse.dev/prune: disabled",
             Self::Guarded => {
-                "its deletion would take data along; annotate it pilothouse.dev/prune: \"true\" before it leaves the files, or delete it by hand"
+                "its deletion would take data along; annotate it pilothouse.dev/prune: enabled before it leaves the files, or delete it by hand"
             }
             Self::Foreign => "it was not applied by Pilothouse",
             Self::Running => "the Task runs; it is deleted when it has ended",
@@ -50,8 +53,8 @@ impl Why {
 pub fn verdict(id: &ObjectId, live: &Value) -> Verdict {
     let annotation = live.pointer("/metadata/annotations").and_then(|a| a.get(PRUNE)).and_then(Value::as_str);
     match annotation {
-        Some("false" | "disabled") => return Verdict::Keep(Why::Annotated),
-        Some("true") => {}
+        Some("disabled") => return Verdict::Keep(Why::Annotated),
+        Some("enabled") => {}
         _ if guarded(id) => return Verdict::Keep(Why::Guarded),
         _ => {}
     }
@@ -77,9 +80,9 @@ pub fn guarded(id: &ObjectId) -> bool {
 /// The inventory is written before an object is applied; where the apply then failed, an object of that name may be
 /// somebody else's.
 fn applied_by_us(live: &Value) -> bool {
-    live.pointer("/metadata/managedFields")
-        .and_then(Value::as_array)
-        .is_some_and(|managers| managers.iter().any(|m| m.get("manager").and_then(Value::as_str) == Some(MANAGER)))
+    live.pointer("/metadata/managedFields").and_then(Value::as_array).is_some_and(|managers| {
+        managers.iter().any(|m| m.get("manager").and_then(Value::as_str) == Some(manager::SYNC))
+    })
 }
 
 #[cfg(test)]
@@ -96,16 +99,22 @@ mod tests {
         };
         let delete = Verdict::Delete { uid: "u".into() };
         for (text, annotations, manager, phase, want) in [
-            ("n_a__ConfigMap", json!({}), MANAGER, "", delete.clone()),
+            ("n_a__ConfigMap", json!({}), manager::SYNC, "", delete.clone()),
             ("n_a__ConfigMap", json!({}), "kubectl", "", Verdict::Keep(Why::Foreign)),
-            ("n_a__ConfigMap", json!({PRUNE: "true"}), "kubectl", "", Verdict::Keep(Why::Foreign)),
-            ("n_a__ConfigMap", json!({PRUNE: "false"}), MANAGER, "", Verdict::Keep(Why::Annotated)),
-            ("_a__Namespace", json!({}), MANAGER, "", Verdict::Keep(Why::Guarded)),
-            ("_a__Namespace", json!({PRUNE: "true"}), MANAGER, "", delete.clone()),
-            ("n_a__PersistentVolumeClaim", json!({}), MANAGER, "", Verdict::Keep(Why::Guarded)),
-            ("_a_apiextensions.k8s.io_CustomResourceDefinition", json!({}), MANAGER, "", Verdict::Keep(Why::Guarded)),
-            ("n_a_pilothouse.dev_Task", json!({}), MANAGER, "Running", Verdict::Later(Why::Running)),
-            ("n_a_pilothouse.dev_Task", json!({}), MANAGER, "Queued", delete.clone()),
+            ("n_a__ConfigMap", json!({PRUNE: "enabled"}), "kubectl", "", Verdict::Keep(Why::Foreign)),
+            ("n_a__ConfigMap", json!({PRUNE: "disabled"}), manager::SYNC, "", Verdict::Keep(Why::Annotated)),
+            ("_a__Namespace", json!({}), manager::SYNC, "", Verdict::Keep(Why::Guarded)),
+            ("_a__Namespace", json!({PRUNE: "enabled"}), manager::SYNC, "", delete.clone()),
+            ("n_a__PersistentVolumeClaim", json!({}), manager::SYNC, "", Verdict::Keep(Why::Guarded)),
+            (
+                "_a_apiextensions.k8s.io_CustomResourceDefinition",
+                json!({}),
+                manager::SYNC,
+                "",
+                Verdict::Keep(Why::Guarded),
+            ),
+            ("n_a_pilothouse.dev_Task", json!({}), manager::SYNC, "Running", Verdict::Later(Why::Running)),
+            ("n_a_pilothouse.dev_Task", json!({}), manager::SYNC, "Queued", delete.clone()),
         ] {
             assert_eq!(verdict(&id(text), &live(annotations, manager, phase)), want, "{text} {manager} {phase}");
         }

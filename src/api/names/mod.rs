@@ -23,6 +23,8 @@ pub mod manager {
     pub const TASK: &str = "pilothouse-task";
     /// The status subresource of every kind.
     pub const STATUS: &str = "pilothouse-status";
+    /// Our finalizers.
+    pub const FINALIZER: &str = "pilothouse-finalizer";
 }
 
 /// Types of conditions.
@@ -124,8 +126,11 @@ pub mod annotation {
     pub const LAST_CONNECTION_ACTIVE: &str = "pilothouse.dev/last-connection-active";
     /// Set by a Sync: the revision that last changed the object's rendered bytes.
     pub const REVISION: &str = "pilothouse.dev/revision";
-    /// Any object in Git: `"disabled"` keeps it where pruning would delete it.
+    /// Any object in Git: `"disabled"` keeps it where pruning would delete it; `"enabled"` allows pruning of kinds that
+    /// are kept otherwise (`CustomResourceDefinition`, Namespace, `PersistentVolume` and its claims).
     pub const PRUNE: &str = "pilothouse.dev/prune";
+    /// Task created by a Sync: hash of the content that it was created for.
+    pub const SPEC_HASH: &str = "pilothouse.dev/spec-hash";
 
     /// Deployment: hash of the pod template that was applied.
     pub const TEMPLATE_HASH: &str = "pilothouse.dev/template-hash";
@@ -209,6 +214,8 @@ pub mod task {
     }
 }
 
+/// Finalizer of a Sync whose deletion deletes what it applied.
+pub const SYNC_FINALIZER: &str = "pilothouse.dev/sync";
 /// Secret of the release namespace with the controller's authority and certificate for sidecars.
 pub const SERVING_SECRET: &str = "pilothouse-serving";
 /// `ConfigMap` of every agent namespace with the certificate of that authority, under [`AUTHORITY_KEY`].

@@ -1,0 +1,168 @@
+//! What the API server refuses, in words that help.
+
+use kube::core::Status;
+
+use super::account::Account;
+use crate::{
+    api::names::reasons,
+    plan::Origin,
+    status::{Class, Failure},
+};
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The object, its namespace or its kind does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// It exists already, or is not what the request expected.
+    #[error("{0}")]
+    Conflict(String),
+    /// The account has no right to.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The object is refused.
+    #[error("{message}")]
+    Rejected {
+        /// HTTP status.
+        code: u16,
+        /// The server's words.
+        message: String,
+    },
+    /// The server did not answer, or cannot now. Tried again.
+    #[error("the API server is not available: {0}")]
+    Unavailable(String),
+}
+
+impl ApiError {
+    pub(super) fn from_status(code: u16, status: Status) -> Self {
+        let message =
+            if status.message.is_empty() { format!("the API server answered {code}") } else { status.message };
+        match code {
+            404 => Self::NotFound(message),
+            409 => Self::Conflict(message),
+            403 => Self::Forbidden(message),
+            408 | 429 | 500..=599 => Self::Unavailable(message),
+            _ => Self::Rejected { code, message },
+        }
+    }
+
+    /// Whether it goes away by itself.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Conflict(_))
+    }
+}
+
+/// One object that could not be brought about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The object, `Kind/namespace/name`.
+    pub object: String,
+    /// Where it comes from; a pruned object comes from nowhere.
+    pub origin: Option<Origin>,
+    /// Condition reason.
+    pub reason: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Whether it goes away by itself.
+    pub transient: bool,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        write!(f, "{}: {}", self.object, self.message)
+    }
+}
+
+/// What was tried, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tried<'a> {
+    pub(super) verb: &'static str,
+    pub(super) plural: &'a str,
+    pub(super) namespace: &'a str,
+}
+
+/// The condition reason and the message for `error`.
+pub(super) fn explain(account: &Account, tried: Tried<'_>, error: &ApiError) -> (&'static str, String) {
+    let reason = match error {
+        ApiError::Forbidden(message) if message.contains("cannot") => {
+            return (reasons::FORBIDDEN, forbidden(account, tried, message));
+        }
+        ApiError::Forbidden(_) => reasons::FORBIDDEN,
+        ApiError::Unavailable(_) => reasons::CLUSTER_UNAVAILABLE,
+        _ => reasons::APPLY_FAILED,
+    };
+    let message = match error {
+        ApiError::NotFound(text) if text.starts_with("namespaces ") => {
+            format!("namespace {} does not exist; create it, or put it into the files", tried.namespace)
+        }
+        ApiError::Rejected { message, .. } if message.contains("immutable") || message.contains("may not change") => {
+            format!("a field cannot be changed in place; delete the object, and it is created anew: {message}")
+        }
+        other => other.to_string(),
+    };
+    (reason, message)
+}
+
+/// Names the account, the verb, the resource, and the binding to write.
+fn forbidden(account: &Account, tried: Tried<'_>, message: &str) -> String {
+    let Some((namespace, name)) = account.service_account_name() else { return message.into() };
+    let verb = message.split("cannot ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or(tried.verb);
+    let (place, binding, flag) = if tried.namespace.is_empty() {
+        ("in the whole cluster".to_owned(), "clusterrolebinding", String::new())
+    } else {
+        (format!("in namespace {}", tried.namespace), "rolebinding", format!(" -n {}", tried.namespace))
+    };
+    format!(
+        "ServiceAccount {name} of namespace {namespace} may not {verb} {} {place}; bind a role that allows it, for \
+         example: kubectl create {binding} pilothouse-sync-{name} --clusterrole=pilothouse-sync \
+         --serviceaccount={namespace}:{name}{flag}",
+        tried.plural
+    )
+}
+
+/// One failure for all problems: the first few by name, sorted, so that the message is the same for the same problems.
+pub fn failure(problems: &[Problem]) -> Option<Failure> {
+    const SHOWN: usize = 3;
+    let mut sorted: Vec<&Problem> = problems.iter().collect();
+    sorted.sort_by_key(|p| (p.transient, p.to_string()));
+    let first = sorted.first()?;
+    let mut message = sorted.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if sorted.len() > SHOWN {
+        message = format!("{message}; and {} more", sorted.len() - SHOWN);
+    }
+    let class = if sorted.iter().all(|p| p.transient) { Class::Transient } else { Class::Waiting };
+    Some(Failure { class, reason: first.reason, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(object: &str, transient: bool) -> Problem {
+        let origin = Some(Origin { file: "a.yaml".into(), line: 3 });
+        Problem { object: object.into(), origin, reason: reasons::APPLY_FAILED, message: "bad".into(), transient }
+    }
+
+    #[test]
+    fn messages_do_not_depend_on_order() {
+        let all: Vec<Problem> = ["d", "a", "c", "b"].iter().map(|n| problem(n, false)).collect();
+        let mut reversed = all.clone();
+        reversed.reverse();
+        let failed = failure(&all).unwrap();
+        assert_eq!(Some(&failed), failure(&reversed).as_ref());
+        assert_eq!(failed.message, "a.yaml:3: a: bad; a.yaml:3: b: bad; a.yaml:3: c: bad; and 1 more");
+        assert_eq!(failure(&[]), None);
+    }
+
+    #[test]
+    fn what_stays_wrong_decides() {
+        let failed = failure(&[problem("a", true), problem("b", false)]).unwrap();
+        assert_eq!(failed.class, Class::Waiting);
+        assert!(failed.message.starts_with("a.yaml:3: b"));
+        assert_eq!(failure(&[problem("a", true)]).unwrap().class, Class::Transient);
+    }
+}

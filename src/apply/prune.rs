@@ -1,0 +1,82 @@
+//! Deletes what left the files.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    account::Account,
+    error::{ApiError, Problem, Tried, explain},
+    execute::gvk_of,
+    kinds::Kinds,
+};
+use crate::{
+    api::{InventoryEntry, names::reasons},
+    object::ObjectId,
+    plan::prune::{Verdict, Why, verdict},
+};
+
+/// What came of a prune.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Deleted now.
+    pub deleted: Vec<ObjectId>,
+    /// Leaves the inventory: deleted, gone before, kept on purpose, or handed over.
+    pub gone: BTreeSet<ObjectId>,
+    /// Left alone on purpose.
+    pub kept: Vec<(ObjectId, Why)>,
+    /// Deleted later.
+    pub later: Vec<(ObjectId, Why)>,
+    /// What failed; stays in the inventory.
+    pub problems: Vec<Problem>,
+}
+
+/// Deletes `ids` in order, each only if its live object may be. `inherited` says which another Sync takes over.
+pub async fn prune(
+    account: &Account,
+    kinds: &Kinds,
+    ids: &[ObjectId],
+    inventory: &[InventoryEntry],
+    inherited: impl Fn(&ObjectId) -> bool,
+) -> Pruned {
+    let versions: BTreeMap<&str, &str> = inventory.iter().map(|e| (e.id.as_str(), e.v.as_str())).collect();
+    let mut pruned = Pruned::default();
+    for id in ids {
+        if inherited(id) {
+            pruned.gone.insert(id.clone());
+            continue;
+        }
+        let version = versions.get(id.to_string().as_str()).copied().unwrap_or_default();
+        match one(account, kinds, id, version).await {
+            Ok(None) => drop(pruned.gone.insert(id.clone())),
+            Ok(Some(Verdict::Delete { .. })) => {
+                pruned.deleted.push(id.clone());
+                pruned.gone.insert(id.clone());
+            }
+            Ok(Some(Verdict::Keep(why))) => {
+                pruned.kept.push((id.clone(), why));
+                pruned.gone.insert(id.clone());
+            }
+            Ok(Some(Verdict::Later(why))) => pruned.later.push((id.clone(), why)),
+            Err(problem) => pruned.problems.push(problem),
+        }
+    }
+    pruned
+}
+
+async fn one(account: &Account, kinds: &Kinds, id: &ObjectId, version: &str) -> Result<Option<Verdict>, Problem> {
+    let failed = |plural: &str, verb, error: &ApiError| {
+        let tried = Tried { verb, plural, namespace: &id.namespace };
+        let (reason, message) = explain(account, tried, error);
+        let reason = if reason == reasons::APPLY_FAILED { reasons::PRUNE_FAILED } else { reason };
+        Problem { object: id.short(), origin: None, reason, message, transient: error.is_transient() }
+    };
+    let resource = kinds.resolve(&gvk_of(id, version)).await.map_err(|e| failed(&id.kind, "get", &e))?;
+    // Without its definition no object of the kind is left.
+    let Some(resource) = resource else { return Ok(None) };
+    let live = account.get(&resource, id).await.map_err(|e| failed(&resource.plural, "get", &e))?;
+    let Some(live) = live else { return Ok(None) };
+    let verdict = verdict(id, &live);
+    if let Verdict::Delete { uid } = &verdict {
+        account.delete(&resource, id, uid).await.map_err(|e| failed(&resource.plural, "delete", &e))?;
+    }
+    Ok(Some(verdict))
+}

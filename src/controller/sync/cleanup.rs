@@ -1,0 +1,122 @@
+//! Finalizer and deletion of a Sync.
+
+use std::time::Duration;
+
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tracing::warn;
+
+use super::{
+    pass::Pass,
+    report::{self, Facts},
+};
+use crate::{
+    api::{
+        DeletionPolicy, Sync as SyncObject, SyncSpec,
+        names::{SYNC_FINALIZER, manager, reasons},
+    },
+    apply::{self, Pruned},
+    object::ObjectId,
+    plan::order,
+    status::{Failure, Next, Note, condition::truncate},
+};
+
+/// How soon a deletion that is held up is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Whether deleting the Sync deletes what it applied.
+fn deletes(spec: &SyncSpec) -> bool {
+    match spec.deletion_policy {
+        DeletionPolicy::Delete => true,
+        DeletionPolicy::MirrorPrune => spec.prune,
+        DeletionPolicy::Orphan => false,
+    }
+}
+
+impl Pass<'_> {
+    /// Deletes what the Sync applied, and lets it go. Bounded by `spec.timeout`: what cannot be deleted by then (the
+    /// account has lost its rights, the namespace is going) stays, and an event names it.
+    pub(super) async fn cleanup(&self) -> Result<Next, Failure> {
+        if !self.has_finalizer() {
+            return Ok(Next::OnEvent);
+        }
+        if deletes(&self.sync.spec) {
+            let left = self.delete_all().await?;
+            if !left.is_empty() {
+                let message = truncate(&format!("not deleted yet: {}", left.join("; ")), 900);
+                if !self.is_overdue() {
+                    let failure = Failure::waiting(reasons::PRUNE_FAILED, message);
+                    self.publish(&report::State::Failed(failure), self.facts()).await?;
+                    return Ok(Next::After(AGAIN));
+                }
+                warn!("the Sync is let go although something stays: {message}");
+                let note = Note::warning(reasons::PRUNE_FAILED, "Delete", message);
+                self.all.context.reports.events(self.sync, vec![note]);
+            }
+        }
+        self.set_finalizer(false).await?;
+        let heirs = self.all.with_claims(|claims| claims.forget(&self.key));
+        self.all.trigger_all(heirs);
+        Ok(Next::OnEvent)
+    }
+
+    /// Deletes everything in the inventory, in reverse order of stages. Returned is what is left, sorted.
+    async fn delete_all(&self) -> Result<Vec<String>, Failure> {
+        let account = self.account()?;
+        let inventory = self.inventory();
+        let mut ids: Vec<ObjectId> = inventory.iter().filter_map(|e| ObjectId::parse(&e.id)).collect();
+        ids.sort_by_key(|id| std::cmp::Reverse(order::stage_of(id)));
+        let heir = |id: &ObjectId| self.all.with_claims(|claims| claims.heir(id).is_some());
+        let Pruned { gone, later, problems, deleted, .. } =
+            apply::prune(&account, &self.all.kinds, &ids, &inventory, heir).await;
+        if !gone.is_empty() && (!later.is_empty() || !problems.is_empty()) {
+            let rest = inventory.into_iter().filter(|e| ObjectId::parse(&e.id).is_none_or(|id| !gone.contains(&id)));
+            let facts = Facts { inventory: Some(rest.collect()), ..self.facts() };
+            self.publish(&report::State::Applying, facts).await?;
+        }
+        tracing::debug!(deleted = deleted.len(), "deleted what the Sync applied");
+        let mut left: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        left.extend(later.iter().map(|(id, why)| format!("{}: {}", id.short(), why.text())));
+        left.sort();
+        Ok(left)
+    }
+
+    fn is_overdue(&self) -> bool {
+        let timeout = self.sync.spec.timeout.or(Duration::from_mins(5));
+        let since = self.sync.metadata.deletion_timestamp.as_ref().map(|t| self.wall_clock().duration_since(t.0));
+        since.is_some_and(|age| age.as_secs() > i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    fn has_finalizer(&self) -> bool {
+        self.sync.finalizers().iter().any(|f| f == SYNC_FINALIZER)
+    }
+
+    /// The finalizer is there where, and only where, a deletion has something to do.
+    pub(super) async fn keep_finalizer(&self) -> Result<(), Failure> {
+        let wanted = deletes(&self.sync.spec);
+        if wanted == self.has_finalizer() { Ok(()) } else { self.set_finalizer(wanted).await }
+    }
+
+    /// By server-side apply under a manager of its own, so that other finalizers stay.
+    async fn set_finalizer(&self, on: bool) -> Result<(), Failure> {
+        let name = self.sync.name_any();
+        let api = Api::<SyncObject>::namespaced(self.all.context.client.clone(), &self.namespace());
+        let mut metadata = json!({ "name": name, "uid": self.sync.uid() });
+        if on {
+            metadata["finalizers"] = json!([SYNC_FINALIZER]);
+        }
+        let body = json!({ "apiVersion": crate::api::API_VERSION, "kind": "Sync", "metadata": metadata });
+        let params = PatchParams::apply(manager::FINALIZER).force();
+        match api.patch(&name, &params, &Patch::Apply(body)).await {
+            Ok(_) => Ok(()),
+            // Another object of the same name, or none: not the one that this was about.
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => Ok(()),
+            Err(error) => {
+                Err(Failure::transient(reasons::CLUSTER_UNAVAILABLE, format!("cannot write the finalizer: {error}")))
+            }
+        }
+    }
+}

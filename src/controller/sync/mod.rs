@@ -1,0 +1,195 @@
+//! Syncs: reads the artifact, renders, plans, applies, and tells how it went.
+
+mod cleanup;
+mod index;
+mod pass;
+mod report;
+mod state;
+
+use std::{collections::HashSet, sync::Arc};
+
+use kube::ResourceExt;
+use parking_lot::Mutex;
+
+use super::{
+    Context, Loop,
+    runtime::{Cache, Kind, Reconcile, Scope, Triggers},
+};
+use crate::{
+    api::{self, Sync as SyncObject, SyncStatus},
+    apply::{Account, Kinds},
+    object::ObjectId,
+    plan::{Claims, is_task},
+    status::{Failure, Next},
+};
+use index::Index;
+use pass::Pass;
+use state::{State, States};
+
+/// Prepares the loop of Syncs.
+pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
+    let triggers = Triggers::new(scopes);
+    let reconciler = Arc::new(SyncReconciler {
+        kinds: Kinds::new(Account::own(context.client.clone())),
+        context: context.clone(),
+        states: States::default(),
+        index: Index::default(),
+        claims: Mutex::default(),
+        triggers: triggers.clone(),
+    });
+    reconciler.listen();
+    super::start(reconciler, context.caches.syncs.clone(), triggers)
+}
+
+/// Reconciles Syncs.
+pub struct SyncReconciler {
+    context: Context,
+    kinds: Kinds,
+    states: States,
+    index: Index,
+    /// `None` until the inventories of all Syncs were read from the cache.
+    claims: Mutex<Option<Claims>>,
+    triggers: Triggers<SyncObject>,
+}
+
+impl Reconcile for SyncReconciler {
+    type Object = SyncObject;
+
+    async fn reconcile(&self, sync: Arc<SyncObject>) -> Result<Next, Failure> {
+        let state = self.states.of(&key_of(&sync), &sync.uid().unwrap_or_default());
+        self.first_sight(&sync, &state).await?;
+        let pass = Pass::new(self, &sync, &state);
+        if sync.metadata.deletion_timestamp.is_some() { pass.cleanup().await } else { pass.run().await }
+    }
+
+    fn forget(&self, namespace: &str, name: &str) {
+        let key = format!("{namespace}/{name}");
+        self.index.set(namespace, name, None);
+        if let Some(state) = self.states.get(&key) {
+            self.context.reports.forget(&state.uid);
+        }
+        self.states.forget(&key);
+        let heirs = self.with_claims(|claims| claims.forget(&key));
+        self.trigger_all(heirs);
+    }
+}
+
+impl SyncReconciler {
+    /// Changes elsewhere that wake Syncs: of their Repositories, and of objects of our own kinds that they applied.
+    fn listen(self: &Arc<Self>) {
+        let caches = &self.context.caches;
+        let this = Arc::downgrade(self);
+        caches.syncs.on_change(move |change| {
+            if let Some(this) = this.upgrade() {
+                let repository = (!change.deleted).then_some(change.object.spec.repository_ref.name.as_str());
+                this.index.set(&change.object.namespace().unwrap_or_default(), &change.object.name_any(), repository);
+            }
+        });
+        let this = Arc::downgrade(self);
+        caches.repositories.on_change(move |change| {
+            if let Some(this) = this.upgrade() {
+                let namespace = change.object.namespace().unwrap_or_default();
+                for sync in this.index.of(&namespace, &change.object.name_any()) {
+                    this.triggers.now(&namespace, &sync);
+                }
+            }
+        });
+        self.listen_to_owned(&caches.agents, |_| false);
+        self.listen_to_owned(&caches.repositories, |_| false);
+        self.listen_to_owned(&caches.syncs, |_| false);
+        self.listen_to_owned(&caches.tasks, |task| {
+            task.status.as_ref().and_then(|s| s.phase).is_some_and(api::task::TaskPhase::is_terminal)
+        });
+    }
+
+    fn listen_to_owned<K: Kind>(
+        self: &Arc<Self>,
+        cache: &Cache<K>,
+        ended: impl Fn(&K) -> bool + Send + Sync + 'static,
+    ) {
+        let this = Arc::downgrade(self);
+        cache.on_change(move |change| {
+            if let Some(this) = this.upgrade() {
+                let id = ObjectId {
+                    namespace: change.object.namespace().unwrap_or_default(),
+                    name: change.object.name_any(),
+                    group: api::GROUP.into(),
+                    kind: K::kind(&()).into_owned(),
+                };
+                this.touched(&id, change.deleted, ended(change.object));
+            }
+        });
+    }
+
+    /// An object of our own kinds has changed. Its Sync comes when it waits for the object's health, when the object
+    /// was deleted by somebody, and when a Task has ended.
+    fn touched(&self, id: &ObjectId, deleted: bool, ended: bool) {
+        let Some(owner) = self.claims.lock().as_ref().and_then(|c| c.owner(id).map(str::to_owned)) else { return };
+        let Some(state) = self.states.get(&owner) else { return };
+        let mut progress = state.progress.lock();
+        let finished = progress.status.as_ref().is_some_and(|status| is_finished(status, id));
+        let counts = if is_task(id) { (deleted || ended) && !finished } else { deleted };
+        if counts {
+            progress.dirty.insert(id.clone());
+        }
+        if counts || progress.unhealthy.contains_key(id) {
+            self.trigger(&owner);
+        }
+    }
+
+    /// The first time that this process sees a Sync it asks for its status: the cache may lag behind what the process
+    /// before this one wrote last.
+    async fn first_sight(&self, sync: &SyncObject, state: &State) -> Result<(), Failure> {
+        if state.progress.lock().status.is_some() {
+            return Ok(());
+        }
+        let namespace = sync.namespace().unwrap_or_default();
+        let api = kube::Api::<SyncObject>::namespaced(self.context.client.clone(), &namespace);
+        let live = api.get_opt(&sync.name_any()).await.map_err(|e| {
+            Failure::transient(api::names::reasons::CLUSTER_UNAVAILABLE, format!("cannot read the Sync: {e}"))
+        })?;
+        let status = live.filter(|l| l.uid() == sync.uid()).and_then(|l| l.status).unwrap_or_default();
+        state.progress.lock().status = Some(status);
+        Ok(())
+    }
+
+    /// What each Sync owns; read from all inventories at the first use. Of two that list one object the older has it.
+    fn with_claims<T>(&self, f: impl FnOnce(&mut Claims) -> T) -> T {
+        let mut slot = self.claims.lock();
+        let claims = slot.get_or_insert_with(|| {
+            let mut syncs = self.context.caches.syncs.all();
+            syncs.sort_by_key(|s| (s.creation_timestamp(), key_of(s)));
+            let mut claims = Claims::default();
+            for sync in syncs {
+                let ids = sync.status.as_ref().map(inventory_ids).unwrap_or_default();
+                claims.load(&key_of(&sync), ids.into_iter());
+            }
+            claims
+        });
+        f(claims)
+    }
+
+    fn trigger(&self, key: &str) {
+        if let Some((namespace, name)) = key.split_once('/') {
+            self.triggers.now(namespace, name);
+        }
+    }
+
+    fn trigger_all(&self, keys: impl IntoIterator<Item = String>) {
+        keys.into_iter().for_each(|key| self.trigger(&key));
+    }
+}
+
+fn key_of(sync: &SyncObject) -> String {
+    format!("{}/{}", sync.namespace().unwrap_or_default(), sync.name_any())
+}
+
+fn inventory_ids(status: &SyncStatus) -> HashSet<ObjectId> {
+    status.inventory.iter().flat_map(|i| &i.entries).filter_map(|e| ObjectId::parse(&e.id)).collect()
+}
+
+fn is_finished(status: &SyncStatus, id: &ObjectId) -> bool {
+    let text = id.to_string();
+    let entries = status.inventory.as_ref().map(|i| i.entries.as_slice()).unwrap_or_default();
+    entries.iter().any(|e| e.id == text && e.finished == Some(true))
+}
