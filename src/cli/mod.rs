@@ -4,6 +4,7 @@ pub mod completion;
 pub mod controller;
 pub mod crds;
 pub mod output;
+pub mod reconcile;
 pub mod telemetry;
 pub mod uninstall;
 pub mod version;
@@ -59,6 +60,8 @@ pub enum Command {
     Controller(Box<crate::controller::Settings>),
     /// Print the CustomResourceDefinitions
     Crds(crds::Args),
+    /// Ask the controller to look at an object now
+    Reconcile(reconcile::Args),
     /// Release what waits for the controller, before it is removed
     Uninstall(uninstall::Args),
     /// Print the version
@@ -91,6 +94,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Controller(settings) => controller::run(&cli.global, *settings).await,
         Command::Crds(args) => crds::run(&cli.global, &args),
+        Command::Reconcile(args) => reconcile::run(&cli.global, &args).await,
         Command::Uninstall(args) => uninstall::run(&cli.global, &args).await,
         Command::Version => version::run(&cli.global),
         Command::Completion(args) => completion::run(&args),

@@ -11,4 +11,5 @@ mod crds;
 mod git_remote;
 mod node;
 mod pod;
+mod tasks;
 mod yaml_reference;

@@ -1,0 +1,182 @@
+//! Tasks on a real API server. There is no node: the tests play the kubelet.
+
+mod stage;
+
+use std::time::{Duration, Instant};
+
+use kube::api::DeleteParams;
+use pilothouse::api::TaskPhase;
+use serde_json::json;
+
+use stage::Stage;
+
+const WORDS: &str = r#"{"session": {"id": "ses_1", "summary": {"messageCount": 2, "cost": "0.010000"}}}"#;
+
+/// What Tasks wait for, one after the other; then they run in order, and the next starts when one ends.
+#[tokio::test]
+async fn tasks_wait_for_their_agent_and_run_in_order() {
+    let stage = Stage::new("queue").await;
+    for name in ["t1", "t2", "t3", "t4"] {
+        stage.task(name, json!({})).await;
+    }
+    stage.queued("t1", "AgentNotFound").await;
+    let label = stage.get("t1").await.metadata.labels.unwrap_or_default();
+    assert_eq!(label.get("pilothouse.dev/agent").map(String::as_str), Some("coder"));
+
+    stage.agent(json!({"maxConcurrentTasks": 1})).await;
+    stage.queued("t1", "AgentServerNotReady").await;
+    stage.serve().await;
+    stage.phase("t1", TaskPhase::Running).await;
+    for name in ["t2", "t3", "t4"] {
+        stage.queued(name, "AgentAtCapacity").await;
+    }
+
+    let mut waits = vec![];
+    for (ends, next) in [("t1", "t2"), ("t2", "t3"), ("t3", "t4")] {
+        let since = Instant::now();
+        stage.end_pod(ends, 0, WORDS).await;
+        stage.phase_now(next, TaskPhase::Running).await;
+        waits.push(since.elapsed());
+        let done = stage.phase(ends, TaskPhase::Completed).await;
+        let status = done.status.unwrap();
+        let session = status.session.unwrap();
+        assert_eq!(session.id.as_deref(), Some("ses_1"));
+        assert_eq!(session.summary.unwrap().cost.as_deref(), Some("0.010000"));
+        assert!(session.title.unwrap().starts_with(&format!("pilothouse/{}/{ends}/", stage.namespace)));
+        assert!(status.start_time.unwrap() <= status.completion_time.unwrap());
+        assert_eq!(status.pod_name.as_deref(), Some(format!("{ends}-pod").as_str()));
+        assert_eq!(stage.condition(ends, "Ready").await, ("True".into(), "Completed".into()));
+    }
+    println!("from a pod's end to the next Task running: {waits:?}");
+    stage.end_pod("t4", 0, WORDS).await;
+    stage.phase("t4", TaskPhase::Completed).await;
+
+    let writes = stage.release.user();
+    let made = stage.audit.writes(&writes).into_iter().filter(|r| r.verb == "create" && r.object().contains("/pods/"));
+    assert_eq!(made.filter(|r| r.code() == 201).count(), 4, "one pod a Task");
+    stage.nothing_is_written_for(Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn ways_to_fail_name_their_reason() {
+    let stage = Stage::with_agent("fail").await;
+    for name in ["error", "memory", "lost", "strange"] {
+        stage.task(name, json!({})).await;
+        stage.phase(name, TaskPhase::Running).await;
+    }
+    stage.end_pod("error", 10, r#"{"reason": "AgentError", "message": "no credit", "session": {"id": "ses_2"}}"#).await;
+    stage.end_pod("memory", 137, "OOMKilled").await;
+    stage.pods.delete("lost-pod", &DeleteParams::default().grace_period(0)).await.unwrap();
+    stage.end_pod("strange", 3, "thread main panicked").await;
+    for (name, reason) in
+        [("error", "AgentError"), ("memory", "OOMKilled"), ("lost", "PodLost"), ("strange", "PodFailed")]
+    {
+        stage.phase(name, TaskPhase::Failed).await;
+        assert_eq!(stage.condition(name, "Stalled").await, ("True".into(), reason.into()), "{name}");
+        assert_eq!(stage.condition(name, "Ready").await, ("False".into(), "Failed".into()), "{name}");
+    }
+    let events = stage.events("error").await;
+    for reason in ["PodCreated", "Failed"] {
+        assert!(events.contains(&reason.to_owned()), "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_gives_the_pod_its_grace() {
+    let stage = Stage::with_agent("stop").await;
+    stage.task("long", json!({})).await;
+    stage.task("short", json!({"timeout": "1s"})).await;
+    for name in ["long", "short"] {
+        stage.phase(name, TaskPhase::Running).await;
+        stage.bind_pod(name).await;
+    }
+    stage.annotate("long", "pilothouse.dev/stop", "true").await;
+    for (name, reason) in [("long", "UserStopped"), ("short", "Timeout")] {
+        stage.leaving(name).await;
+        stage.condition_is(name, "Reconciling", reason).await;
+        assert_eq!(
+            stage.get(name).await.status.unwrap().phase,
+            Some(TaskPhase::Running),
+            "its session is not over yet"
+        );
+        stage.end_pod(name, 30, r#"{"reason": "Aborted", "message": "aborted", "session": {"id": "ses_3"}}"#).await;
+        stage.pods.delete(&format!("{name}-pod"), &DeleteParams::default().grace_period(0)).await.unwrap();
+        let done = stage.phase(name, TaskPhase::Completed).await;
+        assert_eq!(stage.condition(name, "Stopped").await, ("True".into(), reason.into()));
+        assert_eq!(done.status.unwrap().session.unwrap().id.as_deref(), Some("ses_3"));
+    }
+
+    // One that waits ends at once, and never gets a pod.
+    stage.task("never", json!({"agentRef": {"name": "nobody"}})).await;
+    stage.queued("never", "AgentNotFound").await;
+    stage.annotate("never", "pilothouse.dev/stop", "true").await;
+    stage.phase("never", TaskPhase::Completed).await;
+    assert!(stage.pods.get_opt("never-pod").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_strange_pod_is_left_alone_and_others_go_first() {
+    let stage = Stage::with("conflict", json!({"maxConcurrentTasks": 1})).await;
+    stage.strange_pod("a-pod").await;
+    let before = stage.pods.get("a-pod").await.unwrap();
+    stage.task("a", json!({})).await;
+    stage.queued("a", "NameConflict").await;
+    stage.task("b", json!({})).await;
+    stage.phase("b", TaskPhase::Running).await;
+    assert_eq!(stage.pods.get("a-pod").await.unwrap(), before);
+    stage.end_pod("b", 0, WORDS).await;
+    stage.phase("b", TaskPhase::Completed).await;
+    stage.pods.delete("a-pod", &DeleteParams::default().grace_period(0)).await.unwrap();
+    stage.phase("a", TaskPhase::Running).await;
+}
+
+#[tokio::test]
+async fn what_is_not_supported_is_refused_by_name() {
+    let stage = Stage::with_agent("refuse").await;
+    stage.task("a", json!({"priority": 3, "retry": {"limit": 2}})).await;
+    stage.condition_is("a", "Stalled", "NotYetSupported").await;
+    let message = stage.message("a", "Ready").await;
+    assert!(message.contains("spec.priority, spec.retry"), "{message}");
+    stage.task("b", json!({"agentRef": null, "templateRef": {"name": "t"}})).await;
+    stage.condition_is("b", "Stalled", "NotYetSupported").await;
+    // Taking the fields away is enough.
+    stage.set_spec("a", json!({"priority": null, "retry": null})).await;
+    stage.phase("a", TaskPhase::Running).await;
+    assert!(stage.pods.get_opt("b-pod").await.unwrap().is_none());
+}
+
+/// A crash between the pod and the status, or anywhere else, starts nothing twice and loses nothing.
+#[tokio::test]
+async fn a_crash_starts_nothing_twice() {
+    let mut stage = Stage::with("crash", json!({"maxConcurrentTasks": 2})).await;
+    let names: Vec<String> = (0..8).map(|n| format!("t{n}")).collect();
+    for name in &names {
+        stage.task(name, json!({})).await;
+    }
+    stage.phase("t0", TaskPhase::Running).await;
+    stage.phase("t1", TaskPhase::Running).await;
+    // The pod of one that runs is there, its status is as before the start.
+    stage.crash_before_status("t1").await;
+    stage.restart();
+    stage.phase("t1", TaskPhase::Running).await;
+    for (at, name) in names.iter().enumerate() {
+        stage.phase(name, TaskPhase::Running).await;
+        let running = stage.running().await;
+        assert!(running.len() <= 2, "{running:?}");
+        if at == 3 {
+            stage.restart();
+        }
+        stage.end_pod(name, 0, WORDS).await;
+        stage.phase(name, TaskPhase::Completed).await;
+    }
+}
+
+#[tokio::test]
+async fn suspended_agents_get_no_work() {
+    let stage = Stage::with("suspend", json!({"suspend": true})).await;
+    stage.task("a", json!({})).await;
+    stage.queued("a", "AgentSuspended").await;
+    stage.change_agent(json!({"suspend": false})).await;
+    stage.serve().await;
+    stage.phase("a", TaskPhase::Running).await;
+}

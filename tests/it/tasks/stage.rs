@@ -1,0 +1,292 @@
+//! A namespace with an agent, a controller that works there, and hands that do what a kubelet would.
+
+use std::time::Duration;
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, events::v1::Event};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
+use pilothouse::api::{Agent, Task, TaskPhase};
+use serde_json::{Value, json};
+
+use crate::common::{
+    audit::AuditLog,
+    cluster::{Cluster, control_plane},
+    controller::{Controller, Release, eventually},
+};
+
+/// Long enough for a busy machine; nothing is measured by it.
+const PATIENCE: u64 = 60;
+
+pub(super) struct Stage {
+    pub(super) namespace: String,
+    pub(super) release: Release,
+    pub(super) audit: AuditLog,
+    pub(super) tasks: Api<Task>,
+    pub(super) pods: Api<Pod>,
+    client: Client,
+    controller: Controller,
+}
+
+impl Stage {
+    /// Without an agent.
+    pub(super) async fn new(prefix: &str) -> Self {
+        Self::on(control_plane(), prefix).await
+    }
+
+    /// The same on a cluster of the test's own.
+    pub(super) async fn on(cluster: &Cluster, prefix: &str) -> Self {
+        let namespace = cluster.namespace(prefix).await;
+        let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
+        let client = cluster.client().await;
+        let audit = cluster.audit().from_now();
+        let controller = release.start(&[]);
+        Self {
+            tasks: Api::namespaced(client.clone(), &namespace),
+            pods: Api::namespaced(client.clone(), &namespace),
+            namespace,
+            release,
+            audit,
+            client,
+            controller,
+        }
+    }
+
+    /// With an agent that serves.
+    pub(super) async fn with_agent(prefix: &str) -> Self {
+        Self::with(prefix, json!({})).await
+    }
+
+    /// With an agent of this spec, that serves unless it is suspended.
+    pub(super) async fn with(prefix: &str, spec: Value) -> Self {
+        let stage = Self::new(prefix).await;
+        let suspended = spec["suspend"] == true;
+        stage.agent(spec).await;
+        if !suspended {
+            stage.serve().await;
+        }
+        stage
+    }
+
+    fn agents(&self) -> Api<Agent> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Creates the agent `coder`.
+    pub(super) async fn agent(&self, spec: Value) {
+        let mut whole = json!({
+            "agentImage": "localhost/agent:1", "executorImage": "localhost/executor:1",
+            "workspaceDir": "/workspace", "serviceAccountName": "default",
+        });
+        merge(&mut whole, spec);
+        let object = json!({
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Agent",
+            "metadata": {"name": "coder"}, "spec": whole,
+        });
+        self.agents().create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+
+    pub(super) async fn change_agent(&self, spec: Value) {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        self.agents().patch("coder", &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Plays the agent's node until the agent is ready.
+    pub(super) async fn serve(&self) {
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.namespace);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        if deployments.get_opt("coder-server").await.unwrap().is_none() {
+            let status = json!({"ready": true, "url": "http://coder:4096", "revision": "main@1a2b3c4"});
+            let patch = Patch::Merge(json!({ "status": status }));
+            self.agents().patch_status("coder", &PatchParams::default(), &patch).await.unwrap();
+        }
+        eventually("the agent is ready", PATIENCE, || async {
+            let agent = self.agents().get("coder").await.unwrap();
+            let status = agent.status.clone().unwrap_or_default();
+            if status.ready == Some(true) && status.url.is_some() {
+                return Some(());
+            }
+            let servers = ListParams::default().labels("pilothouse.dev/agent=coder,!pilothouse.dev/task");
+            for pod in self.pods.list(&servers).await.unwrap() {
+                let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+                let patch = Patch::Merge(json!({ "status": status }));
+                // The Deployment may just have replaced it.
+                let _ = self.pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
+            }
+            None
+        })
+        .await;
+    }
+
+    /// Creates a Task of the agent `coder`.
+    pub(super) async fn task(&self, name: &str, spec: Value) {
+        let mut whole = json!({"agentRef": {"name": "coder"}, "description": "Say hello."});
+        merge(&mut whole, spec);
+        let object = json!({
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task",
+            "metadata": {"name": name}, "spec": whole,
+        });
+        self.tasks.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+
+    pub(super) async fn get(&self, name: &str) -> Task {
+        self.tasks.get(name).await.unwrap()
+    }
+
+    pub(super) async fn set_spec(&self, name: &str, spec: Value) {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        self.tasks.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub(super) async fn annotate(&self, name: &str, key: &str, value: &str) {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {key: value}}}));
+        self.tasks.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Waits for a phase.
+    pub(super) async fn phase(&self, name: &str, phase: TaskPhase) -> Task {
+        eventually(&format!("{name} is {phase:?}"), PATIENCE, || async {
+            let task = self.get(name).await;
+            (task.status.as_ref()?.phase == Some(phase)).then_some(task)
+        })
+        .await
+    }
+
+    /// The same, looking without a pause: for measuring.
+    pub(super) async fn phase_now(&self, name: &str, phase: TaskPhase) {
+        let look = async {
+            while self.get(name).await.status.and_then(|s| s.phase) != Some(phase) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(PATIENCE), look).await.unwrap();
+    }
+
+    pub(super) async fn queued(&self, name: &str, reason: &str) {
+        self.condition_is(name, "Queued", reason).await;
+        let task = self.get(name).await;
+        assert_eq!(task.status.unwrap().phase, Some(TaskPhase::Queued), "{name}");
+    }
+
+    /// Waits until a condition is true with a reason.
+    pub(super) async fn condition_is(&self, name: &str, kind: &str, reason: &str) {
+        let what = format!("{name} has {kind}=True/{reason}");
+        let wanted = ("True".to_owned(), reason.to_owned());
+        eventually(&what, PATIENCE, || async { (self.condition(name, kind).await == wanted).then_some(()) }).await;
+    }
+
+    /// Status and reason of a condition; empty without one.
+    pub(super) async fn condition(&self, name: &str, kind: &str) -> (String, String) {
+        let conditions = self.get(name).await.status.unwrap_or_default().conditions;
+        let found = conditions.into_iter().find(|c| c.type_ == kind);
+        found.map(|c| (c.status, c.reason)).unwrap_or_default()
+    }
+
+    pub(super) async fn message(&self, name: &str, kind: &str) -> String {
+        let conditions = self.get(name).await.status.unwrap_or_default().conditions;
+        conditions.into_iter().find(|c| c.type_ == kind).map(|c| c.message).unwrap_or_default()
+    }
+
+    /// The kubelet's word that the container has ended. `OOMKilled` as the message is the kernel's.
+    pub(super) async fn end_pod(&self, task: &str, exit: i32, message: &str) {
+        let reason = if message == "OOMKilled" { "OOMKilled" } else { "Completed" };
+        let terminated = json!({
+            "exitCode": exit, "reason": reason, "message": message,
+            "startedAt": now(), "finishedAt": now(), "containerID": "containerd://x",
+        });
+        let container = json!({
+            "name": "task", "image": "i", "imageID": "i", "ready": false, "restartCount": 0,
+            "state": {"terminated": terminated},
+        });
+        let phase = if exit == 0 { "Succeeded" } else { "Failed" };
+        let patch = Patch::Merge(json!({"status": {"phase": phase, "containerStatuses": [container]}}));
+        self.pods.patch_status(&format!("{task}-pod"), &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Puts the pod on a node that nobody runs: it then leaves with grace.
+    pub(super) async fn bind_pod(&self, task: &str) {
+        let name = format!("{task}-pod");
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "nowhere"},
+        });
+        let _: Value = self.pods.create_subresource("binding", &name, &PostParams::default(), &binding).await.unwrap();
+    }
+
+    /// Waits until the pod is being deleted.
+    pub(super) async fn leaving(&self, task: &str) {
+        let name = format!("{task}-pod");
+        eventually(&format!("{name} is being deleted"), PATIENCE, || async {
+            self.pods.get(&name).await.unwrap().metadata.deletion_timestamp
+        })
+        .await;
+    }
+
+    /// A pod of somebody else, with a label of ours.
+    pub(super) async fn strange_pod(&self, name: &str) {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "labels": {"pilothouse.dev/task": "stolen"}},
+            "spec": {"schedulerName": "nobody", "containers": [{"name": "c", "image": "i"}]},
+        });
+        self.pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    }
+
+    /// Kills the controller, and takes the status back to before the start, as if it had died before it wrote that.
+    pub(super) async fn crash_before_status(&mut self, name: &str) {
+        self.controller.kill();
+        let status = json!({"phase": "Queued", "startTime": null, "podName": null, "conditions": null});
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.tasks.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Kills the controller and starts another.
+    pub(super) fn restart(&mut self) {
+        self.controller.kill();
+        self.controller = self.release.start(&["--lease-duration", "4"]);
+    }
+
+    /// Names of running Tasks.
+    pub(super) async fn running(&self) -> Vec<String> {
+        let all = self.tasks.list(&ListParams::default()).await.unwrap();
+        let running = |t: &Task| t.status.as_ref().and_then(|s| s.phase) == Some(TaskPhase::Running);
+        all.into_iter().filter(running).map(|t| t.name_any()).collect()
+    }
+
+    /// Reasons of the events about a Task, once there are any of them for its end.
+    pub(super) async fn events(&self, task: &str) -> Vec<String> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        eventually(&format!("events of {task}"), PATIENCE, || async {
+            let all = events.list(&ListParams::default()).await.unwrap();
+            let about = |e: &Event| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(task);
+            let reasons: Vec<_> = all.into_iter().filter(about).filter_map(|e| e.reason).collect();
+            (reasons.len() > 1).then_some(reasons)
+        })
+        .await
+    }
+
+    /// Looks for writes of the controller when there is nothing to do.
+    pub(super) async fn nothing_is_written_for(&self, time: Duration) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let log = self.audit.from_now();
+        tokio::time::sleep(time).await;
+        assert!(log.writes(&self.release.user()).is_empty(), "{:?}", log.summary(&self.release.user()));
+    }
+}
+
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap().to_string()
+}
+
+fn merge(into: &mut Value, from: Value) {
+    let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) else { return };
+    for (key, value) in from {
+        if value.is_null() {
+            into.remove(&key);
+        } else {
+            into.insert(key, value);
+        }
+    }
+}
