@@ -1,5 +1,11 @@
 //! The test clusters themselves: what every other test relies on.
 
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{
     Api,
@@ -62,9 +68,44 @@ async fn a_cluster_of_its_own_leaves_nothing() {
     assert!(state.join("log/kube-apiserver.log").exists() && !state.join("log/kube-scheduler.log").exists());
     drop(own);
     assert!(!state.exists(), "{} is still there", state.display());
-    let left = std::fs::read_dir("/proc").unwrap().flatten().filter(|p| {
-        let command = std::fs::read(p.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command).contains(&*state.to_string_lossy())
-    });
-    assert_eq!(left.count(), 0, "processes of {} are left", state.display());
+    assert_eq!(processes_of(&state), 0, "processes of {} are left", state.display());
+}
+
+fn processes_of(state: &Path) -> usize {
+    let mine = |command: Vec<u8>| String::from_utf8_lossy(&command).contains(&*state.to_string_lossy());
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.filter(|p| std::fs::read(p.path().join("cmdline")).is_ok_and(mine)).count()
+}
+
+/// A supervisor that is killed takes its components with it, and the next start of any cluster removes what it left.
+#[tokio::test]
+async fn a_killed_cluster_is_cleaned_up_later() {
+    let own = Cluster::start(Shape { no_scheduler: true, ..Shape::default() });
+    let state = own.ready.state.clone();
+    assert!(processes_of(&state) > 0);
+    let killed = Command::new("kill").args(["-9", &own.supervisor().to_string()]).status().unwrap();
+    assert!(killed.success());
+    drop(own);
+    let end = Instant::now() + Duration::from_secs(20);
+    while processes_of(&state) > 0 {
+        assert!(Instant::now() < end, "processes of {} are left", state.display());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(state.exists());
+    drop(Cluster::start(Shape { no_scheduler: true, ..Shape::default() }));
+    assert!(!state.exists(), "{} is still there", state.display());
+}
+
+/// A Deployment's pods become ready on nodes that KWOK plays.
+#[tokio::test]
+async fn pods_seem_alive_on_fake_nodes() {
+    let own = Cluster::start(Shape::default());
+    let nodes = own.fake_nodes(2);
+    let namespace = own.namespace("fleet").await;
+    let made = own.kubectl(["create", "deployment", "web", "--image=none", "--replicas=20", "-n", &namespace]);
+    assert!(made.status.success(), "{made:?}");
+    let ready = own.kubectl(["rollout", "status", "deployment/web", "-n", &namespace, "--timeout=60s"]);
+    assert!(ready.status.success(), "{ready:?}");
+    drop(nodes);
+    drop(own);
 }

@@ -32,8 +32,35 @@ use super::audit::AuditLog;
 pub(crate) struct Cluster {
     /// What the supervisor said when it was ready.
     pub(crate) ready: Ready,
+    supervised: Supervised,
+}
+
+/// Nodes that KWOK plays.
+pub(crate) struct FakeNodes {
+    _kwok: Supervised,
+}
+
+/// A process that ends when its standard input is closed, and so with us, and that says on one line when it is ready.
+struct Supervised {
     stdin: Option<ChildStdin>,
-    supervisor: Child,
+    child: Child,
+}
+
+impl Supervised {
+    fn start(command: &mut Command) -> (Self, String) {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("tests/cluster/cluster");
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().unwrap());
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        (Self { stdin, child }, line)
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
 }
 
 /// Where a cluster's things are.
@@ -97,13 +124,9 @@ impl Cluster {
         if shape.no_scheduler {
             command.arg("--no-scheduler");
         }
-        let mut supervisor =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("tests/cluster/cluster");
-        let (stdin, stdout) = (supervisor.stdin.take(), supervisor.stdout.take().unwrap());
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let (supervised, line) = Supervised::start(&mut command);
         assert!(!line.is_empty(), "the cluster did not come up: see the messages above");
-        Self { ready: serde_json::from_str(&line).expect("what `cluster run` prints"), stdin, supervisor }
+        Self { ready: serde_json::from_str(&line).expect("what `cluster run` prints"), supervised }
     }
 
     /// A client with the rights of `system:masters`.
@@ -168,6 +191,20 @@ impl Cluster {
         command.env("KUBECONFIG", &self.ready.kubeconfig).args(args).output().expect("kubectl")
     }
 
+    /// Makes fake nodes and runs KWOK, which lets them and the pods on them seem alive, until the value is dropped.
+    pub(crate) fn fake_nodes(&self, count: usize) -> FakeNodes {
+        let mut command = Command::new(script());
+        command.args(["fake-nodes", "--name", &self.ready.name, &count.to_string()]);
+        let (kwok, line) = Supervised::start(&mut command);
+        assert_eq!(line.trim(), "ready", "KWOK did not start: see the messages above");
+        FakeNodes { _kwok: kwok }
+    }
+
+    /// The process id of the supervisor.
+    pub(crate) fn supervisor(&self) -> u32 {
+        self.supervised.child.id()
+    }
+
     /// The requests that the API server has answered so far.
     pub(crate) fn audit(&self) -> AuditLog {
         AuditLog::new(self.ready.audit_log.clone())
@@ -176,11 +213,4 @@ impl Cluster {
 
 fn named(name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.stdin.take()); // this is what asks the supervisor to end
-        let _ = self.supervisor.wait();
-    }
 }

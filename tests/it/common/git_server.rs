@@ -410,7 +410,7 @@ impl SshServer {
              AcceptEnv GIT_PROTOCOL\nPidFile none\n"
         );
         std::fs::write(folder.path().join("sshd_config"), config).unwrap();
-        let mut command = Command::new(sshd);
+        let mut command = super::process::bound(sshd);
         command.args(["-D", "-e", "-f"]).arg(folder.path().join("sshd_config"));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let user = run(Command::new("id").arg("-un"));
