@@ -191,10 +191,16 @@ func buildBatch(batch []component, position string) error {
 		cmd.Dir, cmd.Env = dir, append(os.Environ(), batch[0].env()...)
 		return cmd
 	}
-	if err := runWatched(goCommand("mod", "download"), func(string) {}); err != nil {
+	// Loading the packages downloads the modules that have them, and no others.
+	list := append([]string{"list", "-deps", "-f", "{{.Stale}}"}, batch[0].flags()...)
+	err = runWatched(goCommand(append(list, pkgs...)...), func(line string) {
+		if line == "true" {
+			bar.expect()
+		}
+	})
+	if err != nil {
 		return fmt.Errorf("download of %s: %w", batch[0].module, err)
 	}
-	bar.total = stalePackages(goCommand(append(append([]string{"list", "-deps", "-f", "{{.Stale}}"}, batch[0].flags()...), pkgs...)...))
 	args := append([]string{"build", "-v", "-ldflags", batch[0].linkFlags(string(goMod)), "-o", tmp + "/"}, batch[0].flags()...)
 	if err := runWatched(goCommand(append(args, pkgs...)...), func(string) { bar.step() }); err != nil {
 		return fmt.Errorf("build of %s: %w", strings.Join(names, ", "), err)
@@ -220,15 +226,6 @@ func publish(batch []component, from string) error {
 		}
 	}
 	return nil
-}
-
-// stalePackages counts what `go build` will compile; 0 where it cannot be told.
-func stalePackages(list *exec.Cmd) int {
-	out, err := list.Output()
-	if err != nil {
-		return 0
-	}
-	return strings.Count(string(out), "true")
 }
 
 // runWatched calls line for each line that the command prints, and puts the last ones into its error.

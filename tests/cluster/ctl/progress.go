@@ -56,6 +56,12 @@ func newProgress(what, cost string) *progress {
 	return p
 }
 
+func (p *progress) expect() {
+	p.mu.Lock()
+	p.total++
+	p.mu.Unlock()
+}
+
 func (p *progress) step() {
 	p.mu.Lock()
 	p.done++
@@ -72,6 +78,9 @@ func (p *progress) draw() {
 	}
 	bar := strings.Repeat("#", full) + strings.Repeat(".", width-full)
 	line := fmt.Sprintf("  [%s] %4d of %4d packages, %s", bar, p.done, max(p.total, p.done), took(p.began))
+	if p.done == 0 {
+		line = fmt.Sprintf("  [%s] loading sources, %s", bar, took(p.began))
+	}
 	if p.terminal {
 		fmt.Fprintf(os.Stderr, "\r%s\x1b[K", line)
 	} else {
