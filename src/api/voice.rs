@@ -12,6 +12,9 @@ pub const PROTOCOL: u32 = 1;
 /// Longest time that prompts are ever held, in milliseconds, whatever an order says.
 pub const MAX_HOLD_MS: u64 = 5_000;
 
+/// Header of a 421 answer: where the replica that leads is reached, `host:port`.
+pub const LEADER_HEADER: &str = "x-pilothouse-leader";
+
 /// From the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -105,7 +108,9 @@ pub struct Activity {
     pub server_ready: bool,
     /// Version of opencode; empty while unknown.
     pub server_version: String,
-    /// Hash of the gathered text in the volume; empty where there is none.
+    /// Whether the server can be reached on the pod's address, past the door and its password.
+    pub server_exposed: bool,
+    /// Hash of the gathered text in the volume (SHA-256 in hex); empty where there is none.
     pub context_hash: String,
 }
 

@@ -86,6 +86,11 @@ impl Activity {
         }
     }
 
+    /// Something else that is reported changed.
+    pub fn note(&mut self, now: Instant) {
+        self.change(now);
+    }
+
     fn change(&mut self, now: Instant) {
         self.sequence += 1;
         self.changed = now;
@@ -140,13 +145,13 @@ impl Activity {
             SessionStatus::Idle => {
                 self.sessions.remove(session);
             }
-            SessionStatus::Retry { .. } => self.note(session, Session::Retrying { missed: 0 }, now),
-            SessionStatus::Busy | SessionStatus::Other => self.note(session, Session::Busy { missed: 0 }, now),
+            SessionStatus::Retry { .. } => self.at_work(session, Session::Retrying { missed: 0 }, now),
+            SessionStatus::Busy | SessionStatus::Other => self.at_work(session, Session::Busy { missed: 0 }, now),
         }
         self.change(now);
     }
 
-    fn note(&mut self, session: &str, state: Session, now: Instant) {
+    fn at_work(&mut self, session: &str, state: Session, now: Instant) {
         if self.sessions.len() < MAX_SESSIONS || self.sessions.contains_key(session) {
             self.sessions.insert(session.to_owned(), state);
         } else {
@@ -161,8 +166,8 @@ impl Activity {
         for (session, status) in list {
             match status {
                 SessionStatus::Idle => {}
-                SessionStatus::Retry { .. } => self.note(session, Session::Retrying { missed: 0 }, now),
-                SessionStatus::Busy | SessionStatus::Other => self.note(session, Session::Busy { missed: 0 }, now),
+                SessionStatus::Retry { .. } => self.at_work(session, Session::Retrying { missed: 0 }, now),
+                SessionStatus::Busy | SessionStatus::Other => self.at_work(session, Session::Busy { missed: 0 }, now),
             }
         }
         self.sessions.retain(|name, state| {

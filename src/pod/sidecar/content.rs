@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Name of the gathered text in its volume and in the workspace's `.kubeopencode`.
-const TEXT: &str = "context.md";
+pub(super) const TEXT: &str = "context.md";
 const FOLDER: &str = ".kubeopencode";
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -10,6 +10,8 @@ mod content;
 pub mod door;
 pub mod probes;
 pub mod route;
+mod text;
+pub mod voice;
 mod watch;
 pub mod work;
 
@@ -23,11 +25,18 @@ use std::{
 use clap::Args;
 use http::uri::Authority;
 use parking_lot::RwLock;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{auth::Lock, door::Door, probes::Probes, work::Work};
+use self::{
+    auth::Lock,
+    door::Door,
+    probes::Probes,
+    voice::{Endpoint, Voice},
+    work::Work,
+};
 use super::opencode::{Client, Credentials, Error as ClientError};
+use crate::api::voice::{Hello, PROTOCOL};
 
 /// How often mounted files are looked at again.
 const REREAD: Duration = Duration::from_secs(10);
@@ -58,6 +67,44 @@ pub struct SidecarArgs {
     /// The pod's address; with it, a server that listens on all addresses is reported
     #[arg(long, env = "PILOTHOUSE_POD_IP", value_name = "IP")]
     pub pod_ip: Option<std::net::IpAddr>,
+    /// The controller's address for sidecars; without it nothing is reported and nothing is ordered
+    #[arg(long, env = "PILOTHOUSE_CONTROLLER", value_name = "wss://HOST:PORT")]
+    pub controller: Option<String>,
+    /// Certificate of the authority that signed the controller's
+    #[arg(long, env = "PILOTHOUSE_CA_FILE", default_value = "/pilothouse/authority/ca.crt", value_name = "FILE")]
+    pub ca_file: PathBuf,
+    /// Projected ServiceAccount token with the audience `pilothouse`
+    #[arg(long, env = "PILOTHOUSE_TOKEN_FILE", default_value = "/pilothouse/token/token", value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// Name of the Agent
+    #[arg(long, env = "PILOTHOUSE_AGENT", default_value = "", value_name = "NAME")]
+    pub agent: String,
+    /// Namespace of the pod
+    #[arg(long, env = "PILOTHOUSE_NAMESPACE", default_value = "", value_name = "NAME")]
+    pub namespace: String,
+    /// Name of the pod
+    #[arg(long, env = "PILOTHOUSE_POD", default_value = "", value_name = "NAME")]
+    pub pod: String,
+    /// Uid of the pod
+    #[arg(long, env = "PILOTHOUSE_POD_UID", default_value = "", value_name = "UID")]
+    pub pod_uid: String,
+    /// Version of the pod's layout
+    #[arg(long, env = "PILOTHOUSE_LAYOUT", default_value_t = 1, value_name = "N")]
+    pub layout: u32,
+}
+
+impl SidecarArgs {
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            agent: self.agent.clone(),
+            namespace: self.namespace.clone(),
+            pod: self.pod.clone(),
+            pod_uid: self.pod_uid.clone(),
+            layout: self.layout,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
 }
 
 /// Why the sidecar does not start.
@@ -72,6 +119,9 @@ pub enum SidecarError {
     /// The server's address is malformed.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The controller's address is malformed.
+    #[error(transparent)]
+    Controller(#[from] voice::ConnectError),
 }
 
 /// A started sidecar.
@@ -109,8 +159,22 @@ impl Sidecar {
         });
         tasks.spawn(reread_password(door.clone(), args.auth_dir.clone()));
         tasks.spawn(content::place(args.workspace.clone(), args.context_dir.clone(), placed));
-        tasks.spawn(watch::follow(server, work.clone()));
         tasks.spawn(door.serve(listener, stop.clone()));
+        let server = watch::Server::new(server, work.clone());
+        tasks.spawn(server.clone().follow());
+        if let Some(pod) = args.pod_ip {
+            tasks.spawn(server.clone().look_past_the_door(pod, args.server_port));
+        }
+        let (hash, text) = tokio::sync::watch::channel(String::new());
+        let hurry = Arc::new(Notify::new());
+        if let Some(dir) = args.context_dir.clone() {
+            tasks.spawn(text::follow(dir, hash, hurry.clone(), work.clone()));
+        }
+        if let Some(url) = &args.controller {
+            let endpoint = Endpoint::new(url, args.ca_file.clone(), args.token_file.clone())?;
+            let (endpoint, hello) = (Arc::new(endpoint), args.hello());
+            tasks.spawn(Voice { endpoint, hello, work: work.clone(), server, text, hurry }.speak());
+        }
         Ok(Self { address, work, tasks, stop })
     }
 

@@ -1,11 +1,15 @@
 //! Follows the server's events and listings, and tells the work.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpStream,
+    time::{MissedTickBehavior, interval, timeout},
+};
 
 use super::work::Work;
-use crate::pod::opencode::{Client, Error, Event, Follower, SessionStatus, Signal};
+use crate::pod::opencode::{Client, Error, Event, SessionStatus, Signal};
 
 /// Between listings while something works or is expected to.
 const BUSY_POLL: Duration = Duration::from_secs(2);
@@ -13,52 +17,83 @@ const BUSY_POLL: Duration = Duration::from_secs(2);
 const REST: u32 = 15;
 /// Directories whose listing is read; more are known from events alone.
 const MAX_DIRECTORIES: usize = 32;
+const CALL: Duration = Duration::from_secs(5);
+/// Between looks whether the server listens on the pod's address.
+const EXPOSURE: Duration = Duration::from_secs(60);
 
-struct Watch {
-    server: Client,
-    work: Work,
+#[derive(Debug, Default)]
+struct Facts {
     directories: BTreeSet<String>,
-    follower: Follower,
+    version: String,
+    exposed: bool,
 }
 
-/// Never returns. The server is *known* while the event stream stands and the last listing was answered.
-pub(super) async fn follow(server: Client, work: Work) {
-    let follower = server.global_events();
-    let mut watch =
-        Watch { server: server.with_timeout(Duration::from_secs(5)), work, directories: BTreeSet::new(), follower };
-    let mut poll = interval(BUSY_POLL);
-    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut streaming, mut rests) = (false, 0);
-    loop {
-        tokio::select! {
-            signal = watch.follower.next() => match signal {
-                Signal::Connected => {
-                    streaming = true;
-                    watch.list().await;
-                }
-                Signal::Event(event) => watch.event(*event),
-                Signal::Lost(error) => {
-                    streaming = false;
-                    watch.lost(&error);
-                }
-            },
-            _ = poll.tick(), if streaming => {
-                rests += 1;
-                if watch.work.has_sessions() || rests >= REST || !watch.work.snapshot().known {
-                    rests = 0;
-                    watch.list().await;
+/// The server behind the door, and what was learned of it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    client: Client,
+    work: Work,
+    facts: Arc<Mutex<Facts>>,
+}
+
+impl Server {
+    pub(super) fn new(client: Client, work: Work) -> Self {
+        Self { client: client.with_timeout(CALL), work, facts: Arc::default() }
+    }
+
+    /// Version of opencode; empty while unknown.
+    pub(super) fn version(&self) -> String {
+        self.facts.lock().version.clone()
+    }
+
+    /// Whether the server answers on the pod's address too, past the door and its password.
+    pub(super) fn exposed(&self) -> bool {
+        self.facts.lock().exposed
+    }
+
+    /// Never returns. The server is *known* while the event stream stands and the last listing was answered.
+    pub(super) async fn follow(self) {
+        let mut follower = self.client.global_events();
+        let mut poll = interval(BUSY_POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut streaming, mut rests) = (false, 0);
+        loop {
+            tokio::select! {
+                signal = follower.next() => match signal {
+                    Signal::Connected => {
+                        streaming = true;
+                        self.greet().await;
+                    }
+                    Signal::Event(event) => self.event(*event),
+                    Signal::Lost(error) => {
+                        streaming = false;
+                        self.lost(&error);
+                    }
+                },
+                _ = poll.tick(), if streaming => {
+                    rests += 1;
+                    if self.work.has_sessions() || rests >= REST || !self.work.snapshot().known {
+                        rests = 0;
+                        self.list().await;
+                    }
                 }
             }
         }
     }
-}
 
-impl Watch {
-    fn event(&mut self, event: Event) {
-        if let Some(directory) = event.directory.filter(|d| d.starts_with('/'))
-            && self.directories.len() < MAX_DIRECTORIES
-        {
-            self.directories.insert(directory);
+    async fn greet(&self) {
+        if let Ok(health) = self.client.health().await {
+            self.facts.lock().version = health.version;
+        }
+        self.list().await;
+    }
+
+    fn event(&self, event: Event) {
+        if let Some(directory) = event.directory.filter(|d| d.starts_with('/')) {
+            let mut facts = self.facts.lock();
+            if facts.directories.len() < MAX_DIRECTORIES {
+                facts.directories.insert(directory);
+            }
         }
         let (kind, fields) = (event.payload.kind, event.payload.properties);
         if kind == "session.status"
@@ -77,7 +112,6 @@ impl Watch {
 
     /// Reads the listing of every directory seen, and the server's own.
     async fn list(&self) {
-        let begun = Instant::now();
         match self.listings().await {
             Ok(all) => self.work.update(|activity, now| {
                 activity.listed(&all, now);
@@ -85,14 +119,38 @@ impl Watch {
             }),
             Err(error) => self.lost(&error),
         }
-        tracing::trace!(took = ?begun.elapsed(), "listed sessions");
+    }
+
+    /// Reads the listings before somebody decides by them: work that came past the door is found too.
+    pub(super) async fn confirm(&self) {
+        if self.work.snapshot().known {
+            match self.listings().await {
+                Ok(all) => self.work.update(|activity, now| activity.listed(&all, now)),
+                Err(error) => self.lost(&error),
+            }
+        }
     }
 
     async fn listings(&self) -> Result<Vec<(String, SessionStatus)>, Error> {
-        let mut all: Vec<_> = self.server.status().await?.into_iter().collect();
-        for directory in &self.directories {
-            all.extend(self.server.clone().in_directory(directory).status().await?);
+        let directories = self.facts.lock().directories.clone();
+        let mut all: Vec<_> = self.client.status().await?.into_iter().collect();
+        for directory in &directories {
+            all.extend(self.client.clone().in_directory(directory).status().await?);
         }
         Ok(all)
+    }
+
+    /// Never returns: looks now and then whether the server can be reached past the door.
+    pub(super) async fn look_past_the_door(self, pod: IpAddr, port: u16) {
+        loop {
+            let connected = timeout(Duration::from_secs(1), TcpStream::connect((pod, port))).await;
+            let exposed = matches!(connected, Ok(Ok(_)));
+            let before = std::mem::replace(&mut self.facts.lock().exposed, exposed);
+            if before != exposed {
+                tracing::warn!(exposed, "whether the server listens on the pod's address, past the door, changed");
+                self.work.update(super::activity::Activity::note);
+            }
+            tokio::time::sleep(EXPOSURE).await;
+        }
     }
 }

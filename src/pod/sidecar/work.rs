@@ -110,6 +110,13 @@ impl Work {
         (activity.snapshot(now), activity.idle(now))
     }
 
+    /// State, idleness and sessions at work, read at one moment.
+    pub fn report(&self) -> (Snapshot, bool, Vec<String>) {
+        let now = Instant::now();
+        let activity = self.activity.lock();
+        (activity.snapshot(now), activity.idle(now), activity.busy_sessions())
+    }
+
     /// Lets prompts pass.
     pub fn release(&self) {
         self.update(Activity::release);

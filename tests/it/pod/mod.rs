@@ -43,6 +43,14 @@ fn args(files: &tempfile::TempDir, server_port: u16) -> SidecarArgs {
         workspace: files.path().join("workspace"),
         context_dir: None,
         pod_ip: None,
+        controller: None,
+        ca_file: files.path().join("ca.crt"),
+        token_file: files.path().join("token"),
+        agent: "coder".into(),
+        namespace: "team".into(),
+        pod: "coder-server-6c9f-x1b2c".into(),
+        pod_uid: "uid-1".into(),
+        layout: 1,
     }
 }
 

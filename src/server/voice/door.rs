@@ -1,0 +1,158 @@
+//! Accepts sidecars: TLS, then HTTP with the token, then a WebSocket.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, watch},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Hub, connection,
+    identity::{Identity, IdentityError},
+};
+
+/// From the first byte to the WebSocket.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+const MAX_HEAD: usize = 20 << 10;
+
+/// Whether this replica leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Leadership {
+    /// It does: sidecars are welcome.
+    Leader,
+    /// Another one does, or nobody knows.
+    #[default]
+    Unknown,
+    /// Another one does, and is reached at this `host:port`.
+    Follower(String),
+}
+
+pub(super) async fn serve(
+    hub: Hub,
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<rustls::ServerConfig>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let Ok(handshake) = hub.0.handshakes.clone().acquire_owned().await else { return };
+        let Ok(connection) = hub.0.connections.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let acceptor = TlsAcceptor::from(tls.borrow().clone());
+                let welcome = welcome(hub.clone(), stream, acceptor, connection, stop.clone());
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(HANDSHAKE, welcome).await;
+                    drop(handshake);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a sidecar's connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Ends when the WebSocket stands (it lives on in a task of its own) or the answer was another.
+async fn welcome(
+    hub: Hub,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    permit: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let stream = match acceptor.accept(stream).await {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a TLS handshake failed"),
+    };
+    let permit = parking_lot::Mutex::new(Some(permit));
+    let service = hyper::service::service_fn(|request: Request<Incoming>| {
+        let (hub, permit, stop) = (hub.clone(), permit.lock().take(), stop.clone());
+        async move { Ok::<_, Infallible>(answer(hub, request, permit, stop).await) }
+    });
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(MAX_HEAD).keep_alive(false);
+    let _ = server.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+}
+
+async fn answer(
+    hub: Hub,
+    mut request: Request<Incoming>,
+    permit: Option<OwnedSemaphorePermit>,
+    stop: CancellationToken,
+) -> Response<Full<Bytes>> {
+    let leadership = hub.0.leadership.borrow().clone();
+    match leadership {
+        Leadership::Leader => {}
+        Leadership::Unknown => return refuse(StatusCode::SERVICE_UNAVAILABLE, "no leader is known: try again"),
+        Leadership::Follower(address) => return elsewhere(&address),
+    }
+    let Some(key) = websocket_key(request.headers()) else {
+        return refuse(StatusCode::UPGRADE_REQUIRED, "this port speaks WebSocket with the sidecars of agents");
+    };
+    let identity = match identify(&hub, request.headers()).await {
+        Ok(identity) => identity,
+        Err(error @ IdentityError::Unavailable(_)) => {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+        }
+        Err(error) => return refuse(StatusCode::UNAUTHORIZED, &error.to_string()),
+    };
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        if let Ok(stream) = upgraded.await {
+            connection::talk(hub, stream, identity, stop).await;
+        }
+        drop(permit);
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::try_from(key) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+async fn identify(hub: &Hub, headers: &HeaderMap) -> Result<Identity, IdentityError> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = value.and_then(|value| value.strip_prefix("Bearer ")).ok_or(IdentityError::Invalid)?;
+    hub.0.reviews.identify(token).await
+}
+
+/// The answer to the client's key, if the request asks for a WebSocket.
+fn websocket_key(headers: &HeaderMap) -> Option<String> {
+    let upgrade = headers.get(header::UPGRADE)?.to_str().ok()?;
+    let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
+    let version = headers.get(header::SEC_WEBSOCKET_VERSION)?;
+    (upgrade.eq_ignore_ascii_case("websocket") && version == "13").then(|| derive_accept_key(key.as_bytes()))
+}
+
+fn refuse(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("{text}\n")));
+    *response.status_mut() = status;
+    response
+}
+
+fn elsewhere(address: &str) -> Response<Full<Bytes>> {
+    let mut response = refuse(StatusCode::MISDIRECTED_REQUEST, "another replica leads");
+    if let Ok(value) = HeaderValue::try_from(address) {
+        response.headers_mut().insert(crate::api::voice::LEADER_HEADER, value);
+    }
+    response
+}
