@@ -36,12 +36,15 @@ use self::{
     work::Work,
 };
 use super::opencode::{Client, Credentials, Error as ClientError};
-use crate::api::voice::{Hello, PROTOCOL};
+use crate::api::{
+    names::AUTHORITY_KEY,
+    voice::{Hello, PROTOCOL},
+};
 
 /// How often mounted files are looked at again.
 const REREAD: Duration = Duration::from_secs(10);
-/// The kubelet gives a probe one second unless the pod says otherwise; an answer in time must leave room for the way.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
+/// A question of the kubelet that the server does not answer is given up; shorter than the probes' own limit (5 s).
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Flags of `pilothouse sidecar`; in a pod all come from the environment.
 #[derive(Args, Clone, Debug)]
@@ -67,26 +70,29 @@ pub struct SidecarArgs {
     /// The pod's address; with it, a server that listens on all addresses is reported
     #[arg(long, env = "PILOTHOUSE_POD_IP", value_name = "IP")]
     pub pod_ip: Option<std::net::IpAddr>,
+    /// Folder of files that belong into the workspace, with their list `files.json` (a mounted ConfigMap)
+    #[arg(long, env = "PILOTHOUSE_FILES_DIR", value_name = "DIR")]
+    pub files_dir: Option<PathBuf>,
     /// The controller's address for sidecars; without it nothing is reported and nothing is ordered
-    #[arg(long, env = "PILOTHOUSE_CONTROLLER", value_name = "wss://HOST:PORT")]
-    pub controller: Option<String>,
-    /// Certificate of the authority that signed the controller's
-    #[arg(long, env = "PILOTHOUSE_CA_FILE", default_value = "/pilothouse/authority/ca.crt", value_name = "FILE")]
-    pub ca_file: PathBuf,
-    /// Projected ServiceAccount token with the audience `pilothouse`
-    #[arg(long, env = "PILOTHOUSE_TOKEN_FILE", default_value = "/pilothouse/token/token", value_name = "FILE")]
-    pub token_file: PathBuf,
+    #[arg(long, env = "PILOTHOUSE_VOICE_ADDRESS", value_name = "HOST:PORT")]
+    pub voice_address: Option<String>,
+    /// Folder with `ca.crt` of the authority that signed the controller's certificate
+    #[arg(long, env = "PILOTHOUSE_AUTHORITY_DIR", default_value = "/pilothouse/authority", value_name = "DIR")]
+    pub authority_dir: PathBuf,
+    /// Folder with `token`: a projected ServiceAccount token with the audience `pilothouse`
+    #[arg(long, env = "PILOTHOUSE_TOKEN_DIR", default_value = "/pilothouse/token", value_name = "DIR")]
+    pub token_dir: PathBuf,
     /// Name of the Agent
     #[arg(long, env = "PILOTHOUSE_AGENT", default_value = "", value_name = "NAME")]
     pub agent: String,
     /// Namespace of the pod
-    #[arg(long, env = "PILOTHOUSE_NAMESPACE", default_value = "", value_name = "NAME")]
+    #[arg(long, env = "POD_NAMESPACE", default_value = "", value_name = "NAME")]
     pub namespace: String,
     /// Name of the pod
-    #[arg(long, env = "PILOTHOUSE_POD", default_value = "", value_name = "NAME")]
+    #[arg(long, env = "POD_NAME", default_value = "", value_name = "NAME")]
     pub pod: String,
     /// Uid of the pod
-    #[arg(long, env = "PILOTHOUSE_POD_UID", default_value = "", value_name = "UID")]
+    #[arg(long, env = "POD_UID", default_value = "", value_name = "UID")]
     pub pod_uid: String,
     /// Version of the pod's layout
     #[arg(long, env = "PILOTHOUSE_LAYOUT", default_value_t = 1, value_name = "N")]
@@ -94,6 +100,14 @@ pub struct SidecarArgs {
 }
 
 impl SidecarArgs {
+    fn places(&self) -> content::Places {
+        content::Places {
+            workspace: self.workspace.clone(),
+            context: self.context_dir.clone(),
+            files: self.files_dir.clone(),
+        }
+    }
+
     fn hello(&self) -> Hello {
         Hello {
             protocol: PROTOCOL,
@@ -158,7 +172,7 @@ impl Sidecar {
             pool: door::pool(),
         });
         tasks.spawn(reread_password(door.clone(), args.auth_dir.clone()));
-        tasks.spawn(content::place(args.workspace.clone(), args.context_dir.clone(), placed));
+        tasks.spawn(content::place(args.places(), placed));
         tasks.spawn(door.serve(listener, stop.clone()));
         let server = watch::Server::new(server, work.clone());
         tasks.spawn(server.clone().follow());
@@ -170,8 +184,9 @@ impl Sidecar {
         if let Some(dir) = args.context_dir.clone() {
             tasks.spawn(text::follow(dir, hash, hurry.clone(), work.clone()));
         }
-        if let Some(url) = &args.controller {
-            let endpoint = Endpoint::new(url, args.ca_file.clone(), args.token_file.clone())?;
+        if let Some(address) = &args.voice_address {
+            let (ca, token) = (args.authority_dir.join(AUTHORITY_KEY), args.token_dir.join("token"));
+            let endpoint = Endpoint::new(address, ca, token)?;
             let (endpoint, hello) = (Arc::new(endpoint), args.hello());
             tasks.spawn(Voice { endpoint, hello, work: work.clone(), server, text, hurry }.speak());
         }

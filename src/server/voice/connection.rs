@@ -57,13 +57,14 @@ pub(super) async fn talk(hub: Hub, stream: Upgraded, who: identity::Identity, st
     drop(hello);
     let (orders, inbox) = mpsc::channel(ORDERS);
     let connection = hub.0.table.lock().connect(&key, &who.pod, &who.pod_uid, orders, Instant::now());
-    let mut talk = Talk { hub, key, uid: who.pod_uid, connection, next: 0, unanswered: VecDeque::new() };
+    let mut talk = Talk { hub, key, uid: who.pod_uid.clone(), connection, next: 0, unanswered: VecDeque::new() };
     let leadership = talk.hub.0.leadership.clone();
-    tokio::select! {
-        () = talk.run(&mut socket, inbox) => {}
-        () = stop.cancelled() => {}
-        () = lost(leadership) => {}
-    }
+    let why = tokio::select! {
+        why = talk.run(&mut socket, inbox) => why,
+        () = stop.cancelled() => "this replica stops",
+        () = lost(leadership) => "this replica leads no more",
+    };
+    tracing::debug!(pod = who.pod, namespace = who.namespace, why, "a sidecar's connection ends");
     drop(talk);
     goodbye(&mut socket, CloseCode::Away, "try again").await;
 }
@@ -117,10 +118,11 @@ impl Drop for Talk {
 }
 
 impl Talk {
-    async fn run(&mut self, socket: &mut Socket, mut inbox: mpsc::Receiver<Order>) {
+    /// Returns why it ended.
+    async fn run(&mut self, socket: &mut Socket, mut inbox: mpsc::Receiver<Order>) -> &'static str {
         self.hub.tell(&self.key);
         if send(socket, &FromController::Welcome { protocol: PROTOCOL }).await.is_err() {
-            return;
+            return "the welcome was not taken";
         }
         loop {
             tokio::select! {
@@ -129,17 +131,22 @@ impl Talk {
                         self.hear(&message);
                         // Reading a ping queues its answer; flushing sends it.
                         if tokio::time::timeout(WRITE, socket.flush()).await.is_err() {
-                            return;
+                            return "it does not read";
                         }
                     }
-                    _ => return,
+                    Ok(Some(Err(error))) => {
+                        tracing::debug!(%error, "a sidecar's connection broke");
+                        return "it broke";
+                    }
+                    Ok(None) => return "it was closed",
+                    Err(_) => return "it is silent",
                 },
                 order = inbox.recv() => {
                     // A closed inbox: a newer connection of this pod took its place.
-                    let Some(order) = order else { return };
+                    let Some(order) = order else { return "a newer one took its place" };
                     let message = self.number(order);
                     if send(socket, &message).await.is_err() {
-                        return;
+                        return "an order was not taken";
                     }
                 }
             }

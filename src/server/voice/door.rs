@@ -85,7 +85,7 @@ async fn welcome(
         async move { Ok::<_, Infallible>(answer(hub, request, permit, stop).await) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(MAX_HEAD).keep_alive(false);
+    server.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(MAX_HEAD);
     let _ = server.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 

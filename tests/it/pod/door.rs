@@ -53,6 +53,9 @@ async fn a_prompt_streams_through_the_door_and_counts_as_work_until_it_ends() {
 async fn without_the_password_only_probes_answer() {
     // Nothing listens behind: a request that passed would be a 502.
     let pod = Pod::in_front_of(1).await;
+    while pod.call(Method::GET, "/startz", None).await.0 != 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     for (path, password, status) in [
         ("/healthz", None, 200),
         ("/startz", None, 200),
@@ -64,7 +67,6 @@ async fn without_the_password_only_probes_answer() {
         ("/healthz/../session", None, 401),
         ("/global/health", Some(PASSWORD), 502),
     ] {
-        eventually("the content is in place", || pod.workspace().is_dir()).await;
         let (code, answer) = pod.call(Method::GET, path, password).await;
         assert_eq!(code, status, "{path} {password:?}: {answer:?}");
         if code == 401 {
@@ -202,8 +204,8 @@ async fn a_server_that_is_gone_is_unknown_and_never_idle() {
 }
 
 /// A server of few words: answers with the request's head, keeps event streams open, upgrades to an echo in capitals.
-struct Echo {
-    port: u16,
+pub(super) struct Echo {
+    pub(super) port: u16,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -214,7 +216,7 @@ impl Drop for Echo {
 }
 
 impl Echo {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let task = tokio::spawn(async move {

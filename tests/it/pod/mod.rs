@@ -1,8 +1,9 @@
 //! The sidecar and task-run in front of the real opencode server.
 
 mod door;
+mod voice;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -43,9 +44,10 @@ fn args(files: &tempfile::TempDir, server_port: u16) -> SidecarArgs {
         workspace: files.path().join("workspace"),
         context_dir: None,
         pod_ip: None,
-        controller: None,
-        ca_file: files.path().join("ca.crt"),
-        token_file: files.path().join("token"),
+        files_dir: None,
+        voice_address: None,
+        authority_dir: files.path().to_owned(),
+        token_dir: files.path().to_owned(),
         agent: "coder".into(),
         namespace: "team".into(),
         pod: "coder-server-6c9f-x1b2c".into(),
@@ -67,10 +69,6 @@ impl Pod {
 
     fn client(&self) -> Client {
         Client::new(&self.url(), Some(&credentials())).unwrap()
-    }
-
-    fn workspace(&self) -> PathBuf {
-        self.files.path().join("workspace")
     }
 
     /// A plain request; the password only if asked for.

@@ -41,7 +41,7 @@ pub struct Endpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address is malformed.
-    #[error("`{0}` is no address of the controller: write wss://host:port")]
+    #[error("`{0}` is no address of the controller: write host:port")]
     BadUrl(String),
     /// A mounted file cannot be used.
     #[error("{0}: {1}")]
@@ -61,9 +61,10 @@ pub enum ConnectError {
 }
 
 impl Endpoint {
-    /// `wss://host[:port]`, or `ws://` in tests (then the token goes in clear).
-    pub fn new(url: &str, ca_file: PathBuf, token_file: PathBuf) -> Result<Self, ConnectError> {
-        let bad = || ConnectError::BadUrl(url.to_owned());
+    /// `host:port`, the same as `wss://host:port`; or `ws://host:port` in tests (then the token goes in clear).
+    pub fn new(address: &str, ca_file: PathBuf, token_file: PathBuf) -> Result<Self, ConnectError> {
+        let bad = || ConnectError::BadUrl(address.to_owned());
+        let url = if address.contains("://") { address.to_owned() } else { format!("wss://{address}/") };
         let uri: Uri = url.parse().map_err(|_| bad())?;
         let tls = match uri.scheme_str() {
             Some("wss") => true,
@@ -72,7 +73,7 @@ impl Endpoint {
         };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?.to_owned();
         let port = uri.port_u16().unwrap_or(9443);
-        Ok(Self { host, port, tls, url: url.to_owned(), ca_file, token_file })
+        Ok(Self { host, port, tls, url, ca_file, token_file })
     }
 
     /// Connects, to `leader` where one was named. The name that the certificate must have stays that of the URL.
@@ -161,7 +162,8 @@ mod tests {
         let endpoint = parse("wss://pilothouse.system.svc:9443/voice").unwrap();
         assert_eq!((endpoint.host.as_str(), endpoint.port, endpoint.tls), ("pilothouse.system.svc", 9443, true));
         assert!(!parse("ws://127.0.0.1:1").unwrap().tls);
-        for bad in ["https://a", "a:9443", "", "wss://"] {
+        assert!(parse("pilothouse.system.svc:9443").unwrap().tls);
+        for bad in ["https://a", "", "wss://", "a b:1"] {
             assert!(matches!(parse(bad), Err(ConnectError::BadUrl(_))), "{bad}");
         }
     }

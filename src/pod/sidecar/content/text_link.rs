@@ -1,54 +1,21 @@
-//! What must be in place before the server starts.
+//! The gathered text, seen from the workspace.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::Path};
 
-use tokio::sync::watch;
+use super::{TEXT, named};
 
-/// Name of the gathered text in its volume and in the workspace's `.kubeopencode`.
-pub(super) const TEXT: &str = "context.md";
 const FOLDER: &str = ".kubeopencode";
-const RETRY: Duration = Duration::from_secs(1);
-
-/// Puts everything in place, tries again where it fails, and says so through `placed`.
-pub(super) async fn place(workspace: PathBuf, context: Option<PathBuf>, placed: watch::Sender<Result<(), Arc<str>>>) {
-    loop {
-        let (workspace, context) = (workspace.clone(), context.clone());
-        let done = tokio::task::spawn_blocking(move || link_text(&workspace, context.as_deref())).await;
-        match done.unwrap_or_else(|e| Err(io::Error::other(e))) {
-            Ok(()) => {
-                let _ = placed.send_replace(Ok(()));
-                // The receivers stay; nothing else changes until the pod does.
-                return placed.closed().await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the content is not in place");
-                let _ = placed.send_replace(Err(error.to_string().into()));
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
-}
 
 /// `{workspace}/.kubeopencode/context.md` becomes a link to the mounted text, kept out of Git's sight. Without a
 /// mounted text, a link of ours that was left by an earlier pod goes.
-fn link_text(workspace: &Path, context: Option<&Path>) -> io::Result<()> {
+pub(super) fn link(workspace: &Path, context: Option<&Path>) -> io::Result<()> {
     let link = workspace.join(FOLDER).join(TEXT);
     let old = std::fs::read_link(&link).ok();
-    let Some(context) = context else {
+    let Some(target) = context.map(|dir| dir.join(TEXT)).filter(|target| target.exists()) else {
         return if old.is_some() { std::fs::remove_file(&link) } else { Ok(()) };
     };
-    let target = context.join(TEXT);
-    if !target.exists() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", target.display())));
-    }
     if old.as_deref() != Some(target.as_path()) {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("cannot link {}: {e}", link.display()));
-        replace_link(&target, &link).map_err(named)?;
+        replace_link(&target, &link).map_err(|e| named(&link, &e))?;
     }
     exclude(workspace)
 }
@@ -90,6 +57,8 @@ fn exclude(workspace: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     struct Place {
@@ -110,15 +79,16 @@ mod tests {
     fn the_text_is_linked_once_and_excluded_once() {
         let p = place();
         std::fs::create_dir(p.workspace.join(".git")).unwrap();
-        assert!(link_text(&p.workspace, Some(&p.context)).unwrap_err().to_string().contains("context.md is not there"));
+        link(&p.workspace, Some(&p.context)).unwrap();
+        assert!(!p.workspace.join(FOLDER).exists(), "no text, no link");
         std::fs::write(p.context.join(TEXT), "hello").unwrap();
-        link_text(&p.workspace, Some(&p.context)).unwrap();
-        link_text(&p.workspace, Some(&p.context)).unwrap();
-        let link = p.workspace.join(".kubeopencode/context.md");
-        assert_eq!(std::fs::read_to_string(&link).unwrap(), "hello");
+        link(&p.workspace, Some(&p.context)).unwrap();
+        link(&p.workspace, Some(&p.context)).unwrap();
+        let linked = p.workspace.join(".kubeopencode/context.md");
+        assert_eq!(std::fs::read_to_string(&linked).unwrap(), "hello");
         assert_eq!(std::fs::read_to_string(p.workspace.join(".git/info/exclude")).unwrap(), "/.kubeopencode/\n");
-        link_text(&p.workspace, None).unwrap();
-        assert!(link.symlink_metadata().is_err(), "an old link goes");
+        link(&p.workspace, None).unwrap();
+        assert!(linked.symlink_metadata().is_err(), "an old link goes");
     }
 
     #[test]
@@ -131,9 +101,9 @@ mod tests {
         assert_eq!(std::fs::read_to_string(p.workspace.join(".git/info/exclude")).unwrap(), "*.log\n/.kubeopencode/\n");
         std::fs::create_dir(p.workspace.join(FOLDER)).unwrap();
         std::fs::write(p.workspace.join(".kubeopencode/context.md"), "mine").unwrap();
-        let error = link_text(&p.workspace, Some(&p.context)).unwrap_err().to_string();
+        let error = link(&p.workspace, Some(&p.context)).unwrap_err().to_string();
         assert!(error.contains("remove it"), "{error}");
-        link_text(&p.workspace, None).unwrap();
+        link(&p.workspace, None).unwrap();
         assert_eq!(std::fs::read_to_string(p.workspace.join(".kubeopencode/context.md")).unwrap(), "mine");
     }
 }
