@@ -11,6 +11,7 @@ mod hash;
 mod image;
 mod patch;
 mod references;
+mod selector;
 
 mod transform;
 

@@ -16,7 +16,8 @@ use crate::{
         manifest::Resource,
     },
 };
-use targets::{PODS, Place, TARGETS, Target};
+pub(in crate::render::kustomize) use targets::PODS;
+use targets::{Place, TARGETS, Target};
 
 mod targets;
 

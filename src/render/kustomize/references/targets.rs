@@ -24,7 +24,7 @@ pub(super) struct Target {
 }
 
 /// Kinds that hold a pod's spec, and where.
-pub(super) const PODS: &[(&str, &str)] = &[
+pub(in crate::render::kustomize) const PODS: &[(&str, &str)] = &[
     ("CronJob", "spec/jobTemplate/spec/template/spec"),
     ("DaemonSet", "spec/template/spec"),
     ("Deployment", "spec/template/spec"),
