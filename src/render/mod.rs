@@ -4,6 +4,7 @@
 //! taken. Files named `*.j2` are templates. Whatever is not understood is an error that names file and line: nothing is
 //! ignored.
 
+mod check;
 mod error;
 mod files;
 mod folder;
@@ -114,6 +115,7 @@ pub fn render(tree: &FileTree, path: &RepoPath, context: &Context) -> std::resul
     };
     let resources = without_local(resources);
     check_duplicates(&resources)?;
+    resources.iter().try_for_each(check::check)?;
     let objects = resources.into_iter().map(Resource::into_item).collect::<Result<Vec<_>>>()?;
     Ok(Rendered { objects, read: files.into_read() })
 }

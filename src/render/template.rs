@@ -147,10 +147,11 @@ fn explain(named: &Error, error: &Error) -> String {
         (text.len() < 200).then(|| text.trim().to_owned())
     };
     let mut message = match error.kind() {
-        ErrorKind::UndefinedError => match excerpt() {
-            Some(text) => format!("`{text}` is not defined"),
-            None => "an undefined value is used".into(),
-        },
+        ErrorKind::UndefinedError => {
+            let what = error.detail().map(ToOwned::to_owned).or_else(|| Some(format!("`{}` is undefined", excerpt()?)));
+            let what = what.unwrap_or_else(|| "an undefined value is used".into());
+            return format!("{what}; templates see {NAMES}");
+        }
         ErrorKind::OutOfFuel => format!("the template takes more than {FUEL} steps"),
         ErrorKind::TemplateNotFound => "the file to include is not in the repository, or is not named *.j2".into(),
         kind => kind.to_string(),
@@ -161,15 +162,17 @@ fn explain(named: &Error, error: &Error) -> String {
     if let Some(source) = error.source() {
         message = format!("{message}: {source}");
     }
-    if error.kind() == ErrorKind::UndefinedError {
-        message = format!("{message}; templates see {NAMES}");
-    }
     message
 }
 
-/// A YAML error in what a template wrote: the line counts there, so the line itself is shown.
+/// A YAML error in what a template wrote: the line counts there, so its key is shown. The rest of it is not: values may
+/// come from Secrets.
 pub(super) fn yaml_error(path: &RepoPath, text: &str, error: &YamlError) -> RenderError {
-    let shown: String = text.lines().nth(error.line.saturating_sub(1)).unwrap_or_default().chars().take(120).collect();
-    let message = format!("in the rendered output, line {}: {} (`{}`)", error.line, error.message, shown.trim_end());
+    let line = text.lines().nth(error.line.saturating_sub(1)).unwrap_or_default();
+    let shown = match line.split_once(':') {
+        Some((key, _)) if key.len() < 80 => format!(" (`{key}: …`)"),
+        _ => String::new(),
+    };
+    let message = format!("in the rendered output, line {}: {}{shown}", error.line, error.message);
     RenderError::new(path, 0, Reason::InvalidYaml, message)
 }

@@ -44,3 +44,83 @@ fn a_plain_folder_is_every_manifest_below_it() {
     let read: Vec<&str> = rendered.read.iter().map(RepoPath::as_str).collect();
     assert_eq!(read, ["x/a.yaml", "x/b/deep/c.yml", "x/t.yaml.j2", "x/z.json"]);
 }
+
+fn error(files: &[(&str, &str)], at: &str) -> RenderError {
+    run(files, at).unwrap_err()
+}
+
+#[test]
+fn bounds_hold() {
+    let long = format!("# {}\n", "x".repeat(MAX_FILE_BYTES));
+    assert_eq!(error(&[("a.yaml", &long)], "").reason, Reason::TooLarge);
+    let many = (0..=MAX_OBJECTS)
+        .fold(String::new(), |text, i| text + &format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{i}}}\n"));
+    assert_eq!(error(&[("a.yaml", &many)], "").reason, Reason::TooLarge);
+    let deep: Vec<(String, String)> =
+        (0..40).map(|i| (format!("k{i}/kustomization.yaml"), format!("resources: [../k{}]\n", i + 1))).collect();
+    let deep: Vec<(&str, &str)> = deep.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let found = error(&deep, "k0");
+    assert_eq!(found.reason, Reason::TooLarge);
+    assert!(found.message.contains("32 levels"), "{found}");
+    let wide = "{% for a in range(90000) %}{{ 'x' * 100 }}{% endfor %}";
+    let found = error(&[("a.yaml.j2", wide)], "");
+    assert!(found.message.contains("4194304 bytes"), "{found}");
+    let recursive = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+    assert_eq!(error(&[("a.yaml.j2", recursive)], "").reason, Reason::TemplateFailed);
+}
+
+#[test]
+fn a_large_render_is_no_quadratic_one() {
+    let many = (0..MAX_OBJECTS).fold(String::new(), |text, i| {
+        text + &format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: p{i}}}\n")
+    });
+    let rendered =
+        run(&[("kustomization.yaml", "resources: [a.yaml]\nnamespace: x\nnamePrefix: p-\n"), ("a.yaml", &many)], "");
+    assert_eq!(rendered.unwrap().objects.len(), MAX_OBJECTS);
+}
+
+#[test]
+fn files_that_are_not_text_are_named() {
+    let mut tree: FileTree = [("b.yaml", "a: b\n")].into_iter().collect();
+    let bytes: &[u8] = b"a: 1\nb: \xff\n";
+    tree.insert(path("a.yaml"), crate::tree::Entry { bytes: bytes.into(), executable: false });
+    let found = render(&tree, &RepoPath::root(), &context()).unwrap_err();
+    assert_eq!((found.file.as_str(), found.line), ("a.yaml", 2));
+}
+
+#[test]
+fn values_cannot_break_out_of_quotes() {
+    let template = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  a: {{ values.tricky | quote }}\n  b: {{ values.version | quote }}\n  c: {{ values.tricky | tojson }}\n";
+    let rendered = run(&[("a.yaml.j2", template)], "").unwrap();
+    let data = &rendered.objects[0].object.value()["data"];
+    let tricky = &context().values["tricky"];
+    assert_eq!((&data["a"], &data["c"], &data["b"]), (tricky, tricky, &serde_json::json!("1.10")));
+}
+
+#[test]
+fn a_single_file_may_be_the_path() {
+    let rendered =
+        run(&[("x/a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n"), ("x/b.yaml", "no: [")], "x/a.yaml");
+    assert_eq!(names(&rendered.unwrap()), ["Pod/p"]);
+}
+
+#[test]
+fn namespaces_go_to_what_has_one() {
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: other}\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: b}\n---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: things.x.io}\nspec: {group: x.io, scope: Cluster, names: {kind: Thing}}\n---\napiVersion: x.io/v1\nkind: Thing\nmetadata: {name: c}\n---\napiVersion: y.io/v1\nkind: Known\nmetadata: {name: d}\n---\napiVersion: y.io/v1\nkind: Unknown\nmetadata: {name: e}\n---\napiVersion: pilothouse.dev/v1alpha1\nkind: PilothouseConfig\nmetadata: {name: cluster}\nspec: {}\n";
+    let mut rendered = run(&[("a.yaml", text)], "").unwrap();
+    set_namespace(&mut rendered.objects, "target", |gvk| (&*gvk.kind == "Known").then_some(Scope::Cluster));
+    let set: Vec<(&str, Option<&str>)> =
+        rendered.objects.iter().map(|i| (i.object.kind(), i.object.namespace())).collect();
+    assert_eq!(
+        set,
+        [
+            ("ConfigMap", Some("target")),
+            ("ClusterRole", None),
+            ("CustomResourceDefinition", None),
+            ("Thing", None),
+            ("Known", None),
+            ("Unknown", Some("target")),
+            ("PilothouseConfig", None),
+        ]
+    );
+}

@@ -76,12 +76,11 @@ fn visit(
         Value::Array(items) => items.iter_mut().try_for_each(|item| visit(item, path, create, change)),
         Value::Object(map) => {
             let (name, is_list) = step.strip_suffix("[]").map_or((step.as_str(), false), |name| (name, true));
-            let create = create.filter(|_| !is_list);
-            match (map.get_mut(name), create) {
+            match (map.get_mut(name), create.filter(|_| !is_list)) {
                 (None, None) => Ok(()),
                 (None | Some(Value::Null), Some(leaf)) => {
                     map.insert(name.to_owned(), made(leaf, rest.is_empty()));
-                    map.get_mut(name).map_or(Ok(()), |next| visit(next, rest, create, change))
+                    map.get_mut(name).map_or(Ok(()), |next| visit(next, rest, Some(leaf), change))
                 }
                 (Some(next), _) => visit(next, rest, create, change),
             }

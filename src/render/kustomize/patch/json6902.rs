@@ -46,7 +46,8 @@ fn test(object: &Value, path: &str, want: &Value) -> Result<(), String> {
     match is {
         Ok(is) if is == want => Ok(()),
         Err(_) if want.is_null() => Ok(()),
-        Ok(is) => Err(format!("the value is {is}")),
+        // Not shown: it may be a Secret's.
+        Ok(_) => Err("the value is another one".into()),
         Err(e) => Err(e),
     }
 }

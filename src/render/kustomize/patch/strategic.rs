@@ -133,28 +133,30 @@ fn list_directive(patch: &mut Vec<Value>, place: &Place<'_>) -> Result<Directive
     }
 }
 
-/// The patch's items come first, in their order; what it does not name follows.
-fn merge_keyed(
-    mut there: Vec<Value>,
-    patch: Vec<Value>,
-    keys: &[&str],
-    place: &Place<'_>,
-) -> Result<Vec<Value>, Failed> {
-    let mut merged: Vec<Value> = vec![];
+/// kustomize's order: the patch's items come first, in their order, then what it does not name. Where items are told
+/// by several keys, only new ones come first and the others stay where they are.
+fn merge_keyed(there: Vec<Value>, patch: Vec<Value>, keys: &[&str], place: &Place<'_>) -> Result<Vec<Value>, Failed> {
+    let used = keys.iter().filter(|key| patch.iter().chain(&there).any(|item| item.get(**key).is_some())).count();
+    let mut there: Vec<Option<Value>> = there.into_iter().map(Some).collect();
+    let mut first: Vec<Value> = vec![];
     for (index, item) in patch.into_iter().enumerate() {
         let place = place.item(index);
         if !keys.iter().any(|key| item.get(*key).is_some()) {
             return place.fail(format!("the item has no {}, by which this list is merged", keys.join(" or ")));
         }
-        let twin = merged.iter().position(|other| same(other, &item, keys));
-        let old = twin.map(|at| merged.remove(at));
-        let old = old.or_else(|| there.iter().position(|other| same(other, &item, keys)).map(|at| there.remove(at)));
-        if let Some(item) = merge(old, item, &place)? {
-            merged.insert(twin.unwrap_or(merged.len()), item);
+        let same = |other: &Value| same(other, &item, keys);
+        if let Some(twin) = first.iter().position(same) {
+            let merged = merge(Some(first.remove(twin)), item, &place)?;
+            merged.into_iter().for_each(|item| first.insert(twin, item));
+        } else if let Some(old) = there.iter().position(|other| other.as_ref().is_some_and(same)) {
+            let merged = merge(there[old].take(), item, &place)?;
+            if used > 1 { there[old] = merged } else { first.extend(merged) }
+        } else {
+            first.extend(merge(None, item, &place)?);
         }
     }
-    merged.extend(there);
-    Ok(merged)
+    first.extend(there.into_iter().flatten());
+    Ok(first)
 }
 
 /// Whether two items are the same by their keys; one that is missing (a port's protocol) fits any.
