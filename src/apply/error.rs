@@ -42,6 +42,8 @@ impl ApiError {
             404 => Self::NotFound(message),
             409 => Self::Conflict(message),
             403 => Self::Forbidden(message),
+            // An unknown field, which the server reports as a fault of its own.
+            500 if message.starts_with("failed to create typed patch object") => Self::Rejected { code, message },
             408 | 429 | 500..=599 => Self::Unavailable(message),
             _ => Self::Rejected { code, message },
         }

@@ -3,8 +3,11 @@
 pub mod completion;
 pub mod controller;
 pub mod crds;
+pub mod diff;
+mod local_tree;
 pub mod output;
 pub mod reconcile;
+pub mod render;
 pub mod telemetry;
 pub mod uninstall;
 pub mod version;
@@ -58,6 +61,10 @@ pub struct Global {
 pub enum Command {
     /// Run the controller (in the cluster, or with a kubeconfig)
     Controller(Box<crate::controller::Settings>),
+    /// Print what a folder renders to, without a cluster
+    Render(render::Args),
+    /// Show what applying a folder would change in the cluster
+    Diff(diff::Args),
     /// Print the CustomResourceDefinitions
     Crds(crds::Args),
     /// Ask the controller to look at an object now
@@ -93,6 +100,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::init(&cli.global)?;
     match cli.command {
         Command::Controller(settings) => controller::run(&cli.global, *settings).await,
+        Command::Render(args) => render::run(&cli.global, &args),
+        Command::Diff(args) => diff::run(&cli.global, &args).await,
         Command::Crds(args) => crds::run(&cli.global, &args),
         Command::Reconcile(args) => reconcile::run(&cli.global, &args).await,
         Command::Uninstall(args) => uninstall::run(&cli.global, &args).await,

@@ -78,6 +78,21 @@ pub struct RepositoryFacts {
     pub revision: String,
 }
 
+impl RepositoryFacts {
+    /// From a Repository and the revision that is rendered, `<ref>@sha1:<commit>`.
+    pub fn of(name: &str, namespace: &str, url: &str, revision: &str, follows_branch: bool) -> Self {
+        let (reference, commit) = revision.split_once('@').unwrap_or(("", revision));
+        Self {
+            name: name.into(),
+            namespace: namespace.into(),
+            url: url.into(),
+            commit: commit.split_once(':').map_or(commit, |(_, hex)| hex).into(),
+            branch: if follows_branch { reference.into() } else { String::new() },
+            revision: revision.into(),
+        }
+    }
+}
+
 /// One rendered object and where it comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {

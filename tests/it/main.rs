@@ -13,5 +13,6 @@ mod import;
 mod node;
 mod pod;
 mod render_golden;
+mod syncs;
 mod tasks;
 mod yaml_reference;

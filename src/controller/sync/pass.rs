@@ -182,19 +182,18 @@ impl<'a> Pass<'a> {
     }
 
     fn render_context(&self, repository: &Repository, artifact: &Artifact) -> render::Context {
-        let (name, commit) = artifact.revision.split_once('@').unwrap_or(("", &artifact.revision));
-        let follows_tag = repository.spec.reference.as_ref().is_some_and(|r| r.tag.is_some());
+        let reference = repository.spec.reference.as_ref();
+        let follows_branch = reference.is_none_or(|r| r.branch.is_some());
         render::Context {
-            values: self.sync.spec.values.clone().map_or(Value::Null, Value::Object),
+            values: self.sync.spec.values.clone().map_or_else(|| serde_json::json!({}), Value::Object),
             sync: render::SyncFacts { name: self.sync.name_any(), namespace: self.namespace() },
-            repository: render::RepositoryFacts {
-                name: repository.name_any(),
-                namespace: self.namespace(),
-                url: repository.spec.url.clone(),
-                commit: commit.split_once(':').map_or(commit, |(_, hex)| hex).into(),
-                branch: if follows_tag { String::new() } else { name.into() },
-                revision: artifact.revision.clone(),
-            },
+            repository: render::RepositoryFacts::of(
+                &repository.name_any(),
+                &self.namespace(),
+                &repository.spec.url,
+                &artifact.revision,
+                follows_branch,
+            ),
             namespace: self.target(),
         }
     }

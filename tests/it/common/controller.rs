@@ -29,7 +29,8 @@ pub(crate) struct Controller {
     pub(crate) health: String,
     /// Everything it has logged.
     pub(crate) log: Arc<Mutex<String>>,
-    _data: tempfile::TempDir,
+    /// Its `--data-dir`.
+    pub(crate) data: Arc<tempfile::TempDir>,
 }
 
 /// The path of a program that `tests/cluster` builds.
@@ -113,7 +114,11 @@ impl Release {
 
     /// The same as a replica of a name.
     pub(crate) fn start_as(&self, replica: &str, arguments: &[&str]) -> Controller {
-        let data = tempfile::tempdir().unwrap();
+        self.start_on(replica, Arc::new(tempfile::tempdir().unwrap()), arguments)
+    }
+
+    /// The same with the data of an earlier one.
+    pub(crate) fn start_on(&self, replica: &str, data: Arc<tempfile::TempDir>, arguments: &[&str]) -> Controller {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
         command
             .env_clear()
@@ -150,7 +155,7 @@ impl Release {
             let _ = child.kill();
             panic!("the controller did not start:\n{}", log.lock().unwrap());
         };
-        Controller { child, health: format!("http://{address}"), log, _data: data }
+        Controller { child, health: format!("http://{address}"), log, data }
     }
 }
 

@@ -1,0 +1,189 @@
+//! `pilothouse diff`.
+
+use std::{collections::BTreeMap, fmt::Write, io::IsTerminal, process::ExitCode};
+
+use anyhow::{Context, bail};
+use kube::{Api, Client};
+use serde_json::Value;
+use similar::{ChangeTag, TextDiff};
+
+use super::{
+    Global, controller,
+    output::{self, Format},
+    render::{self, Source},
+};
+use crate::{
+    api::{InventoryEntry, Repository, Sync as SyncObject},
+    apply::{self, Account, Difference, Kinds, Owner, Problem},
+    object::yaml,
+    plan::{self, Origin, Plan, mask},
+    render::RepositoryFacts,
+};
+
+/// Exit status where there are differences.
+const DIFFERENT: u8 = 3;
+
+/// Flags of `pilothouse diff`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Asks the API server by dry runs, with your own rights; nothing is written. Values of Secrets are masked: the same value has the same mask within one run.\nExits with 0 when nothing differs, with 3 when something does.\n\nExamples:\n  pilothouse diff overlays/dev -n agents\n  pilothouse diff overlays/dev --sync team-a -n agents\n  pilothouse diff . -o json | jq -r '.[].object'"
+)]
+pub struct Args {
+    /// What is compared
+    #[command(flatten)]
+    pub source: Source,
+    /// Compare as this Sync would apply: with its values and target namespace, and with what it would delete
+    #[arg(long, env = "PILOTHOUSE_SYNC", value_name = "NAME")]
+    pub sync: Option<String>,
+    /// Namespace of the Sync, and of objects where no other is given; default: that of the kubeconfig
+    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// What is known of the Sync, or stands for it.
+struct Subject {
+    owner: Option<Owner>,
+    target: String,
+    inventory: Vec<InventoryEntry>,
+    prune: bool,
+    context: crate::render::Context,
+}
+
+/// One object in machine-readable output.
+#[derive(serde::Serialize)]
+struct Shown {
+    object: String,
+    change: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    diff: String,
+}
+
+/// Prints what an apply of the folder would change.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
+    let client = controller::client(global).await?;
+    let subject = subject(&client, args).await?;
+    let rendered = render::render(&args.source, &subject.context)?;
+    let (kinds, account) = (Kinds::new(Account::own(client.clone())), Account::own(client));
+    let objects = rendered.objects.into_iter();
+    let objects = objects.map(|i| (i.object, Origin { file: i.file.to_string(), line: i.line })).collect();
+    let wanted = apply::prepare(&kinds, objects, &subject.target, subject.owner.as_ref())
+        .await
+        .map_err(|problems| refused(&problems))?;
+    let observed = apply::observe_tasks(&account, &kinds, &wanted).await.map_err(|p| refused(&[p]))?;
+    let plan = plan::plan(plan::Input {
+        wanted,
+        inventory: &subject.inventory,
+        tasks: &observed.tasks,
+        taken: &BTreeMap::new(),
+        prune: subject.prune,
+    })?;
+    let (differences, problems) = apply::preview(&account, &kinds, &plan).await;
+    if !problems.is_empty() {
+        return Err(refused(&problems));
+    }
+    let key = format!("{:032x}", rand::random::<u128>());
+    let shown: Vec<Shown> = differences.into_iter().map(|d| show(d, &key)).collect();
+    let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    match global.output {
+        Format::Text => print!("{}", text(&shown, &plan, color)),
+        format => output::print(format, &shown, String::new)?,
+    }
+    let changed = shown.iter().any(|s| s.change != "kept");
+    Ok(if changed { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
+}
+
+fn refused(problems: &[Problem]) -> anyhow::Error {
+    let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.sort();
+    anyhow::anyhow!("{}", lines.join("\nerror: "))
+}
+
+async fn subject(client: &Client, args: &Args) -> anyhow::Result<Subject> {
+    let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().into());
+    let mut context = render::local_context(&args.source)?;
+    let Some(name) = &args.sync else {
+        let target = args.source.target_namespace.clone().unwrap_or(namespace);
+        context.namespace.clone_from(&target);
+        return Ok(Subject { owner: None, target, inventory: vec![], prune: false, context });
+    };
+    let syncs: Api<SyncObject> = Api::namespaced(client.clone(), &namespace);
+    let sync = syncs.get(name).await.with_context(|| format!("cannot read Sync {name} in namespace {namespace}"))?;
+    if args.source.values.is_none() {
+        context.values = sync.spec.values.clone().map_or_else(|| serde_json::json!({}), Value::Object);
+    }
+    let wanted = args.source.target_namespace.clone().or_else(|| sync.spec.target_namespace.clone());
+    let target = wanted.unwrap_or_else(|| namespace.clone());
+    context.namespace.clone_from(&target);
+    context.sync = crate::render::SyncFacts { name: name.clone(), namespace: namespace.clone() };
+    context.repository = repository(client, &namespace, &sync).await?;
+    Ok(Subject {
+        owner: Some(Owner { namespace, name: name.clone() }),
+        target,
+        prune: sync.spec.prune,
+        inventory: sync.status.and_then(|s| s.inventory).map(|i| i.entries).unwrap_or_default(),
+        context,
+    })
+}
+
+/// The Repository at the commit that is published, so that templates give what the controller renders.
+async fn repository(client: &Client, namespace: &str, sync: &SyncObject) -> anyhow::Result<RepositoryFacts> {
+    let name = &sync.spec.repository_ref.name;
+    let all: Api<Repository> = Api::namespaced(client.clone(), namespace);
+    let Some(found) = all.get_opt(name).await.with_context(|| format!("cannot read Repository {name}"))? else {
+        bail!("the Repository {name} of the Sync does not exist in namespace {namespace}");
+    };
+    let revision = found.status.and_then(|s| s.artifact).map(|a| a.revision).unwrap_or_default();
+    let follows_branch = found.spec.reference.as_ref().is_none_or(|r| r.branch.is_some());
+    Ok(RepositoryFacts::of(name, namespace, &found.spec.url, &revision, follows_branch))
+}
+
+fn show(difference: Difference, key: &str) -> Shown {
+    let Difference { id, before, after, note } = difference;
+    let change = match (&before, &after) {
+        (None, _) => "created",
+        (Some(_), None) => "deleted",
+        (Some(b), Some(a)) if a == b => "kept",
+        (Some(_), Some(_)) => "changed",
+    };
+    let lines = |object: Option<Value>| {
+        object.map_or_else(String::new, |mut object| {
+            mask::mask(&mut object, key);
+            yaml::to_string(&object)
+        })
+    };
+    let (before, after) = (lines(before), lines(after));
+    let diff = TextDiff::from_lines(&before, &after).unified_diff().context_radius(3).to_string();
+    Shown { object: id.short(), change, note, diff }
+}
+
+fn text(shown: &[Shown], plan: &Plan, color: bool) -> String {
+    let paint = |code: &str, text: &str| if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() };
+    let mut out = String::new();
+    for one in shown {
+        let origin = plan.steps().find(|s| s.id.short() == one.object);
+        let place = origin.map_or(String::new(), |s| format!(" ({})", s.wanted.origin));
+        let note = one.note.as_ref().map_or(String::new(), |n| format!(": {n}"));
+        let _ = writeln!(out, "{}", paint("1", &format!("{} {}{place}{note}", one.change, one.object)));
+        for line in one.diff.lines() {
+            let painted = match tag(line) {
+                Some(ChangeTag::Insert) => paint("32", line),
+                Some(ChangeTag::Delete) => paint("31", line),
+                Some(ChangeTag::Equal) => line.into(),
+                None => paint("36", line),
+            };
+            let _ = writeln!(out, "{painted}");
+        }
+    }
+    out
+}
+
+/// What a line of a unified diff is; `None` for the head of a hunk.
+fn tag(line: &str) -> Option<ChangeTag> {
+    match line.as_bytes().first() {
+        Some(b'+') => Some(ChangeTag::Insert),
+        Some(b'-') => Some(ChangeTag::Delete),
+        Some(b'@') => None,
+        _ => Some(ChangeTag::Equal),
+    }
+}
