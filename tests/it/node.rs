@@ -1,3 +1,4 @@
 //! Tests with real pods. `tests/run` runs them in namespaces of their own: see `common::node`.
 
+mod images;
 mod opencode;

@@ -65,11 +65,11 @@ func buildImage(what, argument string) (string, error) {
 	return path, nil
 }
 
-// removeOldImages keeps what was used within a day: images of our own program are big and change with each build of it.
+// removeOldImages keeps what was used within the hour: images of our own program are big and change with each build of it.
 func removeOldImages(dir, what string) {
 	archives, _ := filepath.Glob(filepath.Join(dir, what+"-*.tar"))
 	for _, path := range archives {
-		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > time.Hour {
 			os.Remove(path)
 		}
 	}

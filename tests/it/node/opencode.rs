@@ -81,27 +81,3 @@ async fn a_prompt_is_answered_in_a_pod_through_its_service() {
     }
     assert!(!model.calls().is_empty());
 }
-
-/// What the images promise: tools, users and a writable home.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_executor_has_its_tools() {
-    let Some(node) = node() else { return };
-    let namespace = node.cluster.namespace("tools").await;
-    let image = node.image("executor");
-    node.apply(
-        &namespace,
-        &format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: tools}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
-             containers: [{{name: c, image: '{image}', command: [sleep, '1000']}}]"
-        ),
-    );
-    let ready = node.cluster.kubectl(["wait", "--for=condition=Ready", "pod/tools", "-n", &namespace, "--timeout=60s"]);
-    assert!(ready.status.success(), "{}", node.story(&namespace));
-    // The API server's certificate comes from a private CA: git's HTTPS has to say so, and not that it is missing.
-    let script = "id -un; touch ~/x && echo writable; git init -q r && cd r && git add -A; rg --version | head -1; \
-                  ssh -V 2>&1; git ls-remote https://kubernetes.default.svc/r 2>&1 || true";
-    let out = node.exec(&namespace, "tools", ["bash", "-c", script]);
-    for expected in ["agent\n", "writable\n", "ripgrep ", "OpenSSH_", "certificate verification failed"] {
-        assert!(out.contains(expected), "no {expected:?} in: {out}");
-    }
-}
