@@ -9,7 +9,7 @@ mod observe;
 pub mod voice;
 mod write;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use kube::ResourceExt;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     agent::report,
-    api::Agent,
+    api::{Agent, names::reasons},
     status::{Class, Failure, Next},
 };
 use act::Acted;
@@ -30,6 +30,9 @@ use contents::Contents;
 use fresh::Fresh;
 use index::{OpenTasks, Referrers};
 use voice::AgentVoice;
+
+/// How often a name that somebody else has is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// The reconciler of Agents.
 pub struct Agents {
@@ -80,6 +83,8 @@ impl Reconcile for Agents {
         self.context.reports.events(&*agent, notes.into_iter().chain(acted.notes).collect());
         match failure {
             Some(failure) if failure.class == Class::Transient => Err(failure),
+            // The other object may have no label by which it is watched.
+            Some(failure) if failure.reason == reasons::NAME_CONFLICT => Ok(Next::After(LOOK_AGAIN)),
             _ => Ok(acted.next),
         }
     }

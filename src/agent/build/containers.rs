@@ -11,7 +11,10 @@ use crate::{
         Invalid,
         content::paths::{self, Place},
     },
-    api::pod::{Protocol, SystemContainers},
+    api::{
+        names::reasons,
+        pod::{Protocol, SystemContainers},
+    },
 };
 
 /// Runs the server as a child: a shell as process 1 passes signals on, which opencode as process 1 ignores. The text
@@ -162,6 +165,18 @@ pub(super) fn needs_home(plan: &Plan<'_>) -> bool {
     mounts(plan).iter().any(|m| m.name == "home" && m.mount_path == layout::HOME)
 }
 
+/// No two volumes have the same name.
+pub(super) fn check_volumes(plan: &Plan<'_>) -> Result<(), Invalid> {
+    let mut names = std::collections::BTreeSet::new();
+    match super::pod::volumes(plan).into_iter().find(|v| !names.insert(v.name.clone())) {
+        Some(twice) => Err(Invalid::stalled(
+            reasons::INVALID_SPEC,
+            format!("podSpec.extraVolumes: the name {:?} is taken; take another one", twice.name),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// No two mounts want the same place, and no mount hides a file of a context.
 pub(super) fn check_mounts(plan: &Plan<'_>) -> Result<(), Invalid> {
     let mut places: Vec<Place> = vec![];
@@ -176,7 +191,8 @@ pub(super) fn check_mounts(plan: &Plan<'_>) -> Result<(), Invalid> {
     }
     for extra in extra_mounts(plan) {
         let owner = format!("podSpec.extraVolumeMounts ({})", extra.name);
-        places.push(Place::mount(extra.mount_path.trim_end_matches('/'), owner));
+        let path = paths::resolve("", &extra.mount_path, &owner)?;
+        places.push(Place::mount(&path, owner));
     }
     let placed = plan.content.files.iter().filter(|f| paths::within(&f.path, &plan.workspace));
     places.extend(placed.map(|f| Place::mount(&f.path, format!("context {:?}", f.context))));

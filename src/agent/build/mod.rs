@@ -96,6 +96,7 @@ fn plan<'a>(inputs: &'a Inputs<'a>) -> Result<Plan<'a>, Invalid> {
     let credentials = credentials::credentials(inputs, &workspace)?;
     let files = files::files(name, &workspace, config.as_ref(), &content);
     let plan = Plan { inputs, name, workspace, images, config, content, credentials, files };
+    containers::check_volumes(&plan)?;
     containers::check_mounts(&plan)?;
     Ok(plan)
 }

@@ -72,7 +72,8 @@ fn pull_secrets(plan: &Plan<'_>) -> Option<Vec<LocalObjectReference>> {
     Some(list).filter(|l| !l.is_empty())
 }
 
-fn volumes(plan: &Plan<'_>) -> Vec<Volume> {
+/// Every volume of the pod.
+pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Volume> {
     let mut volumes = vec![
         empty("tools"),
         empty("workspace"),
@@ -110,7 +111,7 @@ fn config_map(
 
 fn secret(volume: &str, name: String) -> Volume {
     let source =
-        SecretVolumeSource { secret_name: Some(name), default_mode: Some(0o440), ..SecretVolumeSource::default() };
+        SecretVolumeSource { secret_name: Some(name), default_mode: Some(0o444), ..SecretVolumeSource::default() };
     Volume { name: volume.into(), secret: Some(source), ..Volume::default() }
 }
 
@@ -121,6 +122,6 @@ fn token() -> Volume {
         path: "token".into(),
     };
     let sources = vec![VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }];
-    let projected = ProjectedVolumeSource { sources: Some(sources), default_mode: Some(0o440) };
+    let projected = ProjectedVolumeSource { sources: Some(sources), default_mode: Some(0o444) };
     Volume { name: "token".into(), projected: Some(projected), ..Volume::default() }
 }

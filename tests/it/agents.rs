@@ -1,0 +1,453 @@
+//! Agents on a real API server: generated objects, references, conflicts, the gate, and that nothing is written for nothing.
+//!
+//! There are no nodes here: pods stay pending, so no server runs. Where a test needs one that runs, it says so in a
+//! pod's status, as a kubelet would; without a sidecar what goes on there is unknown, and so protected.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod, Secret, Service},
+    events::v1::Event,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use pilothouse::api::{Agent, AgentState, AgentTemplate};
+use serde_json::{Value, json};
+
+use crate::common::{
+    cluster::control_plane,
+    controller::{Controller, Release, eventually},
+};
+
+/// One namespace with a controller.
+struct Place {
+    client: Client,
+    namespace: String,
+    release: Release,
+    controller: Controller,
+}
+
+impl Place {
+    async fn new(name: &str) -> Self {
+        let cluster = control_plane();
+        let namespace = cluster.namespace(name).await;
+        let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
+        let controller = release.start(&[]);
+        Self { client: cluster.client().await, namespace, release, controller }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Creates or changes an Agent of this spec; images are given unless the spec has them.
+    async fn agent(&self, name: &str, spec: Value) -> Agent {
+        let mut full = json!({"workspaceDir": "/workspace", "agentImage": "agents:1", "executorImage": "devbox:1"});
+        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let body = json!({
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Agent", "metadata": {"name": name}, "spec": full,
+        });
+        self.api::<Agent>().patch(name, &PatchParams::apply("test").force(), &Patch::Apply(body)).await.unwrap()
+    }
+
+    async fn create<K>(&self, object: Value) -> K
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + serde::de::DeserializeOwned
+            + serde::Serialize
+            + Clone
+            + std::fmt::Debug,
+    {
+        let object: K = serde_json::from_value(object).unwrap();
+        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
+    }
+
+    async fn merge<K>(&self, name: &str, patch: Value) -> K
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + serde::de::DeserializeOwned
+            + Clone
+            + std::fmt::Debug,
+    {
+        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
+    }
+
+    /// The Agent once `check` holds of it and its status is about its present spec.
+    async fn agent_where(&self, what: &str, name: &str, check: impl Fn(&Agent) -> bool) -> Agent {
+        eventually(what, 30, || async {
+            let agent = self.api::<Agent>().get(name).await.unwrap();
+            let fresh = agent.status.as_ref()?.observed_generation == agent.metadata.generation;
+            (fresh && check(&agent)).then_some(agent)
+        })
+        .await
+    }
+
+    async fn deployment_where(&self, what: &str, name: &str, check: impl Fn(&Deployment) -> bool) -> Deployment {
+        eventually(what, 30, || async { self.api::<Deployment>().get_opt(name).await.unwrap().filter(|d| check(d)) })
+            .await
+    }
+
+    async fn events(&self, reason: &str) -> Vec<Event> {
+        let list = self.api::<Event>().list(&ListParams::default()).await.unwrap();
+        list.items.into_iter().filter(|e| e.reason.as_deref() == Some(reason)).collect()
+    }
+
+    /// Says in a pod's status that its server runs, as a kubelet would.
+    async fn let_run(&self, agent: &str) -> Pod {
+        let pods = self.api::<Pod>();
+        let pod = eventually("a pod", 30, || async {
+            let list =
+                pods.list(&ListParams::default().labels(&format!("pilothouse.dev/agent={agent}"))).await.unwrap();
+            list.items.into_iter().next()
+        })
+        .await;
+        let status = json!({"status": {"phase": "Running", "containerStatuses": [{
+            "name": "opencode-server", "image": "devbox:1", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"running": {"startedAt": Timestamp::now().to_string()}},
+        }]}});
+        pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await.unwrap()
+    }
+
+    /// What the controller writes while `seconds` go by.
+    async fn writes_during(&self, seconds: u64) -> Vec<String> {
+        let audit = control_plane().audit().from_now();
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let writes = audit.writes(&self.release.user());
+        // A holder of a Lease renews it.
+        writes.iter().filter(|w| !w.uri.contains("/leases/")).map(|w| format!("{} {}", w.verb, w.uri)).collect()
+    }
+}
+
+fn condition<'a>(agent: &'a Agent, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let list = &agent.status.as_ref()?.conditions;
+    let c = list.iter().find(|c| c.type_ == kind)?;
+    Some((&c.status, &c.reason, &c.message))
+}
+
+fn state(agent: &Agent) -> Option<AgentState> {
+    agent.status.as_ref()?.state
+}
+
+fn annotation<'a>(deployment: &'a Deployment, key: &str) -> Option<&'a str> {
+    deployment.annotations().get(&format!("pilothouse.dev/{key}")).map(String::as_str)
+}
+
+fn image(deployment: &Deployment) -> String {
+    deployment.spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0].image.clone().unwrap()
+}
+
+#[tokio::test]
+async fn an_agent_gets_its_objects_and_loses_them() {
+    let place = Place::new("agents").await;
+    place.create::<ConfigMap>(json!({"metadata": {"name": "books"}, "data": {"a": "one", "b": "two"}})).await;
+    place.create::<Secret>(json!({"metadata": {"name": "keys"}, "stringData": {"token": "t0p", "other": "x"}})).await;
+    place
+        .agent(
+            "coder",
+            json!({
+                "config": {"model": "p/m"},
+                "extraPorts": [{"name": "preview", "port": 3000}],
+                "serviceAccountName": "default",
+                "imagePullSecrets": [{"name": "registry"}],
+                "contexts": [
+                    {"name": "rules", "type": "Text", "text": "Be kind."},
+                    {"name": "all", "type": "ConfigMap", "configMap": {"name": "books"}},
+                    {"name": "guide", "type": "Text", "text": "# Guide", "mountPath": "docs/guide.md"},
+                    {"name": "dir", "type": "ConfigMap", "configMap": {"name": "books"}, "mountPath": "/opt/books"},
+                ],
+                "credentials": [
+                    {"name": "one", "secretRef": {"name": "keys", "key": "token"}, "env": "TOKEN"},
+                    {"name": "all", "secretRef": {"name": "keys"}},
+                    {"name": "file", "secretRef": {"name": "keys", "key": "token"}, "mountPath": "/opt/token"},
+                    {"name": "dir", "secretRef": {"name": "keys"}, "mountPath": "/opt/keys"},
+                ],
+                "podSpec": {
+                    "resources": {"requests": {"memory": "1024Mi", "cpu": "0.5"}},
+                    "extraEnv": [{"name": "EMPTY", "value": ""}, {"name": "TZ", "value": "UTC"}],
+                    "extraVolumes": [{"name": "cache", "emptyDir": {}}],
+                    "extraVolumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+                },
+            }),
+        )
+        .await;
+    let agent = place.agent_where("a status", "coder", |a| condition(a, "ServerReady").is_some()).await;
+    let status = agent.status.clone().unwrap();
+    assert_eq!(
+        (status.deployment_name.as_deref(), status.service_name.as_deref(), status.tasks.as_deref()),
+        (Some("coder-server"), Some("coder"), Some("0/0"))
+    );
+    assert_eq!(
+        status.url.as_deref(),
+        Some(format!("http://coder.{}.svc.cluster.local:4096", place.namespace).as_str())
+    );
+    assert_eq!((status.state, status.ready), (Some(AgentState::NotReady), Some(false)));
+    assert_eq!(condition(&agent, "Ready").unwrap().1, "Progressing");
+
+    let deployment = place.deployment_where("a Deployment", "coder-server", |_| true).await;
+    let service = place.api::<Service>().get("coder").await.unwrap();
+    let secret = place.api::<Secret>().get("coder-server-auth").await.unwrap();
+    let context = place.api::<ConfigMap>().get("coder-server-context").await.unwrap();
+    for owners in [deployment.owner_references(), service.owner_references(), secret.owner_references()] {
+        assert_eq!((owners.len(), &owners[0].uid, owners[0].controller), (1, &agent.uid().unwrap(), Some(true)));
+    }
+    assert_eq!(secret.type_.as_deref(), Some("kubernetes.io/basic-auth"));
+    assert_eq!(secret.data.unwrap()["password"].0.len(), 43);
+    let text = &context.data.unwrap()["context.md"];
+    assert!(text.contains("Be kind.") && text.contains("<file name=\"a\">\none\n</file>"), "{text}");
+    let json = serde_json::to_string(&deployment).unwrap();
+    assert!(!json.contains("t0p") && !json.contains("dDBw"), "no secret in the Deployment");
+    eventually("events", 10, || async {
+        let both = [place.events("DeploymentCreated").await, place.events("ServiceCreated").await];
+        both.iter().all(|list| list.len() == 1).then_some(())
+    })
+    .await;
+
+    // A change of something that no object depends on, and a restart, write nothing but the status.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let quiet = place.writes_during(3).await;
+    assert_eq!(quiet, Vec::<String>::new());
+    place.merge::<Agent>("coder", json!({"metadata": {"annotations": {"else": "1"}}})).await;
+    assert_eq!(place.writes_during(2).await, Vec::<String>::new());
+
+    let pods = place.api::<Pod>();
+    let list = ListParams::default().labels("pilothouse.dev/agent=coder");
+    eventually("the pod is accepted", 20, || async {
+        (!pods.list(&list).await.unwrap().items.is_empty()).then_some(())
+    })
+    .await;
+    place.api::<Agent>().delete("coder", &DeleteParams::default()).await.unwrap();
+    eventually("everything is gone", 60, || async {
+        let gone = place.api::<Deployment>().get_opt("coder-server").await.unwrap().is_none()
+            && place.api::<Service>().get_opt("coder").await.unwrap().is_none()
+            && place.api::<Secret>().get_opt("coder-server-auth").await.unwrap().is_none();
+        let maps = place.api::<ConfigMap>().list(&list).await.unwrap();
+        (gone && maps.items.is_empty()).then_some(())
+    })
+    .await;
+    drop(place.controller);
+}
+
+#[tokio::test]
+async fn what_is_missing_is_waited_for_and_taken_up() {
+    let place = Place::new("missing").await;
+    let spec = json!({
+        "templateRef": {"name": "base"}, "agentImage": "", "executorImage": "",
+        "contexts": [{"name": "c", "type": "ConfigMap", "configMap": {"name": "late", "key": "k"}, "mountPath": "c"}],
+        "credentials": [{"name": "s", "secretRef": {"name": "late", "key": "k"}, "env": "K"}],
+    });
+    place.agent("a", spec).await;
+    let reason = |reason: &'static str| move |a: &Agent| condition(a, "Ready").is_some_and(|c| c.1 == reason);
+    let agent = place.agent_where("the template is missed", "a", reason("TemplateNotFound")).await;
+    assert_eq!(condition(&agent, "Reconciling").unwrap().0, "True");
+    assert!(condition(&agent, "Stalled").is_none());
+
+    place
+        .create::<AgentTemplate>(json!({
+            "metadata": {"name": "base"},
+            "spec": {"workspaceDir": "/w", "serviceAccountName": "default", "agentImage": "t:1", "executorImage": "t:1"},
+        }))
+        .await;
+    place.agent_where("the ConfigMap is missed", "a", reason("ConfigMapNotFound")).await;
+    place.create::<ConfigMap>(json!({"metadata": {"name": "late"}, "data": {"other": "v"}})).await;
+    let agent =
+        place.agent_where("its key is missed", "a", |a| condition(a, "Ready").unwrap().2.contains("\"k\"")).await;
+    assert_eq!(condition(&agent, "Ready").unwrap().1, "ConfigMapNotFound");
+    place.merge::<ConfigMap>("late", json!({"data": {"k": "v"}})).await;
+    place.agent_where("the Secret is missed", "a", reason("SecretNotFound")).await;
+    place.create::<Secret>(json!({"metadata": {"name": "late"}, "stringData": {"k": "one"}})).await;
+    let first = place.deployment_where("a Deployment", "a-server", |d| image(d) == "t:1").await;
+
+    // Every one of them reaches the agent when it changes.
+    place.merge::<AgentTemplate>("base", json!({"spec": {"executorImage": "t:2"}})).await;
+    place.deployment_where("the template's image", "a-server", |d| image(d) == "t:2").await;
+    let template = |d: &Deployment| serde_json::to_string(&d.spec.as_ref().unwrap().template).unwrap();
+    let before = template(&place.api::<Deployment>().get("a-server").await.unwrap());
+    place.merge::<Secret>("late", json!({"stringData": {"k": "two"}})).await;
+    let changed = place.deployment_where("the Secret's change", "a-server", |d| template(d) != before).await;
+    assert!(!template(&changed).contains("two"));
+    place.merge::<ConfigMap>("late", json!({"data": {"k": "w"}})).await;
+    place.deployment_where("the ConfigMap's change", "a-server", |d| template(d) != template(&changed)).await;
+    place.merge::<AgentTemplate>("base", json!({"spec": {"executorImage": "t:3"}})).await;
+    place.deployment_where("the template's image again", "a-server", |d| image(d) == "t:3").await;
+    assert_eq!(first.uid(), place.api::<Deployment>().get("a-server").await.unwrap().uid());
+
+    // The last two ConfigMaps of files stay.
+    place.merge::<ConfigMap>("late", json!({"data": {"k": "x"}})).await;
+    eventually("two ConfigMaps of files", 30, || async {
+        let maps = place.api::<ConfigMap>().list(&ListParams::default()).await.unwrap().items;
+        let files: Vec<_> =
+            maps.iter().map(ResourceExt::name_any).filter(|n| n.starts_with("a-server-files-")).collect();
+        let content = maps.iter().any(|m| m.data.iter().flatten().any(|(_, v)| v == "x") && m.name_any() != "late");
+        (files.len() == 2 && content).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_ours_or_not_supported_is_left_alone() {
+    let place = Place::new("conflict").await;
+    let foreign = place
+        .create::<Service>(
+            json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}}),
+        )
+        .await;
+    place.agent("web", json!({})).await;
+    let agent =
+        place.agent_where("a conflict", "web", |a| condition(a, "Ready").is_some_and(|c| c.1 == "NameConflict")).await;
+    assert!(condition(&agent, "Ready").unwrap().2.contains("Service \"web\""), "{:?}", condition(&agent, "Ready"));
+    assert_eq!(place.api::<Service>().get("web").await.unwrap().resource_version(), foreign.resource_version());
+    assert!(place.api::<Deployment>().get_opt("web-server").await.unwrap().is_none());
+
+    place
+        .agent(
+            "new",
+            json!({"persistence": {"sessions": {}}, "skills": [{"name": "s", "git": {"repository": "https://h/r"}}]}),
+        )
+        .await;
+    let agent = place.agent_where("a refusal", "new", |a| condition(a, "Stalled").is_some()).await;
+    let (_, reason, message) = condition(&agent, "Stalled").unwrap();
+    assert_eq!((reason, state(&agent)), ("NotYetSupported", Some(AgentState::Stalled)));
+    assert!(message.contains("spec.persistence") && message.contains("spec.skills"), "{message}");
+    assert!(place.api::<Deployment>().get_opt("new-server").await.unwrap().is_none());
+    assert!(place.api::<Secret>().get_opt("new-server-auth").await.unwrap().is_none());
+
+    // A field that comes later changes nothing of what runs.
+    place.agent("old", json!({})).await;
+    let before = place.deployment_where("a Deployment", "old-server", |_| true).await;
+    place.agent("old", json!({"executorImage": "devbox:2", "standby": {"idleTimeout": "5m"}})).await;
+    place.agent_where("a refusal", "old", |a| condition(a, "Stalled").is_some()).await;
+    assert_eq!(image(&place.api::<Deployment>().get("old-server").await.unwrap()), image(&before));
+    place.agent("bad", json!({"config": "{\"model\": }"})).await;
+    let agent = place.agent_where("a bad config", "bad", |a| condition(a, "Stalled").is_some()).await;
+    assert_eq!(condition(&agent, "Stalled").unwrap().1, "InvalidConfig");
+    assert!(condition(&agent, "Stalled").unwrap().2.ends_with("line 1 column 11"));
+}
+
+#[tokio::test]
+async fn an_unknown_server_is_protected_and_the_clock_survives_a_crash() {
+    let mut place = Place::new("gate").await;
+    place.agent("a", json!({})).await;
+    let first = place.deployment_where("a Deployment", "a-server", |_| true).await;
+    // Nothing runs yet: a change goes out at once.
+    place.agent("a", json!({"executorImage": "devbox:2"})).await;
+    place.deployment_where("the second image", "a-server", |d| image(d) == "devbox:2").await;
+    eventually("one pod", 30, || async {
+        let pods = place.api::<Pod>().list(&ListParams::default()).await.unwrap();
+        (pods.items.len() <= 2 && !pods.items.is_empty()).then_some(())
+    })
+    .await;
+    place.let_run("a").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    place.agent("a", json!({"executorImage": "devbox:3", "config": {"model": "p/m"}})).await;
+    let waits = place.deployment_where("it waits", "a-server", |d| annotation(d, "pending-hash").is_some()).await;
+    assert_eq!((image(&waits).as_str(), annotation(&waits, "pending-causes")), ("devbox:2", Some("config,image")));
+    assert_eq!(waits.spec.as_ref().unwrap().template, {
+        let applied = place.api::<Deployment>().get("a-server").await.unwrap();
+        applied.spec.unwrap().template
+    });
+    let agent = place.agent_where("the condition", "a", |a| condition(a, "RolloutPending").is_some()).await;
+    let (status, reason, message) = condition(&agent, "RolloutPending").unwrap();
+    assert_eq!((status, reason), ("True", "WaitingForTasks"));
+    assert!(message.contains("changed: config, image") && message.contains("until 20"), "{message}");
+    let rollout = agent.status.as_ref().unwrap().rollout.clone().unwrap();
+    assert_eq!(rollout.causes, ["config", "image"]);
+    assert_eq!(rollout.pending.as_deref(), annotation(&waits, "pending-hash"));
+
+    // A crash: the next controller goes on with the same clock, and a moved target keeps it.
+    place.controller.kill();
+    place.controller = place.release.start(&[]);
+    place.agent("a", json!({"executorImage": "devbox:4"})).await;
+    let moved = place
+        .deployment_where("the target moved", "a-server", |d| {
+            annotation(d, "pending-hash") != annotation(&waits, "pending-hash")
+        })
+        .await;
+    assert_eq!(annotation(&moved, "pending-since"), annotation(&waits, "pending-since"));
+    assert_eq!((image(&moved).as_str(), annotation(&moved, "pending-causes")), ("devbox:2", Some("image")));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(place.writes_during(2).await, Vec::<String>::new(), "waiting writes nothing");
+
+    // Back to what runs: nothing waits any more, and no pod was replaced.
+    place.agent("a", json!({"executorImage": "devbox:2"})).await;
+    let back = place.deployment_where("nothing waits", "a-server", |d| annotation(d, "pending-hash").is_none()).await;
+    assert_eq!(back.metadata.generation, waits.metadata.generation);
+    place
+        .agent_where("the condition is over", "a", |a| condition(a, "RolloutPending").is_some_and(|c| c.0 == "False"))
+        .await;
+
+    // The end of the protection forces it.
+    place.agent("a", json!({"executorImage": "devbox:5", "rollout": {"timeout": "2s"}})).await;
+    place.deployment_where("it waits again", "a-server", |d| annotation(d, "pending-hash").is_some()).await;
+    let forced = place.deployment_where("it is forced", "a-server", |d| image(d) == "devbox:5").await;
+    assert!(annotation(&forced, "pending-hash").is_none());
+    eventually("an event", 10, || async { (!place.events("RolloutForced").await.is_empty()).then_some(()) }).await;
+    assert_eq!(first.uid(), forced.uid());
+}
+
+#[tokio::test]
+async fn suspension_waits_in_the_gate_and_text_is_live() {
+    let place = Place::new("suspend").await;
+    let text = |text: &str| json!([{"name": "rules", "type": "Text", "text": text}]);
+    place.agent("a", json!({"contexts": text("one"), "rollout": {"live": "Immediately"}})).await;
+    let before = place.deployment_where("a Deployment", "a-server", |_| true).await;
+    let pod = place.let_run("a").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    // Text arrives without a new pod, and the pod is touched.
+    place.agent("a", json!({"contexts": text("two"), "rollout": {"live": "Immediately"}})).await;
+    eventually("the text", 20, || async {
+        let map = place.api::<ConfigMap>().get("a-server-context").await.unwrap();
+        let touched = place.api::<Pod>().get(&pod.name_any()).await.unwrap();
+        let mark = touched.annotations().get("pilothouse.dev/context-version").cloned();
+        (map.data.as_ref().unwrap()["context.md"].contains("two") && mark == map.resource_version()).then_some(())
+    })
+    .await;
+    let after = place.api::<Deployment>().get("a-server").await.unwrap();
+    assert_eq!(after.metadata.generation, before.metadata.generation);
+
+    // WhenIdle waits for a server that may be busy.
+    place.agent("a", json!({"contexts": text("three")})).await;
+    eventually("the text waits", 20, || async {
+        let map = place.api::<ConfigMap>().get("a-server-context").await.unwrap();
+        map.annotations().get("pilothouse.dev/pending-causes").filter(|c| *c == "text").map(|_| ())
+    })
+    .await;
+    let map = place.api::<ConfigMap>().get("a-server-context").await.unwrap();
+    assert!(map.data.unwrap()["context.md"].contains("two"));
+
+    // So does a suspension; without protection it comes at once, and with it the text.
+    place.agent("a", json!({"contexts": text("three"), "suspend": true})).await;
+    let waits = place
+        .deployment_where("the suspension waits", "a-server", |d| annotation(d, "pending-causes") == Some("suspend"))
+        .await;
+    assert_eq!(waits.spec.as_ref().unwrap().replicas, Some(1));
+    place.agent("a", json!({"contexts": text("three"), "suspend": true, "rollout": {"protect": "None"}})).await;
+    place.deployment_where("no pods", "a-server", |d| d.spec.as_ref().unwrap().replicas == Some(0)).await;
+    let agent = place.agent_where("suspended", "a", |a| state(a) == Some(AgentState::Suspended)).await;
+    assert_eq!(condition(&agent, "Suspended").unwrap().1, "UserRequested");
+    assert_eq!((condition(&agent, "Ready").unwrap().0, condition(&agent, "Ready").unwrap().1), ("True", "Suspended"));
+    eventually("the text arrived", 20, || async {
+        let map = place.api::<ConfigMap>().get("a-server-context").await.unwrap();
+        map.data.unwrap()["context.md"].contains("three").then_some(())
+    })
+    .await;
+
+    // The override wins over the spec.
+    place.merge::<Agent>("a", json!({"metadata": {"annotations": {"pilothouse.dev/suspend-override": "false"}}})).await;
+    place.deployment_where("a pod again", "a-server", |d| d.spec.as_ref().unwrap().replicas == Some(1)).await;
+    let agent = place.agent_where("resumed", "a", |a| condition(a, "Suspended").is_some_and(|c| c.0 == "False")).await;
+    assert_eq!(condition(&agent, "Suspended").unwrap().1, "Active");
+    eventually("events", 10, || async {
+        let both = [place.events("UserSuspended").await, place.events("Resumed").await];
+        both.iter().all(|list| !list.is_empty()).then_some(())
+    })
+    .await;
+}
