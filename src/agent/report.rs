@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 
-use super::{decide::Action, gate::Pending};
+use super::{decide::Action, gate::Pending, state::TEMPLATE_GENERATION};
 use crate::{
     api::{
         Agent, AgentState, AgentStatus, RolloutStatus,
@@ -43,7 +43,9 @@ pub fn server(deployment: Option<&Deployment>) -> Server {
         .iter()
         .flatten()
         .any(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("ProgressDeadlineExceeded"));
-    let seen = status.observed_generation >= deployment.metadata.generation;
+    let annotations = deployment.metadata.annotations.as_ref();
+    let template = annotations.and_then(|a| a.get(TEMPLATE_GENERATION)?.parse().ok());
+    let seen = status.observed_generation >= template.or(deployment.metadata.generation);
     let available = status.available_replicas.unwrap_or(0) > 0;
     let newest = status.updated_replicas.unwrap_or(0) >= wanted && status.replicas.unwrap_or(0) <= wanted;
     match (available, seen && newest) {

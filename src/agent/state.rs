@@ -11,6 +11,9 @@ use crate::api::names::annotation;
 
 /// Deployment: the parts of what was applied, as JSON.
 pub const PARTS: &str = "pilothouse.dev/template-parts";
+/// Deployment: its generation since which the pod template is what it is. (Every change of an annotation makes a new
+/// generation too.)
+pub const TEMPLATE_GENERATION: &str = "pilothouse.dev/template-generation";
 /// Every object we generate: hash of it as we want it, so that a field that is wanted no more is noticed too.
 pub const OBJECT_HASH: &str = "pilothouse.dev/object-hash";
 

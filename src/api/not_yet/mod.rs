@@ -162,7 +162,8 @@ fn asks_for_nothing(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.values().all(asks_for_nothing),
+        // An empty object inside asks for its defaults: `persistence: {sessions: {}}` is a volume.
+        Value::Object(fields) => fields.values().all(|v| asks_for_nothing(v) && v.as_object().is_none()),
     }
 }
 

@@ -47,6 +47,11 @@ fn values_that_ask_for_nothing_are_no_use() {
 }
 
 #[test]
+fn an_empty_object_inside_asks_for_its_defaults() {
+    assert_eq!(paths::<AgentSpec>(json!({"persistence": {"sessions": {}}})), ["spec.persistence"]);
+}
+
+#[test]
 fn the_message_names_everything_and_says_what_to_do() {
     assert_eq!(message(&[]), "");
     let spec =

@@ -234,9 +234,10 @@ impl Agents {
                 let Some(live) = live else { return Ok(()) };
                 remember(live, "apps/v1", "Deployment", &state::pending_annotations(pending))
             }
-            Action::Apply { .. } => {
+            Action::Apply { causes, .. } => {
                 self.files(who, desired).await?;
-                let annotations = state::applied_annotations(&desired.hash, &desired.parts);
+                let mut annotations = state::applied_annotations(&desired.hash, &desired.parts);
+                annotations.insert(state::TEMPLATE_GENERATION.into(), template_generation(live, causes.is_empty()));
                 write::body(&desired.deployment, annotations, version)
             }
         };
@@ -369,6 +370,16 @@ impl Acted {
             let left = until.duration_since(now);
             self.after(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(50));
         }
+    }
+}
+
+/// The generation that a write makes (`resourceVersion` pins the one before it), or the one that stays the template's.
+fn template_generation(live: Option<&Value>, same: bool) -> String {
+    let Some(live) = live else { return "1".into() };
+    let kept = live.pointer("/metadata/annotations").and_then(|a| a.get(state::TEMPLATE_GENERATION)?.as_str());
+    match kept {
+        Some(kept) if same => kept.into(),
+        _ => (live.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0) + 1).to_string(),
     }
 }
 

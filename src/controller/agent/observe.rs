@@ -214,9 +214,7 @@ fn refuse(fields: &[not_yet::FieldPath], of: &str) -> Result<(), Failure> {
     if fields.is_empty() {
         return Ok(());
     }
-    let names: Vec<_> = fields.iter().map(ToString::to_string).collect();
-    let message = format!("{of}not supported by this release of Pilothouse: {}; remove them", names.join(", "));
-    Err(Failure::stalled(reasons::NOT_YET_SUPPORTED, message))
+    Err(Failure::stalled(reasons::NOT_YET_SUPPORTED, format!("{of}{}", not_yet::message(fields))))
 }
 
 /// The configuration singleton.
