@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use sha2::{Digest as _, Sha256};
 
 use super::{Digest, archive, recent::Recent};
@@ -69,24 +69,32 @@ impl From<io::Error> for StoreError {
     }
 }
 
+/// No archive takes this long to write.
+const LEFT_BEHIND: Duration = Duration::from_hours(1);
+
 /// A folder of archives. Calls block; only [`Store::recent`] never does.
-#[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
     recent: Mutex<Recent>,
+    missing: RwLock<Vec<Listener>>,
 }
+
+type Listener = Box<dyn Fn(&Digest) + Send + Sync>;
 
 impl Store {
     /// Uses `folder`, which is made when it is missing, and keeps up to `memory` bytes of verified trees at hand.
     pub fn new(folder: &Path, memory: u64) -> Result<Self, StoreError> {
         fs::create_dir_all(folder.join("sha256"))?;
         let parts = folder.join("parts");
-        // What a crash left half written.
-        if parts.exists() {
-            fs::remove_dir_all(&parts)?;
-        }
         fs::create_dir_all(&parts)?;
-        Ok(Self { folder: folder.to_owned(), recent: Mutex::new(Recent::new(memory)) })
+        // What a crash left half written; a younger one may be another process's work.
+        for part in fs::read_dir(&parts)?.flatten() {
+            let age = part.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+            if age.is_some_and(|age| age > LEFT_BEHIND) {
+                fs::remove_file(part.path())?;
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), recent: Mutex::new(Recent::new(memory)), missing: RwLock::default() })
     }
 
     /// Packs and keeps a tree. The archive is complete on disk before anybody can see it under its name.
@@ -121,11 +129,26 @@ impl Store {
         self.recent.lock().get(digest)
     }
 
+    /// Calls `listener` whenever somebody wants an archive that is missing or damaged, so that it can be made again.
+    pub fn on_missing(&self, listener: impl Fn(&Digest) + Send + Sync + 'static) {
+        self.missing.write().push(Box::new(listener));
+    }
+
     /// Reads a tree. Its bytes are checked against the digest whenever they come from disk.
     pub fn open(&self, digest: &Digest) -> Result<Arc<FileTree>, StoreError> {
         if let Some(tree) = self.recent(digest) {
             return Ok(tree);
         }
+        let opened = self.read(digest);
+        if let Err(StoreError::Missing(_) | StoreError::Damaged(_)) = &opened {
+            for listener in self.missing.read().iter() {
+                listener(digest);
+            }
+        }
+        opened
+    }
+
+    fn read(&self, digest: &Digest) -> Result<Arc<FileTree>, StoreError> {
         let path = self.path(digest);
         let file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::Missing(*digest),

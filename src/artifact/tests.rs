@@ -63,6 +63,21 @@ fn damage_is_found_and_removed() {
 }
 
 #[test]
+fn whoever_can_make_it_again_is_told() {
+    let (folder, store) = store();
+    let stored = store.put(&tree(&[("a", "1")])).unwrap();
+    let store = cold(&folder);
+    let told = Arc::new(parking_lot::Mutex::new(vec![]));
+    let log = told.clone();
+    store.on_missing(move |digest| log.lock().push(*digest));
+    store.open(&stored.digest).unwrap();
+    assert!(told.lock().is_empty());
+    fs::write(store.path(&stored.digest), "rubbish").unwrap();
+    assert!(store.open(&stored.digest).is_err() && store.open(&stored.digest).is_err());
+    assert_eq!(*told.lock(), [stored.digest, stored.digest]);
+}
+
+#[test]
 fn one_tree_is_parsed_once() {
     let (_folder, store) = store();
     let stored = store.put(&tree(&[("a", "1")])).unwrap();
@@ -98,12 +113,16 @@ fn only_old_and_unnamed_archives_are_collected() {
 }
 
 #[test]
-fn half_written_parts_do_not_survive_a_start() {
+fn half_written_parts_do_not_stay() {
     let (folder, _store) = store();
-    let part = folder.path().join("artifacts/parts/left");
-    fs::write(&part, "half").unwrap();
+    let parts = folder.path().join("artifacts/parts");
+    fs::write(parts.join("old"), "half").unwrap();
+    let long_ago = std::time::SystemTime::now() - Duration::from_hours(2);
+    fs::File::options().append(true).open(parts.join("old")).unwrap().set_modified(long_ago).unwrap();
+    fs::write(parts.join("young"), "somebody writes this now").unwrap();
     cold(&folder);
-    assert!(!part.exists());
+    let left: Vec<_> = fs::read_dir(parts).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left, ["young"]);
 }
 
 struct Full;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod caches;
 pub mod leader;
 pub mod report;
+pub mod repository;
 pub mod runtime;
 pub mod settings;
 pub mod sync;
@@ -19,8 +20,8 @@ use tracing::{info, warn};
 pub use settings::Settings;
 
 use crate::{
-    api::names::reasons,
     artifact::Store,
+    git::Sources,
     server::{health, metrics::Metrics},
     status::{Backoff, Failure},
 };
@@ -31,9 +32,6 @@ use runtime::{Cache, Runtime, Scope, Triggers, Watches};
 
 /// How long running reconciles may take after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(20);
-
-/// Bytes of trees that are kept in memory because many Syncs read the same one.
-const ARTIFACT_MEMORY: u64 = 16 << 20;
 
 /// What every kind's reconciler has.
 #[derive(Clone)]
@@ -48,6 +46,8 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// One watch a kind, shared by all reconcilers.
     pub caches: Caches,
+    /// Pollers of remotes.
+    pub sources: Sources,
     /// Published trees: Repositories put them, Syncs and agents read them.
     pub artifacts: Arc<Store>,
 }
@@ -62,6 +62,7 @@ impl Context {
 /// Runs the controller until `stop`, or until leadership is lost (an error: the process must end).
 pub async fn run(settings: Settings, client: Client, stop: CancellationToken) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::default());
+    let (sources, artifacts) = repository::open(&settings)?;
     let health_state = health::Health::default();
     let listener = health::bind(settings.listen)
         .await
@@ -70,9 +71,6 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let serving_stop = CancellationToken::new();
     tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone()));
 
-    let artifacts = Store::new(&settings.data_dir.join("artifacts"), ARTIFACT_MEMORY).map_err(|e| {
-        Failure::stalled(reasons::STORAGE_FAILED, format!("--data-dir {}: {e}", settings.data_dir.display()))
-    })?;
     let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
     let context = Context {
         client: client.clone(),
@@ -80,7 +78,8 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         metrics: metrics.clone(),
         settings: Arc::new(settings.clone()),
         caches: Caches::open(&mut watches),
-        artifacts: Arc::new(artifacts),
+        sources,
+        artifacts,
     };
     let kinds = kinds(&context, watches.scopes());
     tokio::select! {
@@ -107,6 +106,7 @@ pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, (
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
 fn kinds(context: &Context, scopes: &[Scope]) -> Vec<Loop> {
     vec![
+        repository::prepare(context, scopes),
         sync::prepare(context, scopes),
         agent::prepare(context, scopes, Arc::new(agent::voice::Silent)),
         task::prepare(context, scopes),

@@ -24,22 +24,34 @@ use super::{
 /// A repository that has collected this many packs is made anew: nothing here repacks.
 const MAX_PACKS: usize = 24;
 
+/// Locked while the process lives.
+const LOCK: &str = "lock";
+
 /// Talks to real remotes.
 #[derive(Debug)]
 pub struct GixRemote {
-    folder: PathBuf,
+    folder: tempfile::TempDir,
     limits: Limits,
     locks: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    _alive: fs::File,
 }
 
 impl GixRemote {
-    /// Keeps its repositories below `folder`, which is emptied: names in it are keyed to this process.
-    pub fn new(folder: &Path, limits: Limits) -> std::io::Result<Self> {
-        if folder.exists() {
-            fs::remove_dir_all(folder)?;
+    /// Keeps its repositories in a folder of its own below `root`, and removes what ended processes left there: names
+    /// are keyed to a process, nothing can be used again.
+    pub fn new(root: &Path, limits: Limits) -> std::io::Result<Self> {
+        fs::create_dir_all(root)?;
+        for left in fs::read_dir(root)?.flatten().map(|entry| entry.path()) {
+            if let Ok(lock) = fs::File::open(left.join(LOCK))
+                && lock.try_lock().is_ok()
+            {
+                fs::remove_dir_all(left)?;
+            }
         }
-        fs::create_dir_all(folder)?;
-        Ok(Self { folder: folder.to_owned(), limits, locks: Mutex::default() })
+        let folder = tempfile::Builder::new().prefix("run-").tempdir_in(root)?;
+        let alive = fs::File::create(folder.path().join(LOCK))?;
+        alive.lock()?;
+        Ok(Self { folder, limits, locks: Mutex::default(), _alive: alive })
     }
 
     fn lock(&self, cache: &str) -> Arc<Mutex<()>> {
@@ -47,7 +59,7 @@ impl GixRemote {
     }
 
     fn path(&self, cache: &str) -> PathBuf {
-        self.folder.join(format!("{cache}.git"))
+        self.folder.path().join(format!("{cache}.git"))
     }
 
     fn repository(&self, cache: &str, hash: gix::hash::Kind) -> Result<gix::Repository, GitError> {
@@ -98,7 +110,7 @@ impl GixRemote {
                     known.unwrap_or_else(|| explain(&error, stop))
                 })
             }
-            Scheme::Ssh => with_program(child::ssh(access, &self.folder, stop)?, stop, talk),
+            Scheme::Ssh => with_program(child::ssh(access, self.folder.path(), stop)?, stop, talk),
             Scheme::File => with_program(child::file(access, stop)?, stop, talk),
         }
     }

@@ -163,6 +163,9 @@ pub fn choose(refs: &[RemoteRef], reference: &Reference) -> Result<Resolved, Ref
     Ok(Resolved { revision: format!("{label}@{}:{commit}", commit.algorithm()), commit })
 }
 
+/// A help for typing errors is not worth more work than this.
+const MOST_COMPARED: usize = 5000;
+
 /// Names of the listing that resemble what was asked for, best first, at most five.
 fn near(refs: &[RemoteRef], reference: &Reference) -> Vec<String> {
     let wanted = match reference {
@@ -173,6 +176,7 @@ fn near(refs: &[RemoteRef], reference: &Reference) -> Vec<String> {
     let mut scored: Vec<(usize, &str)> = refs
         .iter()
         .filter(|r| r.name != "HEAD")
+        .take(MOST_COMPARED)
         .filter_map(|r| Some((likeness(&wanted, &short(&r.name).to_ascii_lowercase())?, r.name.as_str())))
         .collect();
     scored.sort_unstable();
@@ -191,24 +195,33 @@ fn likeness(wanted: &str, name: &str) -> Option<usize> {
     if name.rsplit('/').next() == Some(wanted) || name.trim_start_matches('v') == wanted.trim_start_matches('v') {
         return Some(1);
     }
-    let distance = edit_distance(wanted, name);
     let limit = wanted.chars().count().max(3) / 3;
+    if wanted.chars().count().abs_diff(name.chars().count()) > limit {
+        return None;
+    }
+    let distance = edit_distance(wanted, name);
     (distance <= limit).then_some(1 + distance)
 }
 
+/// Insertions, deletions, replacements and swaps of neighbours between two texts.
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for (i, row) in rows.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    rows[0] = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = best;
         }
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -272,8 +285,8 @@ mod tests {
     #[test]
     fn misses_name_what_is_near() {
         for (reference, want) in [
-            (Reference::Branch("trnuk".into()), vec![]),
-            (Reference::Branch("mian".into()), vec![]),
+            (Reference::Branch("trnuk".into()), vec!["refs/heads/trunk"]),
+            (Reference::Branch("mian".into()), vec!["refs/heads/main", "refs/tags/main"]),
             (Reference::Branch("trunc".into()), vec!["refs/heads/trunk"]),
             (Reference::Tag("1.0".into()), vec!["refs/tags/v1.0"]),
             (Reference::Tag("trunk".into()), vec!["refs/heads/trunk"]),

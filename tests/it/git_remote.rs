@@ -27,6 +27,11 @@ impl Client {
         Self { remote: GixRemote::new(&folder.path().join("git"), limits).unwrap(), folder }
     }
 
+    /// Where this process keeps its repositories.
+    fn cache(&self) -> std::path::PathBuf {
+        std::fs::read_dir(self.folder.path().join("git")).unwrap().next().unwrap().unwrap().path()
+    }
+
     fn resolve(&self, access: &Access, reference: &Reference) -> Result<Resolved, GitError> {
         let listing = self.remote.list(access, &refs::prefixes(reference), &stop())?;
         Ok(refs::choose(&listing, reference)?)
@@ -351,8 +356,8 @@ fn ssh_checks_the_host_key_and_the_client_key() {
         let error = error.unwrap_err();
         assert_eq!(error.reason, want, "{error}");
     }
-    let left: Vec<_> = std::fs::read_dir(client.folder.path().join("git")).unwrap().flatten().collect();
-    assert_eq!(left.len(), 1, "keys are left behind: {left:?}");
+    let left: Vec<_> = std::fs::read_dir(client.cache()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the lock and the repository, no keys: {left:?}");
 }
 
 #[test]
@@ -384,7 +389,7 @@ fn a_damaged_cache_is_made_anew() {
     let commit = sample(&server.repository("r.git"));
     let (client, access) = (Client::new(), access(&server.url("r.git"), &[]));
     client.fetch(&access, &commit).unwrap();
-    let packs = client.folder.path().join("git/cache.git/objects/pack");
+    let packs = client.cache().join("cache.git/objects/pack");
     for file in
         std::fs::read_dir(packs).unwrap().flatten().filter(|f| f.path().extension().is_some_and(|e| e == "pack"))
     {
@@ -403,6 +408,18 @@ fn many_pushes_do_not_fill_the_disk() {
         repository.commit("main", &[("a", &format!("{n}"))]);
         assert_eq!(text(&client.fetch_branch(&access, "main").unwrap(), "a"), n.to_string());
     }
-    let packs = std::fs::read_dir(client.folder.path().join("git/cache.git/objects/pack")).unwrap().count();
+    let packs = std::fs::read_dir(client.cache().join("cache.git/objects/pack")).unwrap().count();
     assert!(packs < 60, "{packs} files");
+}
+
+#[test]
+fn what_a_dead_process_left_is_removed_and_a_live_one_is_left_alone() {
+    let alive = Client::new();
+    let root = alive.folder.path().join("git");
+    let dead = root.join("run-dead");
+    std::fs::create_dir_all(dead.join("cache.git")).unwrap();
+    std::fs::write(dead.join("lock"), "").unwrap();
+    let _second = GixRemote::new(&root, Limits::default()).unwrap();
+    assert!(!dead.exists());
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 2);
 }

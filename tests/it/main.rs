@@ -14,6 +14,7 @@ mod import;
 mod node;
 mod pod;
 mod render_golden;
+mod repository;
 mod syncs;
 mod tasks;
 mod yaml_reference;

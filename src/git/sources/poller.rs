@@ -165,7 +165,7 @@ async fn fetch(inner: &Arc<Inner>, remote: &Arc<Remote>, commit: &CommitId) -> R
         blocking(inner, remote, move |inner, remote, stop| inner.git.fetch(&remote.access, &commit, stop)).await;
     match &result {
         Ok(fetched) => {
-            debug!(url = %remote.access.url, files = fetched.tree.len(), took = ?started.elapsed(), "fetched")
+            debug!(url = %remote.access.url, files = fetched.tree.len(), took = ?started.elapsed(), "fetched");
         }
         Err(_) => Counters::add(&inner.counters.failed_fetches),
     }

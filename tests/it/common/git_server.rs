@@ -96,8 +96,13 @@ impl GitServer {
         let state =
             Arc::new(State { root: folder.path().to_owned(), behaviour: Mutex::default(), log: Mutex::default() });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+        // Not by `block_on`: callers may be in a runtime of their own.
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let guard = runtime.enter();
+        let listener = TcpListener::from_std(listener).unwrap();
+        drop(guard);
         let acceptor = tls.map(|config| tokio_rustls::TlsAcceptor::from(Arc::new(config)));
         runtime.spawn(accept(listener, acceptor, state.clone()));
         Self { state, address, scheme, ca, runtime: Some(runtime), _folder: folder }

@@ -1,0 +1,269 @@
+//! Repositories: subscribe to the remote, publish its tree, report.
+//!
+//! The network is the business of [`crate::git::Sources`]: a reconcile only reads what is known and is woken when that
+//! changes. It is also what keeps the artifact store small.
+
+mod credentials;
+mod decide;
+mod keep;
+mod memory;
+mod plan;
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use parking_lot::Mutex;
+
+use super::{
+    Context, Loop, Settings,
+    runtime::{self, Reconcile, Runtime, Scope, Triggers},
+};
+use crate::{
+    api::{
+        Repository,
+        names::{annotation, reasons},
+    },
+    artifact::{self, Store},
+    git::{
+        CommitId, Demand, Fetched, GixRemote, Limits, RemoteKey, RemoteSpec, RemoteState, Sources, Subscriber,
+        sources::Options,
+    },
+    status::{Failure, Next},
+};
+use credentials::{Credentials, Unusable};
+use decide::{Finding, Published, Seen, decide};
+use memory::{Built, Memories};
+use plan::{Plan, plan};
+
+/// Bytes of trees that are kept in memory because many Syncs read the same one.
+const ARTIFACT_MEMORY: u64 = 16 << 20;
+
+/// Opens the room for clones and artifacts under `--data-dir`.
+pub(super) fn open(settings: &Settings) -> Result<(Sources, Arc<Store>), Failure> {
+    let folder = &settings.data_dir;
+    let unusable = |error: &dyn std::fmt::Display| {
+        Failure::stalled(reasons::STORAGE_FAILED, format!("--data-dir {} cannot be used: {error}", folder.display()))
+    };
+    let remote = GixRemote::new(&folder.join("git"), Limits::default()).map_err(|error| unusable(&error))?;
+    let store = Store::new(&folder.join("artifacts"), ARTIFACT_MEMORY).map_err(|error| unusable(&error))?;
+    Ok((Sources::new(Arc::new(remote), Options::default()), Arc::new(store)))
+}
+
+/// The reconciler of Repositories.
+pub struct Repositories {
+    context: Context,
+    credentials: Credentials,
+    memories: Mutex<Memories>,
+}
+
+/// Prepares the loop.
+pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
+    let triggers = Triggers::new(scopes);
+    let repositories = Arc::new(Repositories {
+        context: context.clone(),
+        credentials: Credentials::new(context.client.clone(), context.caches.secrets.clone()),
+        memories: Mutex::default(),
+    });
+    listen(&repositories, &triggers);
+    let cache = context.caches.repositories.clone();
+    Box::new(move |runtime: Runtime| {
+        Box::pin(async move {
+            let stop = runtime.stop.clone();
+            let collecting = keep::collect_garbage(repositories.clone(), stop);
+            futures::future::join(runtime::run(repositories, cache, triggers, runtime), collecting).await;
+        })
+    })
+}
+
+/// News of remotes and of Secrets, and artifacts that are missed, wake the Repositories that they concern.
+fn listen(repositories: &Arc<Repositories>, triggers: &Triggers<Repository>) {
+    let woken = triggers.clone();
+    repositories.context.sources.on_change(move |subscriber| {
+        if subscriber.kind == KIND {
+            woken.now(&subscriber.namespace, &subscriber.name);
+        }
+    });
+    let (cache, woken) = (repositories.context.caches.repositories.clone(), triggers.clone());
+    repositories.context.artifacts.on_missing(move |digest| {
+        let digest = digest.to_string();
+        let names_it = |object: &Repository| artifact_of(object).is_some_and(|artifact| artifact.digest == digest);
+        for object in cache.filter(names_it) {
+            woken.now(&object.namespace().unwrap_or_default(), &object.name_any());
+        }
+    });
+    let (weak, woken) = (Arc::downgrade(repositories), triggers.clone());
+    repositories.context.caches.secrets.on_change(move |change| {
+        let Some(repositories) = weak.upgrade() else { return };
+        let namespace = change.object.namespace().unwrap_or_default();
+        for name in repositories.memories.lock().readers_of(&namespace, &change.object.name_any()) {
+            woken.now(&namespace, &name);
+        }
+    });
+}
+
+fn artifact_of(object: &Repository) -> Option<&crate::api::Artifact> {
+    object.status.as_ref()?.artifact.as_ref()
+}
+
+const KIND: &str = "Repository";
+
+fn subscriber(object: &Repository) -> Subscriber {
+    Subscriber { kind: KIND, namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+}
+
+impl Reconcile for Repositories {
+    type Object = Repository;
+
+    async fn reconcile(&self, object: Arc<Repository>) -> Result<Next, Failure> {
+        let object = self.memories.lock().newest(&object);
+        let (finding, answered, failure) = match self.find(&object).await {
+            Ok((finding, answered)) => (finding, answered, None),
+            Err(failure) => (Finding::Failed(failure.reason, failure.message.clone()), false, Some(failure)),
+        };
+        self.report(&object, finding, answered).await?;
+        failure.map_or(Ok(Next::OnEvent), Err)
+    }
+
+    fn forget(&self, namespace: &str, name: &str) {
+        let gone = Subscriber { kind: KIND, namespace: namespace.into(), name: name.into() };
+        self.context.sources.unsubscribe(&gone);
+        if let Some(uid) = self.memories.lock().forget(namespace, name) {
+            self.context.reports.forget(&uid);
+        }
+    }
+}
+
+impl Repositories {
+    /// How things stand, and whether the reconcile annotation has been answered. An error is one of our own effects.
+    async fn find(&self, object: &Repository) -> Result<(Finding, bool), Failure> {
+        let plan = match plan(&object.spec, self.context.settings.allow_file_repositories) {
+            Ok(plan) => plan,
+            Err((reason, message)) => return Ok((self.leave(object, Finding::Stalled(reason, message)), true)),
+        };
+        self.memories.lock().reads(object, plan.secret.as_deref());
+        if object.spec.suspend == Some(true) {
+            return Ok((self.leave(object, Finding::Suspended), true));
+        }
+        let namespace = object.namespace().unwrap_or_default();
+        let credential = match self.credentials.of(&namespace, &plan).await? {
+            Ok(credential) => credential,
+            Err(Unusable::Missing(message)) => {
+                return Ok((self.leave(object, Finding::Waiting(reasons::SECRET_NOT_FOUND, message)), true));
+            }
+            Err(Unusable::Invalid(message)) => {
+                return Ok((self.leave(object, Finding::Stalled(reasons::SECRET_INVALID, message)), true));
+            }
+        };
+        let spec = RemoteSpec { url: plan.url.clone(), credential, reference: plan.reference.clone() };
+        self.follow(object, &plan, &spec).await
+    }
+
+    fn leave(&self, object: &Repository, finding: Finding) -> Finding {
+        self.context.sources.unsubscribe(&subscriber(object));
+        finding
+    }
+
+    async fn follow(&self, object: &Repository, plan: &Plan, spec: &RemoteSpec) -> Result<(Finding, bool), Failure> {
+        let sources = &self.context.sources;
+        let built = self.built(object);
+        let key = self.subscribe(object, plan, spec, built.as_ref().map(|built| built.commit.clone()));
+        let ticket = self.poke(object, &key);
+        let state = sources.state(&key).unwrap_or_default();
+        let answered = ticket.is_none_or(|ticket| state.answered >= ticket);
+        let RemoteState { observed, error, .. } = state;
+        if let Some(error) = error {
+            return Ok((Finding::Failed(error.reason.as_str(), error.message), answered));
+        }
+        let Some(observed) = observed else {
+            return Ok((Finding::Pending(format!("asking {} for {}", plan.url, plan.reference)), false));
+        };
+        if let Some(built) = built.filter(|built| built.commit == observed.commit) {
+            return Ok((Finding::Fetched(built.published(observed.revision)), answered));
+        }
+        let Some(fetched) = sources.tree(&key, &observed.commit) else {
+            return Ok((Finding::Pending(format!("fetching {}", observed.revision)), false));
+        };
+        match self.publish(object, &observed.commit, fetched).await? {
+            Ok(built) => {
+                self.subscribe(object, plan, spec, Some(observed.commit));
+                Ok((Finding::Fetched(built.published(observed.revision)), answered))
+            }
+            Err(refusal) => Ok((Finding::Stalled(reasons::INVALID_SPEC, refusal), answered)),
+        }
+    }
+
+    fn subscribe(&self, object: &Repository, plan: &Plan, spec: &RemoteSpec, known: Option<CommitId>) -> RemoteKey {
+        let demand = Demand { interval: plan.interval, timeout: plan.timeout, known };
+        self.context.sources.subscribe(&subscriber(object), spec, demand)
+    }
+
+    /// The artifact that fits the spec as it is now and lies in the store: from memory, or from what an earlier process
+    /// has written into the status.
+    fn built(&self, object: &Repository) -> Option<Built> {
+        let remembered = self.memories.lock().built(object);
+        let trusted = || {
+            let status = object.status.as_ref()?;
+            let (commit, digest) = decide::trusted(status, object.metadata.generation)?;
+            let size = status.artifact.as_ref()?.size.and_then(|size| u64::try_from(size).ok());
+            Some(Built { commit, ignore: object.spec.ignore.clone(), digest, size, left_out: None })
+        };
+        remembered.or_else(trusted).filter(|built| self.context.artifacts.contains(&built.digest))
+    }
+
+    /// Asks for a listing when the annotation has a new value; the ticket while it waits for its answer.
+    fn poke(&self, object: &Repository, key: &RemoteKey) -> Option<u64> {
+        let asked = object.annotations().get(annotation::RECONCILE_AT)?;
+        if object.status.as_ref().and_then(|s| s.last_handled_reconcile_at.as_ref()) == Some(asked) {
+            return None;
+        }
+        Some(self.memories.lock().ticket(object, asked, key, || self.context.sources.poke(key)))
+    }
+
+    /// Packs the tree. The inner error is a pattern that cannot be understood.
+    async fn publish(
+        &self,
+        object: &Repository,
+        commit: &CommitId,
+        fetched: Arc<Fetched>,
+    ) -> Result<Result<Built, String>, Failure> {
+        let (store, ignore) = (self.context.artifacts.clone(), object.spec.ignore.clone());
+        let patterns = ignore.clone();
+        let left_out = decide::left_out(&fetched.skipped);
+        let work = tokio::task::spawn_blocking(move || {
+            let tree = artifact::filter(&fetched.tree, patterns.as_deref()).map_err(|error| error.to_string());
+            tree.map(|tree| store.put(&tree))
+        });
+        let stored = match work.await {
+            Ok(Ok(stored)) => stored.map_err(|error| error.to_failure())?,
+            Ok(Err(refusal)) => return Ok(Err(refusal)),
+            Err(_) => return Err(Failure::transient(reasons::INTERNAL_ERROR, "packing the tree panicked")),
+        };
+        let built = Built {
+            commit: commit.clone(),
+            ignore,
+            digest: stored.digest,
+            size: Some(stored.size),
+            left_out: Some(left_out),
+        };
+        self.memories.lock().keep(object, built.clone());
+        Ok(Ok(built))
+    }
+
+    async fn report(&self, object: &Repository, finding: Finding, answered: bool) -> Result<(), Failure> {
+        let prior = object.status.clone().unwrap_or_default();
+        let asked = object.annotations().get(annotation::RECONCILE_AT).cloned();
+        let handled = if answered { asked } else { prior.last_handled_reconcile_at.clone() };
+        let seen = Seen { prior: &prior, generation: object.metadata.generation, handled, now: self.context.now() };
+        let decision = decide(&seen, finding);
+        self.context.reports.status(object, &object.status, &decision.status).await?;
+        self.memories.lock().wrote(object, decision.status);
+        self.context.reports.events(object, decision.notes);
+        Ok(())
+    }
+}
+
+impl Built {
+    fn published(&self, revision: String) -> Published {
+        Published { revision, digest: self.digest, size: self.size, left_out: self.left_out.clone() }
+    }
+}

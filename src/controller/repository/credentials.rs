@@ -1,0 +1,84 @@
+//! Secrets to credentials, each read once a version.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, ResourceExt, core::PartialObjectMeta};
+use parking_lot::Mutex;
+
+use super::{super::runtime::Cache, plan::Plan};
+use crate::{
+    git::{Credential, url::Scheme},
+    status::Failure,
+};
+
+/// Why there is no credential; the message is for a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    /// The Secret does not exist.
+    Missing(String),
+    /// It lacks what the URL needs, or holds what makes no sense.
+    Invalid(String),
+}
+
+type Verdict = Result<Arc<Credential>, Unusable>;
+
+/// Namespace and name, and the scheme that decides which keys are wanted.
+type Key = (String, String, Scheme);
+
+/// Reads Secrets. Only metadata is watched; content is read when its version changes.
+pub(super) struct Credentials {
+    client: Client,
+    secrets: Cache<PartialObjectMeta<Secret>>,
+    held: Mutex<HashMap<Key, (String, Verdict)>>,
+}
+
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Credentials {
+    pub(super) fn new(client: Client, secrets: Cache<PartialObjectMeta<Secret>>) -> Self {
+        Self { client, secrets, held: Mutex::default() }
+    }
+
+    /// The credential for a plan. The outer error is the API server's.
+    pub(super) async fn of(&self, namespace: &str, plan: &Plan) -> Result<Verdict, Failure> {
+        let Some(name) = &plan.secret else {
+            let anonymous = Credential::anonymous(&plan.url).map(Arc::new);
+            return Ok(anonymous.map_err(|error| Unusable::Invalid(error.to_string())));
+        };
+        let missing = || Err(Unusable::Missing(format!("there is no Secret {name} in this namespace; create it")));
+        let key = (namespace.to_owned(), name.clone(), plan.url.scheme());
+        let Some(meta) = self.secrets.get(namespace, name) else {
+            self.held.lock().remove(&key);
+            return Ok(missing());
+        };
+        let version = meta.resource_version().unwrap_or_default();
+        if let Some((held, verdict)) = self.held.lock().get(&key)
+            && *held == version
+        {
+            return Ok(verdict.clone());
+        }
+        let Some(secret) = self.read(namespace, name).await? else { return Ok(missing()) };
+        let version = secret.resource_version().unwrap_or_default();
+        let data = secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect();
+        let verdict = Credential::from_secret(&data, &plan.url)
+            .map(Arc::new)
+            .map_err(|error| Unusable::Invalid(format!("Secret {name}: {error}")));
+        self.held.lock().insert(key, (version, verdict.clone()));
+        Ok(verdict)
+    }
+
+    async fn read(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Failure> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let failed =
+            |why: String| Failure::transient("ClusterUnavailable", format!("cannot read Secret {name}: {why}"));
+        match tokio::time::timeout(READ_TIMEOUT, api.get_opt(name)).await {
+            Ok(Ok(secret)) => Ok(secret),
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Err(failed(
+                "the controller may not read Secrets in this namespace; see the chart's agentNamespaces".into(),
+            )),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed("the API server did not answer".into())),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What this process remembers about each Repository; nothing here is needed after a restart.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use kube::ResourceExt;
+
+use crate::{
+    api::{Repository, RepositoryStatus},
+    artifact::Digest,
+    git::{CommitId, RemoteKey},
+};
+
+/// An artifact and what it was made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Built {
+    pub(super) commit: CommitId,
+    /// `spec.ignore` at that time.
+    pub(super) ignore: Option<String>,
+    pub(super) digest: Digest,
+    pub(super) size: Option<u64>,
+    /// `None` where an earlier process made it.
+    pub(super) left_out: Option<String>,
+}
+
+type Name = (String, String);
+
+#[derive(Default)]
+pub(super) struct Memories {
+    by_name: HashMap<Name, Memory>,
+    /// Repositories by namespace and name of the Secret that they name.
+    readers: HashMap<Name, BTreeSet<String>>,
+}
+
+#[derive(Default)]
+struct Memory {
+    uid: String,
+    secret: Option<String>,
+    built: Option<Built>,
+    /// Digests of the last artifacts, newest last; two at most.
+    kept: Vec<Digest>,
+    /// Value of the reconcile annotation, whom it was passed on to, and the ticket.
+    asked: Option<(String, RemoteKey, u64)>,
+    /// The last status that was written, and the `resourceVersion` that the writer had seen.
+    written: Option<(String, RepositoryStatus)>,
+}
+
+fn name(object: &Repository) -> Name {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl Memories {
+    /// What is known of this very object; an earlier one of the same name is forgotten.
+    fn of(&mut self, object: &Repository) -> &mut Memory {
+        let uid = object.uid().unwrap_or_default();
+        let memory = self.by_name.entry(name(object)).or_default();
+        if memory.uid != uid {
+            let secret = memory.secret.take();
+            *memory = Memory { uid, secret, ..Memory::default() };
+        }
+        memory
+    }
+
+    /// The object with the status that was written last, if the cache does not show it yet.
+    pub(super) fn newest(&mut self, cached: &Arc<Repository>) -> Arc<Repository> {
+        match &self.of(cached).written {
+            Some((seen, status)) if Some(seen) == cached.metadata.resource_version.as_ref() => {
+                Arc::new(Repository { status: Some(status.clone()), ..(**cached).clone() })
+            }
+            _ => cached.clone(),
+        }
+    }
+
+    /// Remembers a status that was written.
+    pub(super) fn wrote(&mut self, object: &Repository, status: RepositoryStatus) {
+        if object.status.as_ref() != Some(&status) {
+            let seen = object.resource_version().unwrap_or_default();
+            self.of(object).written = Some((seen, status));
+        }
+    }
+
+    /// Remembers which Secret the object reads.
+    pub(super) fn reads(&mut self, object: &Repository, secret: Option<&str>) {
+        let (namespace, own) = name(object);
+        let memory = self.of(object);
+        if memory.secret.as_deref() == secret {
+            return;
+        }
+        let old = std::mem::replace(&mut memory.secret, secret.map(ToOwned::to_owned));
+        self.drop_reader(&namespace, &own, old);
+        if let Some(secret) = secret {
+            self.readers.entry((namespace, secret.to_owned())).or_default().insert(own);
+        }
+    }
+
+    fn drop_reader(&mut self, namespace: &str, own: &str, secret: Option<String>) {
+        let Some(secret) = secret else { return };
+        let key = (namespace.to_owned(), secret);
+        if let Some(readers) = self.readers.get_mut(&key) {
+            readers.remove(own);
+            if readers.is_empty() {
+                self.readers.remove(&key);
+            }
+        }
+    }
+
+    /// The Repositories that read a Secret.
+    pub(super) fn readers_of(&self, namespace: &str, secret: &str) -> Vec<String> {
+        let readers = self.readers.get(&(namespace.to_owned(), secret.to_owned()));
+        readers.map(|names| names.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The artifact that this process made with the present rules.
+    pub(super) fn built(&mut self, object: &Repository) -> Option<Built> {
+        self.of(object).built.clone().filter(|built| built.ignore == object.spec.ignore)
+    }
+
+    /// Remembers an artifact, and keeps the one before from being collected.
+    pub(super) fn keep(&mut self, object: &Repository, built: Built) {
+        let memory = self.of(object);
+        memory.kept.retain(|digest| *digest != built.digest);
+        memory.kept.push(built.digest);
+        let surplus = memory.kept.len().saturating_sub(2);
+        memory.kept.drain(..surplus);
+        memory.built = Some(built);
+    }
+
+    /// Digests that must not be collected.
+    pub(super) fn kept(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.by_name.values().flat_map(|memory| memory.kept.iter().copied())
+    }
+
+    /// The ticket of a reconcile annotation, drawn once for each value and remote.
+    pub(super) fn ticket(
+        &mut self,
+        object: &Repository,
+        asked: &str,
+        key: &RemoteKey,
+        draw: impl FnOnce() -> u64,
+    ) -> u64 {
+        let memory = self.of(object);
+        match &memory.asked {
+            Some((value, whom, ticket)) if value == asked && whom == key => *ticket,
+            _ => {
+                let ticket = draw();
+                memory.asked = Some((asked.to_owned(), key.clone(), ticket));
+                ticket
+            }
+        }
+    }
+
+    /// Forgets an object; its uid.
+    pub(super) fn forget(&mut self, namespace: &str, own: &str) -> Option<String> {
+        let memory = self.by_name.remove(&(namespace.to_owned(), own.to_owned()))?;
+        self.drop_reader(namespace, own, memory.secret);
+        Some(memory.uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(uid: &str, version: &str) -> Arc<Repository> {
+        let mut object = Repository::new("r", crate::api::RepositorySpec::default());
+        object.metadata.namespace = Some("ns".into());
+        object.metadata.uid = Some(uid.into());
+        object.metadata.resource_version = Some(version.into());
+        Arc::new(object)
+    }
+
+    fn built(content: &[u8]) -> Built {
+        let commit = CommitId::parse(&"1".repeat(40)).unwrap();
+        Built { commit, ignore: None, digest: Digest::of(content), size: None, left_out: None }
+    }
+
+    #[test]
+    fn secrets_know_their_readers() {
+        let mut memories = Memories::default();
+        memories.reads(&object("1", "1"), Some("a"));
+        assert_eq!(memories.readers_of("ns", "a"), ["r"]);
+        memories.reads(&object("2", "9"), Some("b"));
+        assert_eq!((memories.readers_of("ns", "a").len(), memories.readers_of("ns", "b").len()), (0, 1));
+        assert_eq!(memories.forget("ns", "r").as_deref(), Some("2"));
+        assert!(memories.readers.is_empty() && memories.by_name.is_empty());
+    }
+
+    #[test]
+    fn the_last_two_artifacts_are_kept() {
+        let mut memories = Memories::default();
+        for content in [b"1", b"2", b"1", b"3"] {
+            memories.keep(&object("1", "1"), built(content));
+        }
+        assert_eq!(memories.kept().collect::<Vec<_>>(), [Digest::of(b"1"), Digest::of(b"3")]);
+        let other_rules = Repository {
+            spec: crate::api::RepositorySpec { ignore: Some("x".into()), ..Default::default() },
+            ..(*object("1", "2")).clone()
+        };
+        assert!(memories.built(&other_rules).is_none(), "made with other rules");
+        assert!(memories.built(&object("1", "2")).is_some());
+        assert!(memories.built(&object("other", "3")).is_none(), "another object of that name");
+    }
+
+    #[test]
+    fn a_cache_that_lags_is_corrected() {
+        let mut memories = Memories::default();
+        let seen = object("1", "5");
+        let status = RepositoryStatus { observed_generation: Some(7), ..Default::default() };
+        memories.wrote(&seen, status.clone());
+        assert_eq!(memories.newest(&seen).status, Some(status));
+        assert_eq!(memories.newest(&object("1", "6")).status, None);
+    }
+}

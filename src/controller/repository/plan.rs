@@ -1,0 +1,117 @@
+//! What a Repository's spec asks for (pure).
+
+use std::time::Duration;
+
+use crate::{
+    api::{GitReference, GoDuration, RepositorySpec, names::reasons, not_yet},
+    git::{CommitId, Reference, RemoteUrl},
+};
+
+/// A valid spec, in the words of [`crate::git`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) url: RemoteUrl,
+    pub(super) reference: Reference,
+    pub(super) secret: Option<String>,
+    pub(super) interval: Duration,
+    pub(super) timeout: Duration,
+}
+
+/// Why a spec cannot be followed: reason and message.
+pub(super) type Refusal = (&'static str, String);
+
+/// No remote is asked more often.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// Reads the spec. Whatever it refuses stays refused until the spec changes.
+pub(super) fn plan(spec: &RepositorySpec, allow_file: bool) -> Result<Plan, Refusal> {
+    let gaps = not_yet::unsupported(spec);
+    if !gaps.is_empty() {
+        return Err((reasons::NOT_YET_SUPPORTED, not_yet::message(&gaps)));
+    }
+    let url = RemoteUrl::parse(&spec.url, allow_file).map_err(|error| invalid("spec.url", &error))?;
+    let reference = reference(spec.reference.as_ref())?;
+    reference.check().map_err(|error| invalid("spec.ref", &error))?;
+    Ok(Plan {
+        url,
+        reference,
+        secret: spec.secret_ref.as_ref().map(|secret| secret.name.clone()).filter(|name| !name.is_empty()),
+        interval: duration("spec.interval", &spec.interval)?,
+        timeout: duration("spec.timeout", &spec.timeout)?,
+    })
+}
+
+fn invalid(field: &str, error: &dyn std::fmt::Display) -> Refusal {
+    (reasons::INVALID_SPEC, format!("{field}: {error}"))
+}
+
+fn duration(field: &str, text: &GoDuration) -> Result<Duration, Refusal> {
+    Ok(text.parse().map_err(|error| invalid(field, &error))?.max(SHORTEST))
+}
+
+fn reference(wanted: Option<&GitReference>) -> Result<Reference, Refusal> {
+    let Some(wanted) = wanted else { return Ok(Reference::Head) };
+    let named = [
+        wanted.branch.clone().map(Reference::Branch),
+        wanted.tag.clone().map(Reference::Tag),
+        wanted.name.clone().map(Reference::Name),
+        wanted.commit.as_deref().map(commit).transpose()?,
+    ];
+    let mut named = named.into_iter().flatten();
+    match (named.next(), named.next()) {
+        (None, _) => Ok(Reference::Head),
+        (Some(reference), None) => Ok(reference),
+        (Some(_), Some(_)) => Err(invalid("spec.ref", &"exactly one of branch, tag, commit or name must be specified")),
+    }
+}
+
+fn commit(text: &str) -> Result<Reference, Refusal> {
+    let id = CommitId::parse(text);
+    id.map(Reference::Commit).ok_or_else(|| invalid("spec.ref.commit", &"must be a full commit id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: serde_json::Value) -> RepositorySpec {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn references() {
+        let id = "a".repeat(40);
+        for (wanted, expected) in [
+            (serde_json::json!(null), Reference::Head),
+            (serde_json::json!({"branch": "main"}), Reference::Branch("main".into())),
+            (serde_json::json!({"tag": "v1"}), Reference::Tag("v1".into())),
+            (serde_json::json!({"name": "refs/pull/1/head"}), Reference::Name("refs/pull/1/head".into())),
+            (serde_json::json!({"commit": id}), Reference::Commit(CommitId::parse(&id).unwrap())),
+        ] {
+            let plan = plan(&spec(serde_json::json!({"url": "https://h/a", "ref": wanted})), false).unwrap();
+            assert_eq!(plan.reference, expected);
+            assert_eq!((plan.interval, plan.timeout), (Duration::from_mins(1), Duration::from_mins(1)));
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let url = "https://h/a";
+        for (spec_json, reason, part) in [
+            (serde_json::json!({"url": "ext::sh"}), "InvalidSpec", "spec.url: the transport \"ext\""),
+            (serde_json::json!({"url": "file:///srv/a"}), "InvalidSpec", "--allow-file-repositories"),
+            (serde_json::json!({"url": "https://a:b@h/x"}), "InvalidSpec", "secretRef"),
+            (serde_json::json!({"url": url, "ref": {"branch": "-x"}}), "InvalidSpec", "spec.ref: branch \"-x\""),
+            (serde_json::json!({"url": url, "ref": {"commit": "abc"}}), "InvalidSpec", "spec.ref.commit"),
+            (serde_json::json!({"url": url, "ref": {"branch": "a", "tag": "b"}}), "InvalidSpec", "exactly one"),
+            (serde_json::json!({"url": url, "interval": "soon"}), "InvalidSpec", "spec.interval"),
+            (serde_json::json!({"url": url, "ref": {"semver": "1"}}), "NotYetSupported", "spec.ref.semver"),
+            (serde_json::json!({"url": url, "recurseSubmodules": true}), "NotYetSupported", "spec.recurseSubmodules"),
+            (serde_json::json!({"url": url, "verify": {"secretRef": {"name": "k"}}}), "NotYetSupported", "spec.verify"),
+        ] {
+            let (found, message) = plan(&spec(spec_json.clone()), false).unwrap_err();
+            assert!(found == reason && message.contains(part), "{spec_json}: {found} {message}");
+        }
+        assert!(plan(&spec(serde_json::json!({"url": "file:///srv/a"})), true).is_ok());
+    }
+}
