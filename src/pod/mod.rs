@@ -2,6 +2,7 @@
 
 pub mod opencode;
 pub mod sidecar;
+pub mod task_run;
 
 /// Returns on SIGTERM or SIGINT.
 async fn terminated() {

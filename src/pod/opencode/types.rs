@@ -64,6 +64,18 @@ pub struct Tokens {
     pub output: f64,
     /// Spent on thinking.
     pub reasoning: f64,
+    /// The provider's cache.
+    pub cache: CacheTokens,
+}
+
+/// Tokens of the provider's cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct CacheTokens {
+    /// Read from it.
+    pub read: f64,
+    /// Written to it.
+    pub write: f64,
 }
 
 /// State of a session in `/session/status` and in `session.status` events. The map omits idle sessions.

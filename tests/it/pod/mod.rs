@@ -1,6 +1,8 @@
 //! The sidecar and task-run in front of the real opencode server.
 
+pub(crate) mod bench;
 mod door;
+mod task_run;
 mod voice;
 
 use std::{net::SocketAddr, time::Duration};

@@ -1,0 +1,191 @@
+//! `task-run` against the real server, through the door.
+
+use std::{io::Write, net::SocketAddr, sync::Arc};
+
+use parking_lot::Mutex;
+use pilothouse::pod::task_run::{Ending, Outcome, TaskRunArgs, attend};
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use super::{Pod, Real, eventually};
+use crate::common::model::Script;
+
+const TITLE: &str = "pilothouse/team/task/0a1b2c3d";
+
+/// What was printed.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Printed {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+}
+
+fn task(pod: &Pod, url: &str) -> TaskRunArgs {
+    let prompt_file = pod.files.path().join("prompt");
+    std::fs::write(&prompt_file, "say something").unwrap();
+    TaskRunArgs {
+        url: url.to_owned(),
+        auth_dir: pod.files.path().join("auth"),
+        prompt_file,
+        title: TITLE.into(),
+        timeout_seconds: 0,
+        agent: None,
+        termination_log: pod.files.path().join("last-words"),
+    }
+}
+
+async fn run(args: &TaskRunArgs) -> (Ending, String) {
+    let mut out = Printed::default();
+    let ending = attend(args, &mut out, std::future::pending()).await;
+    (ending, out.text())
+}
+
+fn last_words(args: &TaskRunArgs, ending: &Ending) -> Value {
+    ending.write(&args.termination_log).unwrap();
+    serde_json::from_slice(&std::fs::read(&args.termination_log).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_is_answered_once_however_often_it_is_started() {
+    let real = Real::start().await;
+    let args = task(&real.pod, &real.pod.url());
+    let (ending, text) = run(&args).await;
+    assert_eq!(
+        (ending.outcome, ending.outcome.exit_code(), text.as_str()),
+        (Outcome::Completed, 0, "word0 word1 word2 word3 \n")
+    );
+    let words = last_words(&args, &ending);
+    assert_eq!((&words["reason"], &words["session"]["title"]), (&"Completed".into(), &TITLE.into()));
+    assert_eq!(words["session"]["summary"]["messageCount"], 2);
+    assert_eq!(words["session"]["summary"]["tokenUsage"]["output"], 4);
+    assert_eq!(words["session"]["summary"]["cost"], "0.000000");
+
+    let calls = real.model.calls().len();
+    let (again, text) = run(&args).await;
+    assert_eq!((again, text.as_str()), (ending, "word0 word1 word2 word3 \n"));
+    assert_eq!(real.model.calls().len(), calls, "the model was not asked again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_of_the_model_is_an_error_of_the_task() {
+    let real = Real::start().await;
+    real.model.play(Script::failing(400));
+    let args = task(&real.pod, &real.pod.url());
+    let (ending, text) = run(&args).await;
+    assert_eq!((ending.outcome, ending.outcome.exit_code()), (Outcome::AgentError, 10), "{ending:?}");
+    assert!(ending.message.contains("scripted failure"), "{ending:?}");
+    assert_eq!(text, "");
+    assert_eq!(last_words(&args, &ending)["reason"], "AgentError");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_and_a_timeout_abort_the_session() {
+    let real = Real::start().await;
+    real.model.play(Script::held());
+    let mut args = task(&real.pod, &real.pod.url());
+    let mut out = Printed::default();
+    let (stop, mut stopped) = watch::channel(false);
+    let seen = out.clone();
+    tokio::spawn(async move {
+        eventually("the first word is printed", || !seen.text().is_empty()).await;
+        stop.send_replace(true);
+    });
+    let ending = attend(&args, &mut out, async { _ = stopped.wait_for(|stop| *stop).await }).await;
+    assert_eq!((ending.outcome.exit_code(), out.text().as_str()), (30, "word0 "));
+    let work = real.pod.sidecar.work.clone();
+    eventually("the session stops", || work.snapshot().without_work()).await;
+
+    args.title = format!("{TITLE}-2");
+    args.timeout_seconds = 2;
+    let (ending, _) = run(&args).await;
+    assert_eq!((ending.outcome, ending.outcome.exit_code()), (Outcome::Timeout, 20));
+    eventually("the session stops", || work.snapshot().without_work()).await;
+    assert_eq!(last_words(&args, &ending)["session"]["title"], args.title);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_event_stream_loses_no_word() {
+    let real = Real::start().await;
+    real.model.play(Script::held());
+    let wire = Wire::start(real.pod.sidecar.address).await;
+    let args = task(&real.pod, &format!("http://{}", wire.address));
+    let out = Printed::default();
+    let mut writer = out.clone();
+    let running = tokio::spawn(async move { attend(&args, &mut writer, std::future::pending()).await });
+    eventually("the first word is printed", || !out.text().is_empty()).await;
+    wire.cut();
+    real.model.release();
+    let ending = running.await.unwrap();
+    assert_eq!((ending.outcome, out.text().as_str()), (Outcome::Completed, "word0 word1 word2 word3 \n"));
+}
+
+#[tokio::test]
+async fn what_the_pod_lacks_is_named() {
+    let pod = Pod::in_front_of(1).await;
+    let mut args = task(&pod, &pod.url());
+    args.prompt_file = pod.files.path().join("nothing");
+    let (ending, _) = run(&args).await;
+    assert_eq!(ending.outcome.exit_code(), 2);
+    assert!(ending.message.contains("nothing"), "{}", ending.message);
+}
+
+/// A wire that can be cut: all connections through it break, later ones work.
+struct Wire {
+    address: SocketAddr,
+    cuts: watch::Sender<u32>,
+}
+
+impl Wire {
+    async fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (cuts, cut) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut cut = cut.clone();
+                cut.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(to).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, cuts }
+    }
+
+    fn cut(&self) {
+        self.cuts.send_modify(|n| *n += 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_password_is_no_fault_that_passes() {
+    let pod = Pod::in_front_of(1).await;
+    let args = task(&pod, &pod.url());
+    let auth = pod.files.path().join("other");
+    std::fs::create_dir(&auth).unwrap();
+    std::fs::write(auth.join("username"), "opencode").unwrap();
+    std::fs::write(auth.join("password"), "wrong").unwrap();
+    let (ending, _) = run(&TaskRunArgs { auth_dir: auth, ..args }).await;
+    assert_eq!(ending.outcome, Outcome::AgentError);
+    assert!(ending.message.contains("refuses the password"), "{}", ending.message);
+}
