@@ -18,7 +18,7 @@ bench: ## Measure; prints a table and writes target/bench.json (BENCH=name: one)
 	@tests/bench/run
 
 generate: ## Write crds/, the chart's copies and docs/reference anew
-	@UPDATE=1 cargo test -q --test it generated
+	@UPDATE=1 cargo test -q --test it crds::
 
 clean: ## Remove what was built here (the cache of cluster programs stays: tests/cluster/cluster clean)
 	@cargo clean
