@@ -25,7 +25,7 @@ fn check(path: &str, content: &str) -> Result<(), String> {
 
 fn assert_current(files: &[(String, String)]) {
     let stale: Vec<_> = files.iter().filter_map(|(path, content)| check(path, content).err()).collect();
-    assert!(stale.is_empty(), "{}\nrun `make generate` (UPDATE=1 cargo test --test it generated)", stale.join("\n"));
+    assert!(stale.is_empty(), "{}\nrun `make generate` (UPDATE=1 cargo test --test it crds::)", stale.join("\n"));
 }
 
 /// Files that lie in a folder of generated files without being generated are leftovers of a removed kind.
