@@ -8,6 +8,7 @@ mod local_tree;
 pub mod output;
 pub mod reconcile;
 pub mod render;
+pub mod sidecar;
 pub mod telemetry;
 pub mod uninstall;
 pub mod version;
@@ -71,6 +72,9 @@ pub enum Command {
     Reconcile(reconcile::Args),
     /// Release what waits for the controller, before it is removed
     Uninstall(uninstall::Args),
+    /// Run beside an agent's server, in its pod
+    #[command(hide = true)]
+    Sidecar(Box<crate::pod::sidecar::SidecarArgs>),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -105,6 +109,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Crds(args) => crds::run(&cli.global, &args),
         Command::Reconcile(args) => reconcile::run(&cli.global, &args).await,
         Command::Uninstall(args) => uninstall::run(&cli.global, &args).await,
+        Command::Sidecar(args) => sidecar::run(&args).await,
         Command::Version => version::run(&cli.global),
         Command::Completion(args) => completion::run(&args),
     }

@@ -14,12 +14,15 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    server::metrics::Metrics,
+    server::{metrics::Metrics, voice::Leadership},
     status::lease::{Seen, Step, expired, step},
 };
 
@@ -67,13 +70,14 @@ pub struct Candidate {
     election: Election,
     api: Api<Lease>,
     sight: Sight,
+    known: watch::Sender<Leadership>,
 }
 
 impl Candidate {
-    /// Prepares to compete.
-    pub fn new(client: Client, election: Election) -> Self {
+    /// Prepares to compete; `known` is told who leads.
+    pub fn new(client: Client, election: Election, known: watch::Sender<Leadership>) -> Self {
         let api = Api::namespaced(client, &election.namespace);
-        Self { election, api, sight: Sight { lease: None, since: Instant::now() } }
+        Self { election, api, sight: Sight { lease: None, since: Instant::now() }, known }
     }
 
     /// Waits until this replica leads.
@@ -108,6 +112,7 @@ impl Candidate {
 
     /// Gives the Lease back so that another replica takes over at once.
     pub async fn release(mut self) {
+        self.tell(Leadership::Unknown);
         let spec = LeaseSpec { lease_duration_seconds: Some(1), ..self.spec("") };
         match timeout(Duration::from_secs(5), self.write(spec)).await {
             Ok(Ok(_)) => info!("leadership released"),
@@ -123,10 +128,29 @@ impl Candidate {
         if version(&lease) != version(&self.sight.lease) {
             self.sight = Sight { lease, since: Instant::now() };
         }
-        match step(self.sight.seen().as_ref(), &self.election.identity) {
-            Step::Follow => Ok(false),
-            Step::Acquire | Step::Renew => self.write(self.spec(&self.election.identity)).await,
+        let holds = match step(self.sight.seen().as_ref(), &self.election.identity) {
+            Step::Follow => false,
+            Step::Acquire | Step::Renew => self.write(self.spec(&self.election.identity)).await?,
+        };
+        self.tell(if holds { Leadership::Leader } else { self.leader() });
+        Ok(holds)
+    }
+
+    /// Where the leader is, by the Lease that was read last.
+    fn leader(&self) -> Leadership {
+        let annotations = self.sight.lease.as_ref().and_then(|l| l.metadata.annotations.as_ref());
+        match annotations.and_then(|a| a.get(ADDRESS_ANNOTATION)).filter(|a| !a.is_empty()) {
+            Some(address) => Leadership::Follower(address.clone()),
+            None => Leadership::Unknown,
         }
+    }
+
+    fn tell(&self, leadership: Leadership) {
+        self.known.send_if_modified(|known| {
+            let changed = *known != leadership;
+            *known = leadership;
+            changed
+        });
     }
 
     fn spec(&self, holder: &str) -> LeaseSpec {

@@ -10,10 +10,12 @@ pub mod settings;
 pub mod sync;
 pub mod task;
 pub mod template;
+pub mod voice;
 
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,13 +24,14 @@ pub use settings::Settings;
 use crate::{
     artifact::Store,
     git::Sources,
-    server::{health, metrics::Metrics},
+    server::{health, metrics::Metrics, voice::Leadership},
     status::{Backoff, Failure},
 };
 use caches::Caches;
 use leader::{Candidate, Election};
 use report::Reports;
 use runtime::{Cache, Runtime, Scope, Triggers, Watches};
+use voice::Voices;
 
 /// How long running reconciles may take after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -81,13 +84,16 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         sources,
         artifacts,
     };
-    let kinds = kinds(&context, watches.scopes());
+    let (known, leadership) =
+        watch::channel(if settings.leader_elect { Leadership::Unknown } else { Leadership::Leader });
+    let voices = Voices::start(&client, &settings, leadership, serving_stop.clone()).await?;
+    let kinds = kinds(&context, watches.scopes(), Arc::new(voices));
     tokio::select! {
         () = watches.ready() => health_state.set_ready(true),
         () = stop.cancelled() => return Ok(()),
     }
     info!("caches are filled");
-    let led = lead(&context, kinds, stop.clone()).await;
+    let led = lead(&context, kinds, known, stop.clone()).await;
     health_state.set_ready(false);
     serving_stop.cancel();
     if led {
@@ -104,11 +110,11 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
 pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, ()> + Send>;
 
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
-fn kinds(context: &Context, scopes: &[Scope]) -> Vec<Loop> {
+fn kinds(context: &Context, scopes: &[Scope], voices: Arc<Voices>) -> Vec<Loop> {
     vec![
         repository::prepare(context, scopes),
         sync::prepare(context, scopes),
-        agent::prepare(context, scopes, Arc::new(agent::voice::Silent)),
+        agent::prepare(context, scopes, voices),
         task::prepare(context, scopes),
         template::templates(context, scopes),
         template::configs(context),
@@ -124,7 +130,7 @@ pub fn start<R: runtime::Reconcile>(
     Box::new(move |runtime| Box::pin(runtime::run(reconciler, cache, triggers, runtime)))
 }
 
-async fn lead(context: &Context, kinds: Vec<Loop>, stop: CancellationToken) -> bool {
+async fn lead(context: &Context, kinds: Vec<Loop>, known: watch::Sender<Leadership>, stop: CancellationToken) -> bool {
     let settings = &context.settings;
     let work = |stop: CancellationToken| {
         let runtime = Runtime {
@@ -159,6 +165,6 @@ async fn lead(context: &Context, kinds: Vec<Loop>, stop: CancellationToken) -> b
         address: settings.advertise_address.clone().unwrap_or_default(),
         duration: Duration::from_secs(settings.lease_duration),
     };
-    let candidate = Candidate::new(context.client.clone(), election);
+    let candidate = Candidate::new(context.client.clone(), election, known);
     leader::while_leading(candidate, stop, context.metrics.clone(), work).await
 }

@@ -1,0 +1,146 @@
+//! The hub of the sidecars' connections, as the agents' reconciler wants it, and its start.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use kube::Client;
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast::error::RecvError, watch},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Settings,
+    agent::voice::{AgentVoice, Said},
+};
+use crate::{
+    server::voice::{
+        AgentKey, Answer, Hub, Leadership,
+        certificate::{self, Material},
+        identity::Reviews,
+    },
+    status::Failure,
+};
+
+/// How long prompts are held while a change is decided and written. Longer than the API server may take for one
+/// write, shorter than a person would notice.
+const HOLD: Duration = Duration::from_secs(3);
+/// How often it is asked whether the certificate must be renewed.
+const RENEWAL: Duration = Duration::from_hours(12);
+
+/// The started hub.
+#[derive(Clone)]
+pub struct Voices {
+    hub: Hub,
+    authority: Arc<str>,
+}
+
+impl Voices {
+    /// Loads or makes the certificate and accepts sidecars until `stop`; they are welcome while `leadership` says so.
+    pub async fn start(
+        client: &Client,
+        settings: &Settings,
+        leadership: watch::Receiver<Leadership>,
+        stop: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let names = names(settings);
+        let material = certificate::load_or_create(client, &settings.namespace, &names, Timestamp::now()).await?;
+        let listener = TcpListener::bind(settings.voice_listen).await.map_err(|e| {
+            let text = format!("cannot listen on --voice-listen {}: {e}", settings.voice_listen);
+            Failure::stalled("ListenFailed", text)
+        })?;
+        info!(address = %listener.local_addr().unwrap_or(settings.voice_listen), "sidecars connect here");
+        let hub = Hub::new(Reviews::new(client.clone()), leadership);
+        let (served, tls) = watch::channel(material.server_config()?);
+        let accepting = (hub.clone(), stop.clone());
+        tokio::spawn(async move { accepting.0.serve(listener, tls, accepting.1).await });
+        let authority = material.authority_pem().into();
+        tokio::spawn(renew(client.clone(), settings.namespace.clone(), names, served, stop));
+        Ok(Self { hub, authority })
+    }
+}
+
+/// What the certificate must be good for: the Service's name. A sidecar that is sent to the leader's address still
+/// asks for this name, so replicas share one certificate.
+fn names(settings: &Settings) -> Vec<String> {
+    let address = settings.voice_address.as_deref().unwrap_or("localhost");
+    vec![address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned()]
+}
+
+async fn renew(
+    client: Client,
+    namespace: String,
+    names: Vec<String>,
+    served: watch::Sender<Arc<rustls::ServerConfig>>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! { () = tokio::time::sleep(RENEWAL) => {} () = stop.cancelled() => return }
+        let loaded = certificate::load_or_create(&client, &namespace, &names, Timestamp::now()).await;
+        match loaded.as_ref().map(Material::server_config) {
+            Ok(Ok(config)) => {
+                let _ = served.send(config);
+            }
+            Ok(Err(error)) => warn!("the serving certificate is not renewed: {error}"),
+            Err(error) => warn!("the serving certificate is not renewed: {error}"),
+        }
+    }
+}
+
+impl AgentVoice for Voices {
+    fn activity(&self, namespace: &str, agent: &str) -> Option<Said> {
+        let seen = self.hub.activity(namespace, agent);
+        let activity = seen.activity()?;
+        Some(Said { activity, pods: seen.pods.into_iter().map(|p| p.pod).collect() })
+    }
+
+    fn hold<'a>(&'a self, namespace: &'a str, agent: &'a str) -> BoxFuture<'a, Option<Said>> {
+        Box::pin(async move {
+            match self.hub.hold(namespace, agent, HOLD).await {
+                Ok(Answer { activity, pods }) => Some(Said { activity, pods }),
+                Err(error) => {
+                    tracing::debug!(namespace, agent, "prompts are not held: {error}");
+                    None
+                }
+            }
+        })
+    }
+
+    fn release<'a>(&'a self, namespace: &'a str, agent: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // A hold ends by itself; a sidecar that is gone has none.
+            let _ = self.hub.release(namespace, agent).await;
+        })
+    }
+
+    fn touched(&self, namespace: &str, agent: &str, hash: &str) {
+        let (hub, namespace, agent, hash) = (self.hub.clone(), namespace.to_owned(), agent.to_owned(), hash.to_owned());
+        tokio::spawn(async move {
+            // Only makes it quicker: the sidecar finds the new text by itself too.
+            let _ = hub.touched(&namespace, &agent, &hash).await;
+        });
+    }
+
+    fn authority(&self) -> Option<String> {
+        Some(self.authority.to_string())
+    }
+
+    fn on_change(&self, listener: Box<dyn Fn(&str, &str) + Send + Sync>) {
+        let mut changes = self.hub.changes();
+        tokio::spawn(async move {
+            loop {
+                match changes.recv().await {
+                    Ok(AgentKey { namespace, agent }) => listener(&namespace, &agent),
+                    // Whoever was missed speaks again with its next change, at the latest with its next heartbeat.
+                    Err(RecvError::Lagged(missed)) => {
+                        warn!(missed, "changes of sidecars came faster than they were read")
+                    }
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+}
