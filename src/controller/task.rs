@@ -63,10 +63,10 @@ impl Reconcile for Tasks {
         }
         let task = self.newest(&object);
         let world = self.observe(&task).await?;
-        let decision = self.decide(&task, world.clone());
+        let decision = self.decide(&task, &world);
         let decision = match self.admit(&task, &world, decision) {
             Decision { act: Act::Start(objects), .. } => match self.start(&task, &objects).await {
-                Ok(pod) => self.decide(&task, World { pod, ..world }),
+                Ok(pod) => self.decide(&task, &World { pod, ..world }),
                 Err(failure) => return self.start_failed(&task, failure).await,
             },
             other => other,
@@ -129,11 +129,11 @@ impl Tasks {
     }
 
     /// Decides; a Task whose pod's name is taken by somebody else gives way.
-    fn decide(&self, task: &Task, world: World) -> Decision {
+    fn decide(&self, task: &Task, world: &World) -> Decision {
         if world.pod == PodState::Foreign && !task::is_finished(task) {
             self.give_way(task);
         }
-        step(task, &world, self.context.now())
+        step(task, world, self.context.now())
     }
 
     /// Gives a Task that would start a place, or decides again without one.

@@ -1,4 +1,4 @@
-//! AgentTemplate and PilothouseConfig: they are read by others; here they are only found valid or not.
+//! `AgentTemplate` and `PilothouseConfig`: they are read by others; here they are only found valid or not.
 
 use std::sync::Arc;
 
@@ -20,18 +20,18 @@ use crate::{
     status::{Condition, Failure, Next, condition::remove_condition, set_condition},
 };
 
-/// The reconciler of AgentTemplates.
+/// The reconciler of `AgentTemplates`.
 pub struct Templates(Context);
 
-/// The reconciler of PilothouseConfigs.
+/// The reconciler of `PilothouseConfigs`.
 pub struct Configs(Context);
 
-/// Prepares the loop of AgentTemplates.
+/// Prepares the loop of `AgentTemplates`.
 pub fn templates(context: &Context, scopes: &[Scope]) -> Loop {
     start(Arc::new(Templates(context.clone())), context.caches.templates.clone(), Triggers::new(scopes))
 }
 
-/// Prepares the loop of PilothouseConfigs.
+/// Prepares the loop of `PilothouseConfigs`.
 pub fn configs(context: &Context) -> Loop {
     start(Arc::new(Configs(context.clone())), context.caches.configs.clone(), Triggers::new(&[Scope::All]))
 }

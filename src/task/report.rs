@@ -44,7 +44,7 @@ impl<'a> Report<'a> {
     /// after a restart, is the same.
     pub(super) fn started(&mut self, pod: &PodView, agent: Option<&AgentView>) {
         let status = &mut self.status;
-        let start = status.start_time.get_or_insert_with(|| Time(pod.created)).clone();
+        let start = status.start_time.get_or_insert(Time(pod.created)).clone();
         status.pod_name = self.task.metadata.name.as_deref().map(names::task::pod);
         if status.revisions.is_empty()
             && let Some(revision) = &pod.revision
@@ -191,7 +191,7 @@ impl<'a> Report<'a> {
         self.with(Act::Nothing, Next::OnEvent, vec![note])
     }
 
-    pub(super) fn stopped(mut self, cause: Cause, at: Option<Timestamp>, more: &str) -> Decision {
+    pub(super) fn stopped(mut self, cause: &Cause, at: Option<Timestamp>, more: &str) -> Decision {
         let message = format!("{}{more}", cause.message);
         self.end(TaskPhase::Completed, at);
         self.unset(condition::STALLED);
@@ -205,7 +205,7 @@ impl<'a> Report<'a> {
     pub(super) fn stopped_in_queue(mut self) -> Decision {
         let message = "Task was stopped while queued";
         self.set(&Condition::no(condition::QUEUED, reasons::USER_STOPPED, message));
-        self.stopped(Cause { reason: reasons::USER_STOPPED, message: message.into() }, None, "")
+        self.stopped(&Cause { reason: reasons::USER_STOPPED, message: message.into() }, None, "")
     }
 
     pub(super) fn lost(self, more: &str) -> Decision {

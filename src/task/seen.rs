@@ -23,7 +23,7 @@ pub enum PodState {
     /// There is one that belongs to somebody else.
     Foreign,
     /// There is the Task's own.
-    Ours(PodView),
+    Ours(Box<PodView>),
 }
 
 /// What matters about a Task's own pod.
@@ -86,7 +86,7 @@ pub fn read(pod: Option<&Pod>, task_uid: &str) -> PodState {
     let status = pod.status.clone().unwrap_or_default();
     let terminated = container(&status).and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
     let words = terminated.map(last_words).unwrap_or_default();
-    PodState::Ours(PodView {
+    PodState::Ours(Box::new(PodView {
         uid: meta.uid.clone().unwrap_or_default(),
         created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
         gone_by: meta.deletion_timestamp.as_ref().map(|t| t.0),
@@ -94,7 +94,7 @@ pub fn read(pod: Option<&Pod>, task_uid: &str) -> PodState {
         ending: ending(&status, terminated, &words),
         held_up: held_up(&status),
         session: words.session,
-    })
+    }))
 }
 
 fn container(status: &PodStatus) -> Option<&ContainerStatus> {
@@ -138,7 +138,8 @@ fn why(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words:
         Some(t) => format!("the Task's pod ended with exit code {}", t.exit_code),
         None => "the Task's pod failed".into(),
     };
-    for detail in [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten() {
+    let last = Some(words.message.as_str()).filter(|m| !m.is_empty());
+    for detail in [status.reason.as_deref(), status.message.as_deref(), last].into_iter().flatten() {
         message = format!("{message}: {detail}");
     }
     (reasons::POD_FAILED, message)

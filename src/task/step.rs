@@ -1,5 +1,7 @@
 //! One decision from a Task and what is known about the world.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
@@ -46,19 +48,16 @@ fn finished(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> D
         return decision;
     };
     let ended = decision.status.completion_time.as_ref().map_or_else(|| super::created(task), |t| t.0);
-    match until(ended, SignedDuration::from_secs(ttl.into()), now) {
-        Next::OnEvent => Decision { act: Act::Delete, ..decision },
-        next => Decision { next, ..decision },
+    match left(ended, SignedDuration::from_secs(ttl.into()), now) {
+        None => Decision { act: Act::Delete, ..decision },
+        Some(left) => Decision { next: Next::After(left), ..decision },
     }
 }
 
-/// How long until `since + duration`; `OnEvent` once it is over. What is too far away to be written never comes.
-fn until(since: Timestamp, duration: SignedDuration, now: Timestamp) -> Next {
+/// How long until `since + duration`; none once it is over. What is too far away to be written never comes.
+fn left(since: Timestamp, duration: SignedDuration, now: Timestamp) -> Option<Duration> {
     let left = since.checked_add(duration).unwrap_or(Timestamp::MAX).duration_since(now);
-    match std::time::Duration::try_from(left) {
-        Ok(left) if !left.is_zero() => Next::After(left),
-        _ => Next::OnEvent,
-    }
+    Duration::try_from(left).ok().filter(|left| !left.is_zero())
 }
 
 fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, now: Timestamp) -> Decision {
@@ -67,8 +66,10 @@ fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, n
     match (&pod.ending, cause) {
         (Some(Ending::Done { at }), _) => report.completed(*at),
         // The session was aborted because we, or the limit of time, said so.
-        (Some(Ending::Broken { at, .. }), Some(cause)) if pod.gone_by.is_some() => report.stopped(cause, *at, ""),
-        (Some(Ending::Broken { reason: reasons::TIMEOUT, at, .. }), _) => report.stopped(Cause::timeout(task), *at, ""),
+        (Some(Ending::Broken { at, .. }), Some(cause)) if pod.gone_by.is_some() => report.stopped(&cause, *at, ""),
+        (Some(Ending::Broken { reason: reasons::TIMEOUT, at, .. }), _) => {
+            report.stopped(&Cause::timeout(task), *at, "")
+        }
         (Some(Ending::Broken { reason, message, at }), _) => report.failed(reason, message, *at),
         (None, cause) => match (pod.gone_by, cause) {
             (None, Some(cause)) => report.stopping(&cause, Act::Stop { uid: pod.uid.clone() }),
@@ -84,17 +85,17 @@ fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, n
 /// The pod is being deleted. It says how it ended when it can; a node that is gone never does.
 fn leaving(report: Report<'_>, cause: Option<Cause>, gone_by: Timestamp, now: Timestamp) -> Decision {
     let silent = "; its node did not confirm the end";
-    match (until(gone_by, LOST_AFTER, now), cause) {
-        (Next::OnEvent, Some(cause)) => report.stopped(cause, None, silent),
-        (Next::OnEvent, None) => report.lost(silent),
-        (next, Some(cause)) => Decision { next, ..report.stopping(&cause, Act::Nothing) },
-        (next, None) => Decision { next, ..report.decide(Act::Nothing) },
+    match (left(gone_by, LOST_AFTER, now), cause) {
+        (None, Some(cause)) => report.stopped(&cause, None, silent),
+        (None, None) => report.lost(silent),
+        (Some(left), Some(cause)) => Decision { next: Next::After(left), ..report.stopping(&cause, Act::Nothing) },
+        (Some(left), None) => Decision { next: Next::After(left), ..report.decide(Act::Nothing) },
     }
 }
 
 fn without_pod(task: &Task, report: Report<'_>, now: Timestamp) -> Decision {
     match Cause::of(task, &report, now) {
-        Some(cause) => report.stopped(cause, None, ""),
+        Some(cause) => report.stopped(&cause, None, ""),
         None => report.lost(""),
     }
 }
@@ -110,7 +111,7 @@ impl Cause {
     /// The limit of time counts first, as its moment does not move.
     fn of(task: &Task, report: &Report<'_>, now: Timestamp) -> Option<Self> {
         let limit = timeout(task).ok().flatten();
-        let over = limit.zip(report.start()).is_some_and(|(limit, start)| until(start, limit, now) == Next::OnEvent);
+        let over = limit.zip(report.start()).is_some_and(|(limit, start)| left(start, limit, now).is_none());
         if over {
             return Some(Self::timeout(task));
         }
@@ -129,7 +130,7 @@ impl Cause {
 
 fn deadline(task: &Task, report: &Report<'_>, now: Timestamp) -> Next {
     match (timeout(task), report.start()) {
-        (Ok(Some(limit)), Some(start)) => until(start, limit, now),
+        (Ok(Some(limit)), Some(start)) => left(start, limit, now).map_or(Next::OnEvent, Next::After),
         _ => Next::OnEvent,
     }
 }

@@ -8,6 +8,7 @@ use kube::api::DeleteParams;
 use pilothouse::api::TaskPhase;
 use serde_json::json;
 
+use crate::common::cluster::{Cluster, Shape};
 use stage::Stage;
 
 const WORDS: &str = r#"{"session": {"id": "ses_1", "summary": {"messageCount": 2, "cost": "0.010000"}}}"#;
@@ -179,4 +180,82 @@ async fn suspended_agents_get_no_work() {
     stage.change_agent(json!({"suspend": false})).await;
     stage.serve().await;
     stage.phase("a", TaskPhase::Running).await;
+}
+
+/// Settings are the cluster's, so this one has a cluster of its own.
+#[tokio::test]
+async fn finished_tasks_are_cleaned_up() {
+    let cluster = Cluster::start(Shape { no_scheduler: true, ..Shape::default() });
+    let stage = Stage::on(&cluster, "cleanup").await;
+    stage.agent(json!({})).await;
+    stage.serve().await;
+    for name in ["c1", "c2", "c3"] {
+        stage.task(name, json!({})).await;
+        stage.phase(name, TaskPhase::Running).await;
+        stage.end_pod(name, 0, WORDS).await;
+        stage.phase(name, TaskPhase::Completed).await;
+        // Ends are told apart by the second.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+    }
+    stage.task("busy", json!({})).await;
+    stage.phase("busy", TaskPhase::Running).await;
+    // Switched on late, it holds for what has ended before.
+    stage.configure(json!({"cleanup": {"maxRetainedTasks": 1}})).await;
+    stage.gone("c1").await;
+    stage.gone("c2").await;
+    assert_eq!(stage.names().await, ["busy", "c3"], "the newest stays, and what runs");
+    stage.configure(json!({"cleanup": {"ttlSecondsAfterFinished": 1}})).await;
+    stage.gone("c3").await;
+    stage.end_pod("busy", 0, WORDS).await;
+    stage.gone("busy").await;
+    stage.pod_gone("busy-pod").await;
+
+    // What is not there yet is refused by name, and what is there stays in force.
+    stage.configure(json!({"fleet": {"freeze": true}})).await;
+    let (ready, message) = stage.config_condition("Ready").await;
+    assert_eq!(ready, "NotYetSupported");
+    assert!(message.contains("spec.fleet"), "{message}");
+}
+
+#[tokio::test]
+async fn the_command_reconcile_asks_and_waits() {
+    let stage = Stage::with_agent("ask").await;
+    stage.task("a", json!({})).await;
+    stage.phase("a", TaskPhase::Running).await;
+    stage.template("base", json!({"workspaceDir": "/w", "serviceAccountName": "default"})).await;
+    stage.template("bad", json!({"workspaceDir": "/w", "serviceAccountName": "default", "config": "{"})).await;
+
+    let (code, out, err) = stage.pilothouse(&["reconcile", "agt/base", "--wait", "-o", "json"]);
+    assert_eq!(code, 0, "{err}");
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&value["handled"], &value["ready"], &value["reason"]), (&json!(true), &json!("True"), &json!("Valid")));
+    assert!(err.contains("AgentTemplate") && err.contains("ready, Valid"), "{err}");
+
+    let (code, out, _) = stage.pilothouse(&["reconcile", "agenttemplate", "bad", "-w"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("stalled, InvalidConfig: spec.config is no JSON"), "{out}");
+
+    let (code, out, err) = stage.pilothouse(&["reconcile", "tk", "a"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(out.trim(), format!("Task {}/a: asked for a reconcile", stage.namespace));
+    eventually_handled(&stage).await;
+    let manager = stage.get("a").await.metadata.managed_fields.unwrap_or_default();
+    assert!(manager.iter().any(|m| m.manager.as_deref() == Some("pilothouse-cli")), "{manager:?}");
+
+    let (code, _, err) = stage.pilothouse(&["reconcile", "task", "b"]);
+    assert_eq!(code, 1);
+    assert!(err.contains(&format!("there is no Task {}/b; there are: a", stage.namespace)), "{err}");
+    let (code, _, err) = stage.pilothouse(&["reconcile", "pod", "b"]);
+    assert!(code == 1 && err.contains("\"pod\" is no kind of Pilothouse"), "{err}");
+    // It cannot create anything.
+    assert!(stage.tasks.get_opt("b").await.unwrap().is_none());
+}
+
+async fn eventually_handled(stage: &Stage) {
+    crate::common::controller::eventually("the request is echoed", 30, || async {
+        let task = stage.get("a").await;
+        let asked = task.metadata.annotations?.get("pilothouse.dev/reconcile-at").cloned();
+        (asked.is_some() && task.status?.last_handled_reconcile_at == asked).then_some(())
+    })
+    .await;
 }

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[allow(clippy::needless_pass_by_value, reason = "a table reads better")]
 fn pod(status: Value) -> Pod {
     serde_json::from_value(json!({
         "metadata": {
@@ -18,7 +19,7 @@ fn pod(status: Value) -> Pod {
 
 fn view(status: Value) -> PodView {
     match read(Some(&pod(status)), "u") {
-        PodState::Ours(view) => view,
+        PodState::Ours(view) => *view,
         other => panic!("{other:?}"),
     }
 }
@@ -29,6 +30,7 @@ fn ended(phase: &str, exit: i32, reason: &str, message: &str) -> Value {
     json!({"phase": phase, "containerStatuses": [container_status(json!({"terminated": terminated}))]})
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "a table reads better")]
 fn container_status(state: Value) -> Value {
     json!({"name": "task", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state})
 }
@@ -72,7 +74,7 @@ fn how_it_ended() {
         (
             "a reason that we do not have",
             ended("Failed", 3, "Error", invented),
-            broken("PodFailed", "the Task's pod ended with exit code 3"),
+            broken("PodFailed", "the Task's pod ended with exit code 3: m"),
         ),
         (
             "words that are none",

@@ -1,4 +1,4 @@
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
@@ -18,6 +18,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "a table reads better")]
 fn task(spec: Value) -> Task {
     serde_json::from_value(json!({
         "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task",
@@ -94,12 +95,12 @@ fn view() -> PodView {
 }
 
 fn ours() -> PodState {
-    PodState::Ours(view())
+    PodState::Ours(Box::new(view()))
 }
 
 fn ended(ending: Ending) -> PodState {
     let session = serde_json::from_value(json!({"id": "ses_1", "summary": {"messageCount": 2, "cost": "0.100000"}}));
-    PodState::Ours(PodView { ending: Some(ending), session: Some(session.unwrap()), ..view() })
+    PodState::Ours(Box::new(PodView { ending: Some(ending), session: Some(session.unwrap()), ..view() }))
 }
 
 fn broken(reason: &'static str) -> Ending {
@@ -138,7 +139,7 @@ fn decisions() {
     let with_pod = |change: fn(&mut PodView)| {
         let mut pod = view();
         change(&mut pod);
-        world(PodState::Ours(pod))
+        world(PodState::Ours(Box::new(pod)))
     };
     let keep = |ttl: u32| World { cleanup: Cleanup { ttl_seconds: Some(ttl), surplus: false }, ..world(ours()) };
     let surplus = || World { cleanup: Cleanup { ttl_seconds: None, surplus: true }, ..world(ours()) };
@@ -331,7 +332,7 @@ fn any_pod() -> impl Strategy<Value = PodState> {
         Just(PodState::Foreign),
         (prop::option::of(ending), time(), any::<bool>()).prop_map(|(ending, gone_by, held)| {
             let held_up = held.then(|| (reasons::IMAGE_PULL_FAILED, "m".to_owned()));
-            PodState::Ours(PodView { ending, gone_by, held_up, ..view() })
+            PodState::Ours(Box::new(PodView { gone_by, ending, held_up, ..view() }))
         }),
     ]
 }
@@ -377,7 +378,7 @@ proptest! {
     fn the_same_world_again_changes_nothing(task in any_task(), world in any_world(), now in -1_000_000..1_000_000i64) {
         let first = step(&task, &world, at(now));
         let second = step(&Task { status: Some(first.status.clone()), ..task }, &world, at(now + 1));
-        if first.status.phase.is_some_and(|p| p.is_terminal()) || first.act == second.act {
+        if first.status.phase.is_some_and(TaskPhase::is_terminal) || first.act == second.act {
             // Time may end a Task; otherwise one more look is one more time nothing.
             let ended_by_time = second.status.phase != first.status.phase;
             prop_assert!(ended_by_time || (second.notes.is_empty() && second.status == first.status), "{first:?}\n{second:?}");

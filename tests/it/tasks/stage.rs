@@ -1,13 +1,13 @@
 //! A namespace with an agent, a controller that works there, and hands that do what a kubelet would.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, events::v1::Event};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
-use pilothouse::api::{Agent, Task, TaskPhase};
+use pilothouse::api::{Agent, AgentTemplate, PilothouseConfig, Task, TaskPhase};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -26,6 +26,7 @@ pub(super) struct Stage {
     pub(super) tasks: Api<Task>,
     pub(super) pods: Api<Pod>,
     client: Client,
+    kubeconfig: PathBuf,
     controller: Controller,
 }
 
@@ -49,6 +50,7 @@ impl Stage {
             release,
             audit,
             client,
+            kubeconfig: cluster.ready.kubeconfig.clone(),
             controller,
         }
     }
@@ -272,6 +274,67 @@ impl Stage {
         let log = self.audit.from_now();
         tokio::time::sleep(time).await;
         assert!(log.writes(&self.release.user()).is_empty(), "{:?}", log.summary(&self.release.user()));
+    }
+
+    /// Writes the cluster's settings.
+    pub(super) async fn configure(&self, spec: Value) {
+        let configs: Api<PilothouseConfig> = Api::all(self.client.clone());
+        let object = json!({
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "PilothouseConfig",
+            "metadata": {"name": "cluster"}, "spec": spec,
+        });
+        configs.patch("cluster", &PatchParams::apply("test"), &Patch::Apply(object)).await.unwrap();
+    }
+
+    /// Reason and message of a condition of the settings.
+    pub(super) async fn config_condition(&self, kind: &str) -> (String, String) {
+        let configs: Api<PilothouseConfig> = Api::all(self.client.clone());
+        eventually("the settings have been looked at", PATIENCE, || async {
+            let config = configs.get("cluster").await.unwrap();
+            let generation = config.metadata.generation;
+            let status = config.status.filter(|s| s.observed_generation == generation)?;
+            status.conditions.into_iter().find(|c| c.type_ == kind).map(|c| (c.reason, c.message))
+        })
+        .await
+    }
+
+    /// Waits until a Task is gone.
+    pub(super) async fn gone(&self, name: &str) {
+        let gone = || async { self.tasks.get_opt(name).await.unwrap().is_none().then_some(()) };
+        eventually(&format!("{name} is gone"), PATIENCE, gone).await;
+    }
+
+    /// Waits until a pod is gone.
+    pub(super) async fn pod_gone(&self, name: &str) {
+        let gone = || async { self.pods.get_opt(name).await.unwrap().is_none().then_some(()) };
+        eventually(&format!("{name} is gone"), PATIENCE, gone).await;
+    }
+
+    /// Names of all Tasks.
+    pub(super) async fn names(&self) -> Vec<String> {
+        self.tasks.list(&ListParams::default()).await.unwrap().into_iter().map(|t| t.name_any()).collect()
+    }
+
+    /// Creates a template.
+    pub(super) async fn template(&self, name: &str, spec: Value) {
+        let templates: Api<AgentTemplate> = Api::namespaced(self.client.clone(), &self.namespace);
+        let object = json!({
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "AgentTemplate",
+            "metadata": {"name": name}, "spec": spec,
+        });
+        templates.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+
+    /// Runs the program as the administrator: exit code, stdout and stderr.
+    pub(super) fn pilothouse(&self, arguments: &[&str]) -> (i32, String, String) {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_pilothouse"))
+            .env("KUBECONFIG", &self.kubeconfig)
+            .args(arguments)
+            .args(["-n", &self.namespace, "--log", "warn"])
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
     }
 }
 
