@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
@@ -19,7 +20,7 @@ use super::{
     start,
 };
 use crate::{
-    api::{Task, TaskStatus},
+    api::{Task, TaskPhase, TaskStatus, names},
     status::{Failure, Next},
     task::{self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, World, seen, step},
 };
@@ -36,6 +37,9 @@ pub struct Tasks {
     /// Statuses written, with the `resourceVersion` that their writer had seen: the cache may not show them yet.
     written: Mutex<HashMap<String, (String, TaskStatus)>>,
     labelled: Mutex<HashSet<String>>,
+    /// Pods as they were when they vanished, by namespace and name: the kubelet takes a pod away right after it has
+    /// said how it ended.
+    farewells: Mutex<HashMap<(String, String), Pod>>,
 }
 
 /// Prepares the loop.
@@ -49,6 +53,7 @@ pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
         agents: Mutex::default(),
         written: Mutex::default(),
         labelled: Mutex::default(),
+        farewells: Mutex::default(),
     });
     listen::attach(&tasks);
     start(tasks, context.caches.tasks.clone(), triggers)
@@ -119,13 +124,25 @@ impl Tasks {
     /// be behind the pod's creation, and nobody may be declared lost by that.
     async fn pod(&self, task: &Task) -> Result<PodState, Failure> {
         let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
-        let name = crate::api::names::task::pod(&task.name_any());
+        let name = names::task::pod(&task.name_any());
         let cached = self.context.caches.task_pods.get(&namespace, &name);
         let state = seen::read(cached.as_deref(), &uid);
-        if state != PodState::Absent || task::phase(task) != Some(crate::api::TaskPhase::Running) {
+        if state != PodState::Absent || task::phase(task) != Some(TaskPhase::Running) {
             return Ok(state);
         }
-        Ok(seen::read(self.live_pod(&namespace, &name).await?.as_ref(), &uid))
+        match seen::read(self.live_pod(&namespace, &name).await?.as_ref(), &uid) {
+            PodState::Absent => Ok(self.farewell(&namespace, &name, &uid)),
+            state => Ok(state),
+        }
+    }
+
+    /// How a pod that is gone ended, if it said so.
+    fn farewell(&self, namespace: &str, name: &str, uid: &str) -> PodState {
+        let farewells = self.farewells.lock();
+        match seen::read(farewells.get(&(namespace.into(), name.into())), uid) {
+            PodState::Ours(view) if view.ending.is_some() => PodState::Ours(view),
+            _ => PodState::Absent,
+        }
     }
 
     /// Decides; a Task whose pod's name is taken by somebody else gives way.
@@ -156,10 +173,18 @@ impl Tasks {
     fn tickets(&self, namespace: &str, agent: &str) -> Vec<task::Ticket> {
         let mut tickets = self.index.queue(namespace, agent);
         for ticket in tickets.iter_mut().filter(|t| !t.running) {
-            let pod = self.context.caches.task_pods.get(namespace, &crate::api::names::task::pod(&ticket.name));
+            let pod = self.context.caches.task_pods.get(namespace, &names::task::pod(&ticket.name));
             ticket.running = matches!(seen::read(pod.as_deref(), &ticket.uid), PodState::Ours(_));
         }
         tickets
+    }
+
+    /// The place of a Task that has ended is free at once, not only when the cache shows the status.
+    fn free_place(&self, task: &Task, status: &TaskStatus) {
+        if status.phase.is_some_and(TaskPhase::is_terminal) && !task::is_finished(task) {
+            let ended = Task { status: Some(status.clone()), ..task.clone() };
+            self.file(&ended, false);
+        }
     }
 
     /// Looks at the Tasks that could have a place now.
@@ -172,6 +197,7 @@ impl Tasks {
     }
 
     async fn report(&self, task: &Task, decision: Decision) -> Result<Next, Failure> {
+        self.free_place(task, &decision.status);
         self.context.reports.status(task, &task.status, &decision.status).await?;
         if task.status.as_ref() != Some(&decision.status) {
             let seen = task.resource_version().unwrap_or_default();

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use super::{Tasks, view};
 use crate::{
-    api::{Agent, Task, TaskPhase},
+    api::{Agent, Task, TaskPhase, names},
     controller::runtime::Change,
     task,
 };
@@ -29,11 +30,7 @@ pub(super) fn attach(tasks: &Arc<Tasks>) {
         }
     });
     let this = tasks.clone();
-    caches.task_pods.on_change(move |change| {
-        if let Some(task) = change.object.name_any().strip_suffix("-pod") {
-            this.triggers.now(&change.object.namespace().unwrap_or_default(), task);
-        }
-    });
+    caches.task_pods.on_change(move |change| this.pod_changed(change));
     let this = tasks.clone();
     caches.configs.on_change(move |_| {
         for task in this.context.caches.tasks.all() {
@@ -50,16 +47,26 @@ pub(super) fn attach(tasks: &Arc<Tasks>) {
 
 impl Tasks {
     fn task_changed(&self, task: &Task, deleted: bool) {
-        let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
-        let left = self.index.update(task, deleted);
-        let finished = task::is_finished(task);
-        if deleted || finished || task::phase(task) == Some(TaskPhase::Running) {
-            self.ledger.lock().settle(&uid);
+        let uid = task.uid().unwrap_or_default();
+        if deleted || task::is_finished(task) {
+            let pod = (task.namespace().unwrap_or_default(), names::task::pod(&task.name_any()));
+            self.farewells.lock().remove(&pod);
         }
         if deleted {
             self.written.lock().remove(&uid);
             self.labelled.lock().remove(&uid);
             self.context.reports.forget(&uid);
+        }
+        self.file(task, deleted);
+    }
+
+    /// Takes in where a Task is now, and wakes whom that lets go on.
+    pub(super) fn file(&self, task: &Task, deleted: bool) {
+        let namespace = task.namespace().unwrap_or_default();
+        let left = self.index.update(task, deleted);
+        let finished = task::is_finished(task);
+        if deleted || finished || task::phase(task) == Some(TaskPhase::Running) {
+            self.ledger.lock().settle(&task.uid().unwrap_or_default());
         }
         if let Some(agent) = left {
             self.wake(&namespace, &agent);
@@ -67,6 +74,18 @@ impl Tasks {
                 self.wake_surplus(&namespace);
             }
         }
+    }
+
+    fn pod_changed(&self, change: &Change<'_, Pod>) {
+        let (namespace, name) = (change.object.namespace().unwrap_or_default(), change.object.name_any());
+        let Some(task) = name.strip_suffix("-pod") else {
+            return;
+        };
+        let unfinished = self.context.caches.tasks.get(&namespace, task).is_some_and(|t| !task::is_finished(&t));
+        if change.deleted && unfinished {
+            self.farewells.lock().insert((namespace.clone(), name.clone()), change.object.clone());
+        }
+        self.triggers.now(&namespace, task);
     }
 
     fn wake_surplus(&self, namespace: &str) {
