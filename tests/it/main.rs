@@ -6,6 +6,7 @@ mod agents;
 mod architecture;
 mod chart;
 mod clusters;
+mod commands;
 mod common;
 mod controller;
 mod crds;

@@ -1,0 +1,129 @@
+//! `pilothouse render` and `pilothouse diff` as people run them.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use crate::common::{
+    cluster::{Cluster, control_plane},
+    controller::install_crds,
+};
+
+fn write(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+fn pilothouse(cluster: Option<&Cluster>, root: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+    command.current_dir(root).env_remove("KUBECONFIG").args(arguments);
+    if let Some(cluster) = cluster {
+        command.env("KUBECONFIG", &cluster.ready.kubeconfig);
+    }
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn render_needs_no_cluster_and_names_every_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    write(root, ".git/HEAD", "");
+    write(root, "base/kustomization.yaml", "resources: [map.yaml]\n");
+    write(root, "base/map.yaml", "# c\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata:\n  mode: \"1\"\n");
+    write(root, "overlays/dev/kustomization.yaml", "resources: [../../base]\nnamePrefix: dev-\n");
+    write(root, "t/x.yaml.j2", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ values.name }}\n");
+    write(root, "values.yaml", "name: given\n");
+    let out = pilothouse(None, root, &["render", "overlays/dev", "--target-namespace", "agents"]);
+    let shown = text(&out.stdout);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    for part in ["# base/map.yaml:", "name: dev-m", "namespace: agents", "mode: \"1\""] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    let out = pilothouse(None, root, &["render", "t", "--values", "values.yaml", "-o", "json"]);
+    let list: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(list["items"][0]["metadata"]["name"], "given");
+
+    let out = pilothouse(None, root, &["render", "t"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("t/x.yaml.j2:4"), "{}", text(&out.stderr));
+}
+
+#[tokio::test]
+async fn diff_shows_what_would_change_and_no_secret() {
+    let cluster = control_plane();
+    install_crds(cluster);
+    let namespace = cluster.namespace("diff").await;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let secret = |a: &str, b: &str| {
+        format!("apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\nstringData:\n  a: {a}\n  b: {b}\n")
+    };
+    write(root, "s.yaml", &secret("hidden-one", "hidden-one"));
+    write(root, "m.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata:\n  k: v\n");
+    let diff = |more: &[&str]| pilothouse(Some(cluster), root, &[&["diff", ".", "-n", &namespace], more].concat());
+
+    let out = diff(&[]);
+    let shown = text(&out.stdout);
+    assert_eq!(out.status.code(), Some(3), "{shown}{}", text(&out.stderr));
+    assert!(shown.contains(&format!("created ConfigMap/{namespace}/m (m.yaml:1)")), "{shown}");
+    assert!(!shown.contains("hidden") && !shown.contains("aGlkZGVu") && shown.contains("*** ("), "{shown}");
+    let masks: Vec<&str> = shown.lines().filter_map(|l| l.split_once("*** (").map(|(_, mask)| mask)).collect();
+    assert!(masks.len() == 2 && masks[0] == masks[1], "the same value has the same mask: {shown}");
+
+    let file = root.display().to_string();
+    let apply = ["apply", "--server-side", "--field-manager=pilothouse", "-n", &namespace, "-f", &file];
+    assert!(cluster.kubectl(apply).status.success());
+    let out = diff(&[]);
+    assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(0), ""), "{}", text(&out.stderr));
+
+    write(root, "m.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata:\n  k: w\n");
+    let out = diff(&[]);
+    let shown = text(&out.stdout);
+    assert_eq!(out.status.code(), Some(3));
+    assert!(shown.contains("-  k: v") && shown.contains("+  k: w") && !shown.contains("Secret"), "{shown}");
+
+    write(root, "m.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndta: {}\n");
+    let out = diff(&[]);
+    assert_eq!(out.status.code(), Some(1));
+    let error = text(&out.stderr);
+    assert!(error.contains("m.yaml:1") && error.contains("dta"), "{error}");
+}
+
+#[tokio::test]
+async fn diff_of_a_sync_shows_what_it_would_delete() {
+    let cluster = control_plane();
+    install_crds(cluster);
+    let namespace = cluster.namespace("diff-sync").await;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let map = |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata: {{k: v}}\n");
+    write(root, "all.yaml", &format!("{}---\n{}", map("kept"), map("dropped")));
+    let file = root.join("all.yaml").display().to_string();
+    let args = ["apply", "--server-side", "--field-manager=pilothouse", "-n", &namespace, "-f", &file];
+    assert!(cluster.kubectl(args).status.success());
+    let ours = format!(
+        "apiVersion: pilothouse.dev/v1alpha1\nkind: Repository\nmetadata: {{name: r, namespace: {namespace}}}\n\
+         spec: {{url: 'https://git.invalid/r'}}\n---\napiVersion: pilothouse.dev/v1alpha1\nkind: Sync\n\
+         metadata: {{name: s, namespace: {namespace}}}\nspec: {{repositoryRef: {{name: r}}}}\nstatus:\n  inventory:\n    entries:\n    \
+         - {{id: {namespace}_kept__ConfigMap, v: v1}}\n    - {{id: {namespace}_dropped__ConfigMap, v: v1}}\n"
+    );
+    let state = tempfile::tempdir().unwrap();
+    write(state.path(), "ours.yaml", &ours);
+    let file = state.path().join("ours.yaml").display().to_string();
+    assert!(cluster.kubectl(["apply", "--server-side", "-f", &file]).status.success());
+    let out = cluster.kubectl(["apply", "--server-side", "--subresource=status", "--field-manager=test", "-f", &file]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+
+    write(root, "all.yaml", &map("kept"));
+    let out = pilothouse(Some(cluster), root, &["diff", ".", "-n", &namespace, "--sync", "s", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let deleted: Vec<_> = shown.as_array().unwrap().iter().filter(|s| s["change"] == "deleted").collect();
+    assert_eq!(deleted.len(), 1, "{shown}");
+    assert_eq!(deleted[0]["object"], format!("ConfigMap/{namespace}/dropped"));
+}
