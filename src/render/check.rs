@@ -42,8 +42,9 @@ pub(super) fn check(resource: &Resource) -> Result<()> {
     match value(&resource.value, schema, &mut path) {
         Ok(()) => Ok(()),
         Err(message) => {
-            let pointer: String =
-                path.iter().map(|step| format!("/{}", step.replace('~', "~0").replace('/', "~1"))).collect();
+            let pointer = path
+                .iter()
+                .fold(String::new(), |pointer, step| pointer + "/" + &step.replace('~', "~0").replace('/', "~1"));
             let message = format!("{} {}: {message}", resource.kind(), resource.name());
             Err(resource.error_at(Reason::InvalidManifest, &pointer, message))
         }

@@ -93,7 +93,7 @@ impl<'a> Files<'a> {
     /// The documents of a YAML, JSON or template file.
     pub(super) fn documents(&self, path: &RepoPath) -> Result<Vec<Document>> {
         let text = self.text(path)?;
-        if !path.as_str().ends_with(".j2") {
+        if !template::is_template(path) {
             return yaml::parse_documents(text).map_err(|e| RenderError::yaml(path, &e));
         }
         let output = template::render(self.tree, path, text, self.context)?;

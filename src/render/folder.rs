@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{error::Result, files::Files, kustomize, manifest::Resource};
+use super::{error::Result, files::Files, kustomize, manifest::Resource, template};
 use crate::tree::RepoPath;
 
 /// Everything that a folder renders to. A folder below it that has a kustomization is built by that.
@@ -18,9 +18,8 @@ pub(super) fn folder(files: &Files<'_>, dir: &RepoPath) -> Result<Vec<Resource>>
         }
         match owner(files, dir, path)? {
             Some(owner) if built.insert(owner.clone()) => found.extend(kustomize::build(files, &owner)?),
-            Some(_) => {}
             None if is_manifest(path) => found.extend(files.resources(path)?),
-            None => {}
+            Some(_) | None => {}
         }
     }
     Ok(found)
@@ -30,7 +29,7 @@ pub(super) fn folder(files: &Files<'_>, dir: &RepoPath) -> Result<Vec<Resource>>
 fn is_manifest(path: &RepoPath) -> bool {
     let name = path.file_name().unwrap_or_default();
     let partial = name.starts_with('_');
-    [".yaml", ".yml", ".json"].iter().any(|end| name.ends_with(end)) || name.ends_with(".j2") && !partial
+    [".yaml", ".yml", ".json"].iter().any(|end| name.ends_with(end)) || template::is_template(path) && !partial
 }
 
 /// Names that begin with a dot are tools' files.

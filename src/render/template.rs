@@ -32,6 +32,11 @@ const MAX_OUTPUT: usize = 4 << 20;
 /// What a template may name at its top.
 const NAMES: &str = "values, sync, repository, namespace";
 
+/// Whether a file is a template: by its name.
+pub(super) fn is_template(path: &RepoPath) -> bool {
+    path.file_name().and_then(|name| name.rsplit_once('.')).is_some_and(|(_, end)| end == "j2")
+}
+
 /// What a template wrote, and the other files that it read.
 pub(super) struct Output {
     pub(super) text: String,
@@ -90,7 +95,7 @@ fn environment(tree: &FileTree) -> Environment<'static> {
     environment.set_debug(true);
     let templates: Arc<BTreeMap<RepoPath, Arc<[u8]>>> = Arc::new(
         tree.iter()
-            .filter(|(path, _)| path.as_str().ends_with(".j2"))
+            .filter(|(path, _)| is_template(path))
             .map(|(path, entry)| (path.clone(), entry.bytes.clone()))
             .collect(),
     );

@@ -179,7 +179,7 @@ fn kustomize_makes_the_same_objects() {
         let ours = by_id(run(&case).unwrap().objects.into_iter().map(|i| i.object.into_value()));
         if ours != theirs {
             let show = |objects: &BTreeMap<String, Value>| yaml::to_documents(objects.values());
-            let diff = similar::TextDiff::from_lines(&show(&theirs), &show(&ours)).unified_diff().to_string();
+            let diff = similar::TextDiff::from_lines(show(&theirs), show(&ours)).unified_diff().to_string();
             wrong.push(format!("{name}: kustomize is -, we are +\n{diff}"));
         }
     }

@@ -79,9 +79,9 @@ fn key(out: &mut String, name: &str, indent: usize) {
         out.push_str("? ");
     }
     if plain_is_safe(name) {
-        out.push_str(name)
+        out.push_str(name);
     } else {
-        quoted(out, name)
+        quoted(out, name);
     }
     if long {
         out.push('\n');
@@ -114,7 +114,7 @@ fn plain_is_safe(text: &str) -> bool {
         && text.chars().all(inner)
         && !text.ends_with([' ', ':'])
         && !text.contains(": ")
-        && !text.contains(",")
+        && !text.contains(',')
         && text.len() < 4096
         && resolve::untagged(text) == Scalar::Text(text.into())
         && text.parse::<f64>().is_err()
@@ -152,8 +152,9 @@ fn quoted(out: &mut String, text: &str) {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' => out.push(c),
-            '\u{10000}'.. => out.push(c),
+            ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{10000}'.. => {
+                out.push(c);
+            }
             c => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }

@@ -40,10 +40,8 @@ pub fn parse_documents(text: &str) -> Result<Vec<Document>, YamlError> {
 /// Refuses what the Go scanner refuses, and the line breaks of YAML 1.1 that no other tool sees as such.
 fn check_characters(text: &str) -> Result<(), YamlError> {
     let refused = |c: char| match c {
-        '\t' | '\n' | '\r' | '\u{20}'..='\u{7e}' => false,
-        '\u{85}' | '\u{2028}' | '\u{2029}' | '\u{feff}' => true,
-        '\u{a0}'..='\u{fffd}' | '\u{10000}'.. => false,
-        _ => true,
+        '\u{2028}' | '\u{2029}' | '\u{feff}' => true,
+        c => !matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..),
     };
     let Some(at) = text.find(refused) else { return check_begin(text) };
     let found = text[at..].chars().next().map_or(0, u32::from);

@@ -38,8 +38,10 @@ fn tagged(text: &str, tag: &str) -> Result<Scalar, String> {
         _ => return Ok(Scalar::Text(text.into())),
     };
     match (kind, value) {
-        ("bool", v @ Scalar::Bool(_)) | ("int", v @ (Scalar::Int(_) | Scalar::Big(_))) => Ok(v),
-        ("float", v @ Scalar::Float(_)) | ("null", v @ Scalar::Null) => Ok(v),
+        ("bool", v @ Scalar::Bool(_))
+        | ("int", v @ (Scalar::Int(_) | Scalar::Big(_)))
+        | ("float", v @ Scalar::Float(_))
+        | ("null", v @ Scalar::Null) => Ok(v),
         #[allow(clippy::cast_precision_loss)] // as the Go library converts
         ("float", Scalar::Int(i)) => Ok(Scalar::Float(i as f64)),
         _ => Err(format!("`{}` cannot be read as !!{kind}", excerpt(text))),
@@ -123,7 +125,7 @@ fn in_radix(digits: &str, radix: u32, negative: bool, signed: bool) -> Option<Sc
     }
 }
 
-/// After ParseInt failed on `0b…`, the Go library parses what follows once more, and there a sign may stand.
+/// After `ParseInt` failed on `0b…`, the Go library parses what follows once more, and there a sign may stand.
 fn odd_binary(plain: &str) -> Option<Scalar> {
     let rest = plain.strip_prefix("0b")?;
     match rest.as_bytes().first()? {
@@ -212,7 +214,7 @@ fn go_float_key(float: f64) -> String {
     let scientific = if nearest.parse() == Ok(small) { nearest } else { shortest };
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    if exponent < -4 || exponent >= 6 {
+    if !(-4..6).contains(&exponent) {
         let mut out = mantissa.to_owned();
         let sign = if exponent < 0 { '-' } else { '+' };
         let _ = write!(out, "e{sign}{:02}", exponent.abs());

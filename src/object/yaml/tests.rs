@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -18,12 +20,11 @@ fn table() {
         let (text, want) = line.split_once('\t').unwrap();
         let text: String = serde_json::from_str(text).unwrap();
         let got = values(&text);
-        let right = match want.strip_prefix("error: ") {
-            Some(part) => got.as_ref().is_err_and(|e| e.to_string().contains(part)),
-            None => {
-                let want = want.split('\t').filter(|s| !s.is_empty()).map(|s| serde_json::from_str(s).unwrap());
-                got.as_ref().is_ok_and(|docs| *docs == want.collect::<Vec<Value>>())
-            }
+        let right = if let Some(part) = want.strip_prefix("error: ") {
+            got.as_ref().is_err_and(|e| e.to_string().contains(part))
+        } else {
+            let want = want.split('\t').filter(|s| !s.is_empty()).map(|s| serde_json::from_str(s).unwrap());
+            got.as_ref().is_ok_and(|docs| *docs == want.collect::<Vec<Value>>())
         };
         if !right {
             wrong.push(format!("{text:?}: want {want}, got {got:?}"));
@@ -57,7 +58,7 @@ fn bombs_are_refused() {
     let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
     for i in 1..12 {
         let p = i - 1;
-        text += &format!("a{i}: &a{i} [*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p}]\n");
+        writeln!(text, "a{i}: &a{i} [*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p}]").unwrap();
     }
     assert!(parse_documents(&text).unwrap_err().message.contains("multiply"));
     for deep in
@@ -70,7 +71,7 @@ fn bombs_are_refused() {
     // Aliases add up: 10 levels of 20.
     let mut text = format!("a0: &a0 {}{}\n", "[".repeat(20), "]".repeat(20));
     for i in 1..10 {
-        text += &format!("a{i}: &a{i} {}*a{}{}\n", "[".repeat(20), i - 1, "]".repeat(20));
+        writeln!(text, "a{i}: &a{i} {}*a{}{}", "[".repeat(20), i - 1, "]".repeat(20)).unwrap();
     }
     assert!(parse_documents(&text).unwrap_err().message.contains("nested deeper"));
 }

@@ -67,7 +67,8 @@ pub(super) struct Image {
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Patch {
     pub(super) path: String,
-    pub(super) patch: String,
+    #[serde(rename = "patch")]
+    pub(super) inline: String,
     pub(super) target: Option<Target>,
 }
 

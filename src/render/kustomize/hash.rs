@@ -36,17 +36,9 @@ fn hash(object: &Value) -> String {
         }
     }
     let digest = Sha256::digest(go_json(&Value::Object(hashed)).as_bytes());
-    let hex: String = digest.iter().take(5).map(|b| format!("{b:02x}")).collect();
-    hex.chars()
-        .map(|c| match c {
-            '0' => 'g',
-            '1' => 'h',
-            '3' => 'k',
-            'a' => 'm',
-            'e' => 't',
-            c => c,
-        })
-        .collect()
+    // Hex digits, with other letters for those that could make a word.
+    let letters = b"gh2k456789mbcdtf";
+    digest.iter().take(5).flat_map(|b| [b >> 4, b & 15]).map(|digit| char::from(letters[usize::from(digit)])).collect()
 }
 
 /// JSON as Go writes it: keys sorted, and what could hurt in HTML escaped.

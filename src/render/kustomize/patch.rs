@@ -32,7 +32,7 @@ pub(super) fn apply_all(
     for (index, patch) in kustomization.patches.iter().enumerate() {
         let entry = Entry { kustomization, patch, pointer: format!("/patches/{index}"), index };
         let (source, documents) = entry.load(files, dir)?;
-        entry.apply(&source, documents, resources)?;
+        entry.apply(&source, &documents, resources)?;
     }
     Ok(())
 }
@@ -58,7 +58,7 @@ impl Entry<'_> {
     }
 
     fn load(&self, files: &Files<'_>, dir: &RepoPath) -> Result<(Source, Vec<Document>)> {
-        match (self.patch.path.as_str(), self.patch.patch.as_str()) {
+        match (self.patch.path.as_str(), self.patch.inline.as_str()) {
             ("", "") => Err(self.error("", Reason::InvalidKustomization, "one of path and patch is required")),
             (path, "") => {
                 let path = self.kustomization.path(dir, &format!("{}/path", self.pointer), path)?;
@@ -80,7 +80,7 @@ impl Entry<'_> {
         }
     }
 
-    fn apply(&self, source: &Source, documents: Vec<Document>, resources: &mut Vec<Resource>) -> Result<()> {
+    fn apply(&self, source: &Source, documents: &[Document], resources: &mut Vec<Resource>) -> Result<()> {
         let target = match &self.patch.target {
             Some(target) => Some(selector::compile(target).map_err(|(field, message)| {
                 self.error(
@@ -91,15 +91,13 @@ impl Entry<'_> {
             })?),
             None => None,
         };
-        match documents.as_slice() {
+        match documents {
             [] => Err(self.error("", Reason::InvalidKustomization, "the patch is empty")),
             [Document { value: Value::Array(_), .. }] => self.json(source, &documents[0], target.as_ref(), resources),
             [_, _, ..] if target.is_some() => {
                 Err(self.error("", Reason::InvalidKustomization, "a patch with a target is one document"))
             }
-            _ => documents
-                .into_iter()
-                .try_for_each(|document| self.strategic(source, document, target.as_ref(), resources)),
+            _ => documents.iter().try_for_each(|document| self.strategic(source, document, target.as_ref(), resources)),
         }
     }
 
@@ -134,11 +132,11 @@ impl Entry<'_> {
     fn strategic(
         &self,
         source: &Source,
-        document: Document,
+        document: &Document,
         target: Option<&Selector>,
         resources: &mut Vec<Resource>,
     ) -> Result<()> {
-        let mut origin = Origin::of(&source.file, &document);
+        let mut origin = Origin::of(&source.file, document);
         origin.line += source.offset;
         let mut patch = Resource::new(document.value.clone(), origin);
         if !patch.value.is_object() {

@@ -54,5 +54,8 @@ fn b64encode(value: &Value) -> Result<String, Error> {
 
 /// Lower-case hex, for annotations that change with a text.
 fn sha256(value: &Value) -> Result<String, Error> {
-    Ok(Sha256::digest(bytes(value)?).iter().map(|b| format!("{b:02x}")).collect())
+    Ok({
+        let digest = Sha256::digest(bytes(value)?);
+        digest.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
+    })
 }

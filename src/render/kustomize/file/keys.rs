@@ -89,7 +89,7 @@ pub(super) fn check(file: &RepoPath, document: &Document) -> Result<()> {
             return error(&format!("/{key}"), Reason::NotSupported, message);
         }
     }
-    for key in map.keys().filter(|key| !TOP.contains(&key.as_str())) {
+    if let Some(key) = map.keys().find(|key| !TOP.contains(&key.as_str())) {
         let pointer = format!("/{key}");
         let allowed = allowed();
         return match UNSUPPORTED.iter().find(|(known, _)| known == key) {

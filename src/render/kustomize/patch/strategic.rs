@@ -147,7 +147,9 @@ fn merge_keyed(there: Vec<Value>, patch: Vec<Value>, keys: &[&str], place: &Plac
         let same = |other: &Value| same(other, &item, keys);
         if let Some(twin) = first.iter().position(same) {
             let merged = merge(Some(first.remove(twin)), item, &place)?;
-            merged.into_iter().for_each(|item| first.insert(twin, item));
+            if let Some(item) = merged {
+                first.insert(twin, item);
+            }
         } else if let Some(old) = there.iter().position(|other| other.as_ref().is_some_and(same)) {
             let merged = merge(there[old].take(), item, &place)?;
             if used > 1 { there[old] = merged } else { first.extend(merged) }

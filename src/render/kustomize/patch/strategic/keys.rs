@@ -1,4 +1,5 @@
 //! By which keys Kubernetes' own lists are merged.
+#![allow(clippy::match_same_arms, reason = "a table, one line a list")]
 
 use crate::render::kustomize::references::PODS;
 
