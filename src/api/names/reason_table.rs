@@ -100,8 +100,8 @@ pub mod text {
             "A listing, a pack or a tree is larger than allowed.",
             "Leave out files with spec.ignore, or raise the controller's limit.";
         ADDRESS_REFUSED "AddressRefused" &["Repository"],
-            "The URL leads where no remote may be: file URLs, link-local and loopback addresses.",
-            "Use another URL; file URLs need --allow-file-repositories.";
+            "The host of the URL has a link-local or metadata address, where no Git server may be.",
+            "Use another URL, or correct what the name resolves to.";
         PROTOCOL_ERROR "ProtocolError" &["Repository"],
             "What the remote sent makes no sense as Git.", "Check that the URL is that of a Git repository.";
         STORAGE_FAILED "StorageFailed" &["Repository", "Sync"],
