@@ -303,7 +303,8 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     if after.ready == Some(true) && before.ready != Some(true) {
         notes.push(Note::normal("Ready", "Reconcile", "the server takes work"));
     }
-    if after.ready == Some(false) && before.ready == Some(true) && after.suspended == Some(false) {
+    let lost = after.ready == Some(false) && before.ready == Some(true);
+    if lost && after.suspended == Some(false) && outcome.server != Server::Rolling {
         notes.push(Note::warning("NotReady", "Reconcile", "the server takes no work"));
     }
     if let (false, Some((.., message))) = (was(kinds::ROLLOUT_PENDING), waits(outcome)) {
