@@ -47,7 +47,7 @@ pub struct Inputs<'a> {
     pub voice_address: Option<&'a str>,
     /// Whether the agent is to have no pod.
     pub suspended: bool,
-    /// The referenced ConfigMaps that exist.
+    /// The referenced `ConfigMaps` that exist.
     pub config_maps: &'a BTreeMap<String, ConfigMapData>,
     /// The referenced Secrets that exist.
     pub secrets: &'a BTreeMap<String, SecretKeys>,

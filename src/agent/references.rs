@@ -1,4 +1,4 @@
-//! Which ConfigMaps and Secrets an agent reads.
+//! Which `ConfigMaps` and Secrets an agent reads.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::api::{AgentSpec, ContextType};
 /// Names of objects in the agent's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct References {
-    /// ConfigMaps of contexts.
+    /// `ConfigMaps` of contexts.
     pub config_maps: BTreeSet<String>,
     /// Secrets of credentials.
     pub secrets: BTreeSet<String>,

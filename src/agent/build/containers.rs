@@ -194,7 +194,7 @@ pub(super) fn check_mounts(plan: &Plan<'_>) -> Result<(), Invalid> {
         let path = paths::resolve("", &extra.mount_path, &owner)?;
         places.push(Place::mount(&path, owner));
     }
-    let placed = plan.content.files.iter().filter(|f| paths::within(&f.path, &plan.workspace));
-    places.extend(placed.map(|f| Place::mount(&f.path, format!("context {:?}", f.context))));
+    let copied = plan.content.files.iter().filter(|f| paths::within(&f.path, &plan.workspace));
+    places.extend(copied.map(|f| Place::mount(&f.path, format!("context {:?}", f.context))));
     paths::check(&[places])
 }

@@ -75,7 +75,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
     Ok(Desired {
         hash: hash::short(&serde_json::json!([hashed, suspended])),
         text_hash: hash::text(&plan.content.text),
-        deployment: objects::deployment(&plan, template),
+        deployment: objects::deployment(&plan, &template),
         service: objects::service(&plan),
         context: objects::context(&plan),
         files: objects::files(&plan),

@@ -1,4 +1,4 @@
-//! Deployment, Service, ConfigMaps and the Secret around the pod.
+//! Deployment, Service, `ConfigMaps` and the Secret around the pod.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ fn selector(agent: &str) -> BTreeMap<String, String> {
     [(label::AGENT, agent), (label::COMPONENT, names::value::SERVER)].map(|(k, v)| (k.into(), v.into())).into()
 }
 
-pub(super) fn deployment(plan: &Plan<'_>, template: Value) -> Object {
+pub(super) fn deployment(plan: &Plan<'_>, template: &Value) -> Object {
     let metadata = metadata(plan.inputs.agent, names::agent::deployment(plan.name), super::labels(plan));
     into_object(json!({
         "apiVersion": "apps/v1",

@@ -157,7 +157,7 @@ fn mounted(item: &ContextItem, name: &str, path: &str, source: Source) -> Vec<Fi
     }
 }
 
-/// ConfigMaps hold 1 MiB; what stays is for names, keys and opencode.json.
+/// `ConfigMaps` hold 1 MiB; what stays is for names, keys and opencode.json.
 const LIMIT: usize = 900 * 1024;
 
 fn check_size(files: &[File]) -> Result<(), Invalid> {

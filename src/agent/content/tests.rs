@@ -6,6 +6,7 @@ use crate::{
     api::{Agent, AgentSpec},
 };
 
+#[allow(clippy::needless_pass_by_value)] // as json! gives it
 fn read(contexts: Value, maps: &[(&str, Value)]) -> Result<Content, Invalid> {
     let mut agent = Agent::new("a", AgentSpec::default());
     agent.metadata.namespace = Some("ns".into());

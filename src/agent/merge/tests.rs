@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[allow(clippy::needless_pass_by_value)] // as json! gives it
 fn merged(agent: Value, template: Value) -> Value {
     let agent: AgentSpec = serde_json::from_value(agent).unwrap();
     let mut base = json!({"workspaceDir": "/base", "serviceAccountName": "base"});

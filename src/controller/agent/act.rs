@@ -138,7 +138,7 @@ impl Agents {
         let policy = decide::live_policy(&seen.spec);
         let action = decide::text(desired, annotations.as_ref(), suspended, work, policy, self.context.now());
         match &action {
-            Action::Keep => {}
+            Action::Keep | Action::Wait { write: false, .. } => {}
             Action::Apply { .. } => {
                 let body = write::body(&desired.context, Annotations::new(), None);
                 self.apply_config_map(&who.namespace, &body).await?;
@@ -147,7 +147,7 @@ impl Agents {
                     self.touches.lock().insert((who.namespace.clone(), who.name.clone()), touch);
                 }
             }
-            Action::Wait { pending, write: true, .. } => {
+            Action::Wait { pending, .. } => {
                 let Some(old) =
                     write::get::<ConfigMap>(&self.context.client, &who.namespace, &names::agent::context(&who.name))
                         .await?
@@ -159,7 +159,6 @@ impl Agents {
                     acted.soon();
                 }
             }
-            Action::Wait { .. } => {}
         }
         acted.wake(&action, self.context.now());
         acted.text = Some(action);
@@ -241,20 +240,17 @@ impl Agents {
                 write::body(&desired.deployment, annotations, version)
             }
         };
-        match write::apply::<Deployment>(&self.context.client, &who.namespace, &body).await? {
-            Some(written) => {
-                if live.is_none() {
-                    let message = format!("created Deployment {}", written.name_any());
-                    acted.notes.push(Note::normal("DeploymentCreated", "Create", message));
-                }
-                self.deployments.wrote(written);
-            }
+        let Some(written) = write::apply::<Deployment>(&self.context.client, &who.namespace, &body).await? else {
             // Somebody wrote in between; what was decided may be wrong by now.
-            None => {
-                self.deployments.forget(&who.namespace, &names::agent::deployment(&who.name));
-                acted.soon();
-            }
+            self.deployments.forget(&who.namespace, &names::agent::deployment(&who.name));
+            acted.soon();
+            return Ok(());
+        };
+        if live.is_none() {
+            let message = format!("created Deployment {}", written.name_any());
+            acted.notes.push(Note::normal("DeploymentCreated", "Create", message));
         }
+        self.deployments.wrote(written);
         Ok(())
     }
 
@@ -267,7 +263,7 @@ impl Agents {
         self.apply_config_map(&who.namespace, &body).await.map(|_| ())
     }
 
-    /// The last two ConfigMaps of files stay: the present one and the one before, which old pods may still mount.
+    /// The last two `ConfigMaps` of files stay: the present one and the one before, which old pods may still mount.
     async fn prune(&self, who: &Who<'_>, desired: &Desired, acted: &Acted) -> Result<(), Failure> {
         if !matches!(acted.server, Some(Action::Keep)) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Content of referenced ConfigMaps, and keyed hashes of referenced Secrets, read once a version.
+//! Content of referenced `ConfigMaps`, and keyed hashes of referenced Secrets, read once a version.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,6 +18,10 @@ use crate::{
 };
 
 type Key = (String, String);
+/// A version and what was in it.
+type Maps = HashMap<Key, (String, Arc<ConfigMapData>)>;
+/// By name of the Secret: its version, the password's version, hashes.
+type Hashed = BTreeMap<String, (String, String, SecretKeys)>;
 
 /// The password of an agent's door. Never shown.
 #[derive(Clone)]
@@ -38,10 +42,10 @@ impl Password {
 pub(super) struct Contents {
     client: Client,
     caches: Caches,
-    maps: Arc<Mutex<HashMap<Key, (String, Arc<ConfigMapData>)>>>,
+    maps: Arc<Mutex<Maps>>,
     passwords: Arc<Mutex<HashMap<Key, Password>>>,
-    /// By namespace and agent: Secret → its version, the password's version, hashes.
-    secrets: Mutex<HashMap<Key, BTreeMap<String, (String, String, SecretKeys)>>>,
+    /// By namespace and agent.
+    secrets: Mutex<HashMap<Key, Hashed>>,
 }
 
 /// Everything an agent refers to that exists.

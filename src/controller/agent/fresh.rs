@@ -7,15 +7,17 @@ use parking_lot::Mutex;
 
 use crate::controller::runtime::{Cache, Kind};
 
+type Written<K> = HashMap<(String, String), Arc<K>>;
+
 /// A cache that never shows a state older than our own last write.
 pub(super) struct Fresh<K: Kind> {
     cache: Cache<K>,
-    written: Arc<Mutex<HashMap<(String, String), Arc<K>>>>,
+    written: Arc<Mutex<Written<K>>>,
 }
 
 impl<K: Kind> Fresh<K> {
     pub(super) fn new(cache: Cache<K>) -> Self {
-        let written: Arc<Mutex<HashMap<(String, String), Arc<K>>>> = Arc::default();
+        let written: Arc<Mutex<Written<K>>> = Arc::default();
         let mine = written.clone();
         cache.on_change(move |change| {
             let key = (change.object.namespace().unwrap_or_default(), change.object.name_any());

@@ -20,6 +20,9 @@ impl Said {
     }
 }
 
+/// Is told namespace and name of an agent.
+pub type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
+
 /// The sidecars, as the reconciler sees them.
 pub trait AgentVoice: Send + Sync + 'static {
     /// What the agent's sidecars said last; `None` while none is connected.
@@ -38,7 +41,7 @@ pub trait AgentVoice: Send + Sync + 'static {
     fn authority(&self) -> Option<String>;
 
     /// Calls `listener` with namespace and agent after each change.
-    fn on_change(&self, listener: Box<dyn Fn(&str, &str) + Send + Sync>);
+    fn on_change(&self, listener: Listener);
 }
 
 /// No sidecar ever connects.
@@ -63,7 +66,7 @@ impl AgentVoice for Silent {
         None
     }
 
-    fn on_change(&self, _: Box<dyn Fn(&str, &str) + Send + Sync>) {}
+    fn on_change(&self, _: Listener) {}
 }
 
 /// What the gate counts. `running` are the pods in which a server process may run.
