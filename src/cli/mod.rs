@@ -9,6 +9,7 @@ pub mod output;
 pub mod reconcile;
 pub mod render;
 pub mod sidecar;
+pub mod task_run;
 pub mod telemetry;
 pub mod uninstall;
 pub mod version;
@@ -75,6 +76,9 @@ pub enum Command {
     /// Run beside an agent's server, in its pod
     #[command(hide = true)]
     Sidecar(Box<crate::pod::sidecar::SidecarArgs>),
+    /// Take a Task to its agent, in the Task's pod
+    #[command(hide = true)]
+    TaskRun(Box<crate::pod::task_run::TaskRunArgs>),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -110,6 +114,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reconcile(args) => reconcile::run(&cli.global, &args).await,
         Command::Uninstall(args) => uninstall::run(&cli.global, &args).await,
         Command::Sidecar(args) => sidecar::run(&args).await,
+        Command::TaskRun(args) => Ok(task_run::run(&args).await),
         Command::Version => version::run(&cli.global),
         Command::Completion(args) => completion::run(&args),
     }
