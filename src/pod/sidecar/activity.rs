@@ -56,7 +56,7 @@ pub struct Snapshot {
     pub busy: u32,
     /// Sessions that wait to try again.
     pub retrying: u32,
-    /// Upgraded connections (terminals and other WebSockets).
+    /// Upgraded connections (terminals and other web sockets).
     pub attached: u32,
     /// Whether prompts wait at the door.
     pub held: bool,

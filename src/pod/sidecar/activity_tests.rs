@@ -25,7 +25,7 @@ fn idle_needs_all_of_its_conditions() {
     let t = Instant::now();
     let later = t + QUIET;
     assert!(held(t).idle(later));
-    assert!(!held(t).idle(later - MS), "changed a moment ago");
+    assert!(!held(t).idle(t + QUIET.saturating_sub(MS)), "changed a moment ago");
     let mut unknown = Activity::new(t);
     unknown.hold(later + QUIET, t);
     assert!(!unknown.idle(later), "the server's events are not followed");
@@ -61,7 +61,7 @@ fn a_prompt_that_never_works_is_forgotten_after_the_grace() {
     let mut a = held(t);
     a.begin(Some("s"), t);
     a.end(Some("s"), false, t);
-    a.listed(&[], t + GRACE - MS);
+    a.listed(&[], t + GRACE.saturating_sub(MS));
     assert_eq!(a.snapshot(t).busy, 1);
     a.listed(&[], t + GRACE);
     assert!(a.snapshot(t).without_work());

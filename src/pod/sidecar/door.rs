@@ -108,11 +108,11 @@ impl Door {
         let route = Route::of(request.method(), request.uri().path());
         if let Route::Probe(probe) = route {
             let (status, text) = self.probes.answer(probe).await;
-            return own(status, text);
+            return own(status, &text);
         }
         if !self.lock.read().opens(request.headers()) {
             let text = "the password is missing or wrong: use Basic auth with the Agent's Secret `<agent>-server-auth`";
-            let mut answer = own(StatusCode::UNAUTHORIZED, text.to_owned());
+            let mut answer = own(StatusCode::UNAUTHORIZED, text);
             let realm = HeaderValue::from_static("Basic realm=\"Pilothouse\", charset=\"UTF-8\"");
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
             return answer;
@@ -132,11 +132,11 @@ impl Door {
         let upgrade = upgrade_of(request.headers());
         let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         if let Err(text) = self.readdress(&mut request, upgrade.as_ref()) {
-            return own(StatusCode::BAD_REQUEST, text);
+            return own(StatusCode::BAD_REQUEST, &text);
         }
         let mut response = match self.pool.request(request).await {
             Ok(response) => response,
-            Err(error) => return own(StatusCode::BAD_GATEWAY, bad_gateway(&self.upstream, &error)),
+            Err(error) => return own(StatusCode::BAD_GATEWAY, &bad_gateway(&self.upstream, &error)),
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && let Some(client) = client
@@ -239,7 +239,7 @@ async fn tunnel(
     drop((attached, entered));
 }
 
-fn own(status: StatusCode, text: String) -> Answer {
+fn own(status: StatusCode, text: &str) -> Answer {
     let mut answer = Response::new(Either::Right(Full::from(format!("{text}\n"))));
     *answer.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -249,7 +249,7 @@ fn own(status: StatusCode, text: String) -> Answer {
 
 fn busy(held: Held) -> Answer {
     let text = "a change is being rolled out to this agent: try again in a moment";
-    let mut answer = own(StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+    let mut answer = own(StatusCode::SERVICE_UNAVAILABLE, text);
     let seconds = held.retry_after.as_millis().div_ceil(1000).max(1);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(1)));
     answer

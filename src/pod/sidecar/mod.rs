@@ -79,7 +79,7 @@ pub struct SidecarArgs {
     /// Folder with `ca.crt` of the authority that signed the controller's certificate
     #[arg(long, env = "PILOTHOUSE_AUTHORITY_DIR", default_value = "/pilothouse/authority", value_name = "DIR")]
     pub authority_dir: PathBuf,
-    /// Folder with `token`: a projected ServiceAccount token with the audience `pilothouse`
+    /// Folder with `token`: a projected service account token with the audience `pilothouse`
     #[arg(long, env = "PILOTHOUSE_TOKEN_DIR", default_value = "/pilothouse/token", value_name = "DIR")]
     pub token_dir: PathBuf,
     /// Name of the Agent

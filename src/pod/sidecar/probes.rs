@@ -9,7 +9,7 @@ use super::{door::Age, route::Probe};
 use crate::pod::opencode::Client;
 
 /// While the door is younger than this, the server counts as alive: a restart of the door must not kill it.
-pub const YOUNG: Duration = Duration::from_secs(60);
+pub const YOUNG: Duration = Duration::from_mins(1);
 
 /// The door's own answers.
 #[derive(Clone, Debug)]

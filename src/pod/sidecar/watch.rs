@@ -19,7 +19,7 @@ const REST: u32 = 15;
 const MAX_DIRECTORIES: usize = 32;
 const CALL: Duration = Duration::from_secs(5);
 /// Between looks whether the server listens on the pod's address.
-const EXPOSURE: Duration = Duration::from_secs(60);
+const EXPOSURE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Default)]
 struct Facts {

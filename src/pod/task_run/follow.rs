@@ -14,7 +14,7 @@ use crate::pod::opencode::{Client, Error, Event, Follower, Message, SessionError
 /// Between looks at the truth.
 const POLL: Duration = Duration::from_secs(3);
 /// A prompt that was taken shows work within this time, or never will.
-const BEGIN: Duration = Duration::from_secs(60);
+const BEGIN: Duration = Duration::from_mins(1);
 /// Looks in a row that must find a session at rest before an unfinished answer counts as lost.
 const LOST_AFTER: u32 = 3;
 /// The newest messages hold the answer; a long tool run has many.
@@ -80,7 +80,7 @@ impl<'a> Follow<'a> {
         }
     }
 
-    pub(super) async fn to_the_end(&mut self, out: &mut (impl Write + Send)) -> Ending {
+    pub(super) async fn finish(&mut self, out: &mut (impl Write + Send)) -> Ending {
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         (self.begun, self.heard) = (Instant::now(), Instant::now());

@@ -34,7 +34,7 @@ use super::{
 };
 
 /// A server that is not reached for longer than this is given up.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// After a prompt whose answer was lost: how long until it would show in the session.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -140,7 +140,7 @@ async fn work(
         return Ending::from_error(&error);
     }
     match send(client, &found.id, prompt).await {
-        Ok(()) => follow.to_the_end(out).await,
+        Ok(()) => follow.finish(out).await,
         Err(error) => Ending::from_error(&error),
     }
 }

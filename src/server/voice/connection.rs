@@ -45,9 +45,8 @@ fn buffers() -> WebSocketConfig {
 /// Listens until the connection ends or `stop`.
 pub(super) async fn talk(hub: Hub, stream: Upgraded, who: identity::Identity, stop: CancellationToken) {
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(buffers())).await;
-    let hello = match tokio::time::timeout(HELLO, hello(&mut socket)).await {
-        Ok(Some(hello)) => hello,
-        _ => return goodbye(&mut socket, CloseCode::Policy, "say hello first").await,
+    let Ok(Some(hello)) = tokio::time::timeout(HELLO, hello(&mut socket)).await else {
+        return goodbye(&mut socket, CloseCode::Policy, "say hello first").await;
     };
     if let Err(error) = identity::check_hello(&who, &hello) {
         tracing::warn!(pod = who.pod, namespace = who.namespace, %error, "a sidecar was refused");
@@ -72,7 +71,7 @@ pub(super) async fn talk(hub: Hub, stream: Upgraded, who: identity::Identity, st
 /// Resolves when this replica leads no more.
 async fn lost(mut leadership: tokio::sync::watch::Receiver<super::Leadership>) {
     if leadership.wait_for(|now| *now != super::Leadership::Leader).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

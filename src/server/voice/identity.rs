@@ -20,7 +20,7 @@ use crate::api::{
 };
 
 /// How long an answer is believed. A token of a deleted pod works this long at most.
-const BELIEVED: Duration = Duration::from_secs(60);
+const BELIEVED: Duration = Duration::from_mins(1);
 /// Answers kept; beyond, the oldest half goes.
 const KEPT: usize = 4096;
 /// Reviews at once.
@@ -32,7 +32,7 @@ const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 /// A pod, as the API server knows it from the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Namespace of the ServiceAccount, and so of the pod.
+    /// Namespace of the service account, and so of the pod.
     pub namespace: String,
     /// Name of the pod that the token is bound to.
     pub pod: String,
@@ -138,7 +138,7 @@ impl fmt::Debug for Reviews {
 }
 
 impl Reviews {
-    /// Asks `reviewer`: a [`kube::Client`] whose user may create TokenReviews.
+    /// Asks `reviewer`: a [`kube::Client`] whose user may create `TokenReviews`.
     pub fn new(reviewer: impl Reviewer + 'static) -> Self {
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
         Self { reviewer: Arc::new(reviewer), answered: Arc::default(), at_once }

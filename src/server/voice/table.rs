@@ -92,7 +92,7 @@ fn worth_a_look(old: &Activity, new: &Activity) -> bool {
 struct Pod<H> {
     /// Which of the connections of this pod: a late goodbye of an older one must not remove the newer.
     connection: u64,
-    pod: String,
+    name: String,
     activity: Activity,
     heard: Instant,
     handle: H,
@@ -117,7 +117,7 @@ impl<H: Clone> Table<H> {
     pub(super) fn connect(&mut self, key: &AgentKey, pod: &str, uid: &str, handle: H, now: Instant) -> u64 {
         self.next += 1;
         let (connection, activity) = (self.next, Activity::default());
-        let entry = Pod { connection, pod: pod.to_owned(), activity, heard: now, handle };
+        let entry = Pod { connection, name: pod.to_owned(), activity, heard: now, handle };
         if self.agents.entry(key.clone()).or_default().insert(uid.to_owned(), entry).is_none() {
             self.len += 1;
         }
@@ -155,7 +155,7 @@ impl<H: Clone> Table<H> {
         let pods = self.agents.get(key).into_iter().flatten();
         let mut pods: Vec<PodSeen> = pods
             .map(|(uid, pod)| PodSeen {
-                pod: pod.pod.clone(),
+                pod: pod.name.clone(),
                 uid: uid.clone(),
                 activity: pod.activity.clone(),
                 heard: pod.heard,
@@ -168,7 +168,7 @@ impl<H: Clone> Table<H> {
     /// How to reach the pods of an agent.
     pub(super) fn handles(&self, key: &AgentKey) -> Vec<(String, H)> {
         let pods = self.agents.get(key).into_iter().flatten();
-        pods.map(|(_, pod)| (pod.pod.clone(), pod.handle.clone())).collect()
+        pods.map(|(_, pod)| (pod.name.clone(), pod.handle.clone())).collect()
     }
 
     /// Number of connected pods.

@@ -56,7 +56,7 @@ pub(crate) struct Server {
     /// Its working directory.
     pub(crate) workspace: PathBuf,
     child: Child,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Drop for Server {
@@ -93,7 +93,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .expect("opencode starts");
-        let server = Self { port, workspace, child, _home: home };
+        let server = Self { port, workspace, child, home: home };
         server.wait().await;
         server
     }
@@ -112,7 +112,7 @@ impl Server {
                 Err(_) => tokio::time::sleep(Duration::from_millis(250)).await,
             }
         }
-        let log = std::fs::read_to_string(self._home.path().join("server.log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.home.path().join("server.log")).unwrap_or_default();
         panic!("opencode did not start:\n{log}");
     }
 }

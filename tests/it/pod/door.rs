@@ -24,9 +24,9 @@ async fn a_prompt_streams_through_the_door_and_counts_as_work_until_it_ends() {
     let before = work.snapshot();
     assert!(before.without_work());
     client.prompt_async(&session.id, &Prompt::text("hello")).await.unwrap();
-    let taken = work.snapshot();
-    assert!(taken.sequence > before.sequence, "{before:?} {taken:?}");
-    assert_eq!(taken.busy, 1, "work from the moment the prompt was taken");
+    let after = work.snapshot();
+    assert!(after.sequence > before.sequence, "{before:?} {after:?}");
+    assert_eq!(after.busy, 1, "work from the moment the prompt was taken");
 
     // The first word arrives while the model still holds the rest: nothing on the way waits for an end.
     let word = loop {

@@ -67,7 +67,7 @@ fn material() -> Material {
 
 fn sha256(text: &str) -> String {
     use sha2::{Digest as _, Sha256};
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// A sidecar that speaks to `address` with this token.

@@ -31,20 +31,20 @@ impl Places {
     }
 }
 
-/// Puts everything in place, tries again where it fails, and says so through `placed`.
-pub(super) async fn place(places: Places, placed: watch::Sender<Result<(), Arc<str>>>) {
+/// Puts everything in place, tries again where it fails, and says so through `verdict`.
+pub(super) async fn place(places: Places, verdict: watch::Sender<Result<(), Arc<str>>>) {
     loop {
         let these = places.clone();
         let done = tokio::task::spawn_blocking(move || these.put()).await;
         match done.unwrap_or_else(|e| Err(io::Error::other(e))) {
             Ok(()) => {
-                let _ = placed.send_replace(Ok(()));
+                let _ = verdict.send_replace(Ok(()));
                 // The receivers stay; nothing else changes until the pod does.
-                return placed.closed().await;
+                return verdict.closed().await;
             }
             Err(error) => {
                 tracing::warn!(%error, "the content is not in place");
-                let _ = placed.send_replace(Err(error.to_string().into()));
+                let _ = verdict.send_replace(Err(error.to_string().into()));
                 tokio::time::sleep(RETRY).await;
             }
         }
