@@ -24,9 +24,11 @@ mod targets;
 /// Rewrites references to names that objects had before.
 pub(super) fn fix(resources: &mut [Resource]) -> Result<()> {
     let candidates = Candidates::new(resources);
+    let renamed = |target: &&Target| candidates.all.iter().any(|c| c.is(target.group, target.kind));
+    let targets: Vec<&Target> = TARGETS.iter().filter(renamed).collect();
     for (index, resource) in resources.iter_mut().enumerate() {
         let mut value = resource.value.clone();
-        for target in TARGETS {
+        for target in targets.iter().copied() {
             for path in paths(resource, target) {
                 let spec = FieldSpec { group: "", version: "", kind: "", path: &path, create: false };
                 let mut failed = None;
