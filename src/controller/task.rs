@@ -103,7 +103,7 @@ impl Tasks {
 
     async fn observe(&self, task: &Task) -> Result<World, Failure> {
         let namespace = task.namespace().unwrap_or_default();
-        let agent = task::agent_of(task).and_then(|name| view::agent(&self.context.caches, &namespace, name));
+        let agent = task::agent_of(task).and_then(|name| self.agent(&namespace, name));
         let config = view::config(&self.context.caches);
         let cleanup = config.as_ref().and_then(|c| c.spec.cleanup.clone()).unwrap_or_default();
         let retained = cleanup.max_retained_tasks.and_then(|n| usize::try_from(n).ok());
@@ -118,6 +118,11 @@ impl Tasks {
                 surplus: retained.is_some_and(|max| self.index.is_surplus(&namespace, &task.name_any(), max)),
             },
         })
+    }
+
+    /// The agent as the listeners saw it last. They wake its Tasks after they have put it there.
+    fn agent(&self, namespace: &str, name: &str) -> Option<AgentView> {
+        self.agents.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
     /// The pod from the cache. A running Task whose pod the cache lacks is asked for at the API server: the cache may
@@ -189,7 +194,7 @@ impl Tasks {
 
     /// Looks at the Tasks that could have a place now.
     fn wake(&self, namespace: &str, agent: &str) {
-        let limit = self.agents.lock().get(&(namespace.into(), agent.into())).and_then(|a| a.max_running);
+        let limit = self.agent(namespace, agent).and_then(|a| a.max_running);
         let tickets = self.tickets(namespace, agent);
         for ticket in self.ledger.lock().next(limit, &tickets) {
             self.triggers.now(namespace, &ticket.name);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    agent::merge,
     api::{Agent, AgentTemplate, PilothouseConfig, names},
     controller::{Settings as Flags, caches::Caches},
     task::{AgentView, Settings},
@@ -12,26 +13,21 @@ use crate::{
 pub(super) fn agent(caches: &Caches, namespace: &str, name: &str) -> Option<AgentView> {
     let agent = caches.agents.get(namespace, name)?;
     let template = agent.spec.template_ref.as_ref().and_then(|r| caches.templates.get(namespace, &r.name));
-    Some(merge(&agent, template.as_deref()))
+    Some(view(&agent, template.as_deref()))
 }
 
-fn merge(agent: &Agent, template: Option<&AgentTemplate>) -> AgentView {
-    let (spec, base) = (&agent.spec, template.map(|t| &t.spec));
+fn view(agent: &Agent, template: Option<&AgentTemplate>) -> AgentView {
+    let spec = merge(&agent.spec, template.map(|t| &t.spec));
     let status = agent.status.clone().unwrap_or_default();
-    let pod = spec.pod_spec.clone().or_else(|| base?.pod_spec.clone()).unwrap_or_default();
-    let max = spec.max_concurrent_tasks.or_else(|| base?.max_concurrent_tasks);
+    let pod = spec.pod_spec.unwrap_or_default();
     AgentView {
         name: agent.metadata.name.clone().unwrap_or_default(),
         ready: status.ready == Some(true),
         suspended: suspended(agent) || status.suspended == Some(true),
         url: status.url,
         revision: status.revision,
-        max_running: max.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0),
-        image_pull_secrets: spec
-            .image_pull_secrets
-            .clone()
-            .or_else(|| base?.image_pull_secrets.clone())
-            .unwrap_or_default(),
+        max_running: spec.max_concurrent_tasks.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0),
+        image_pull_secrets: spec.image_pull_secrets.unwrap_or_default(),
         scheduling: pod.scheduling,
         labels: pod.labels,
         pod_security_context: pod.pod_security_context,

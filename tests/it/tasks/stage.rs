@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, events::v1::Event};
+use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
@@ -96,13 +96,6 @@ impl Stage {
 
     /// Plays the agent's node until the agent is ready.
     pub(super) async fn serve(&self) {
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.namespace);
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        if deployments.get_opt("coder-server").await.unwrap().is_none() {
-            let status = json!({"ready": true, "url": "http://coder:4096", "revision": "main@1a2b3c4"});
-            let patch = Patch::Merge(json!({ "status": status }));
-            self.agents().patch_status("coder", &PatchParams::default(), &patch).await.unwrap();
-        }
         eventually("the agent is ready", PATIENCE, || async {
             let agent = self.agents().get("coder").await.unwrap();
             let status = agent.status.clone().unwrap_or_default();

@@ -25,7 +25,7 @@ fn suspended_is_who_is_or_will_be() {
         (with("maybe"), json!({"suspend": true}), json!({}), true),
     ];
     for (metadata, spec, status, expected) in table {
-        assert_eq!(merge(&agent(metadata.clone(), spec, status), None).suspended, expected, "{metadata}");
+        assert_eq!(view(&agent(metadata.clone(), spec, status), None).suspended, expected, "{metadata}");
     }
 }
 
@@ -39,11 +39,11 @@ fn the_template_fills_what_the_agent_leaves_out() {
         },
     }))
     .unwrap();
-    let bare = merge(&agent(json!({}), json!({}), json!({})), Some(&template));
+    let bare = view(&agent(json!({}), json!({}), json!({})), Some(&template));
     assert_eq!(bare.max_running, Some(2));
     assert_eq!(bare.image_pull_secrets[0].name, "of-template");
     assert_eq!(bare.labels.get("of").map(String::as_str), Some("template"));
     let full = json!({"maxConcurrentTasks": 0, "imagePullSecrets": [], "podSpec": {"runtimeClassName": "gvisor"}});
-    let full = merge(&agent(json!({}), full, json!({})), Some(&template));
-    assert_eq!((full.max_running, full.image_pull_secrets.len(), full.labels.len()), (None, 0, 0));
+    let full = view(&agent(json!({}), full, json!({})), Some(&template));
+    assert_eq!((full.max_running, full.image_pull_secrets.len(), full.labels.len()), (Some(2), 0, 0), "0 is no value");
 }
