@@ -153,7 +153,7 @@ pub(super) fn broken(file: &File<'_>, crates: &[String]) -> Vec<String> {
     if is_test(file.path) {
         return vec![];
     }
-    let tokens = source::without_tests(source::tokens(file.text));
+    let tokens = source::without_tests(&source::tokens(file.text));
     let mut found: Vec<(usize, String)> = vec![];
     for path in source::paths(&tokens) {
         found.extend(check(room, file.path, &path, crates).into_iter().map(|rule| (path.line, rule)));

@@ -162,14 +162,14 @@ impl Lexer {
 }
 
 /// `tokens` without items under `#[cfg(test)]`: test code may do more.
-pub(super) fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
+pub(super) fn without_tests(tokens: &[Token]) -> Vec<Token> {
     const MARK: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = vec![];
     let mut at = 0;
     while at < tokens.len() {
         let marked = tokens[at..].iter().map(|t| t.text.as_str()).take(MARK.len()).eq(MARK);
         if marked {
-            at = item_end(&tokens, at + MARK.len());
+            at = item_end(tokens, at + MARK.len());
         } else {
             kept.push(tokens[at].clone());
             at += 1;
