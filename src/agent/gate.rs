@@ -1,7 +1,7 @@
 //! The rollout gate: may a new pod template replace the running one now? (pure)
 //!
 //! Every cause of a new pod template passes here: images, environment, configuration, credentials, mounts, templates,
-//! cluster configuration, suspension. State lives in an annotation of the Deployment ([`State`]), written in the same
+//! cluster configuration, suspension. State lives in an annotation of the Deployment ([`super::state`]), written in the same
 //! request as the template it speaks of, so a crash repeats no rollout and loses no clock.
 
 use std::{collections::BTreeSet, time::Duration};

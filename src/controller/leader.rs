@@ -100,9 +100,8 @@ impl Candidate {
             let limit = (self.election.duration * 2 / 3).saturating_sub(renewed.elapsed());
             match timeout(limit, self.look()).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return,
                 Ok(Err(error)) => warn!("the Lease was not renewed: {error}"),
-                Err(_) => return,
+                Ok(Ok(false)) | Err(_) => return,
             }
             if expired(renewed.elapsed(), self.election.duration) {
                 return;

@@ -136,7 +136,7 @@ impl AgentVoice for Voices {
                     Ok(AgentKey { namespace, agent }) => listener(&namespace, &agent),
                     // Whoever was missed speaks again with its next change, at the latest with its next heartbeat.
                     Err(RecvError::Lagged(missed)) => {
-                        warn!(missed, "changes of sidecars came faster than they were read")
+                        warn!(missed, "changes of sidecars came faster than they were read");
                     }
                     Err(RecvError::Closed) => return,
                 }

@@ -2,7 +2,7 @@
 //!
 //! * [`queue`]: the places of an agent, first come, first served.
 //! * [`seen`]: what a pod's status says.
-//! * [`step`]: one decision from a Task and what is known about the world.
+//! * [`step()`]: one decision from a Task and what is known about the world.
 //! * [`build`]: the pod and its prompt.
 
 pub mod build;

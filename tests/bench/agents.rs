@@ -24,7 +24,7 @@ use crate::{
 
 const COUNT: usize = 100;
 /// How long nothing may be written.
-const REST: Duration = Duration::from_secs(120);
+const REST: Duration = Duration::from_mins(2);
 /// Interval of the Repository while it rests.
 const INTERVAL_S: u64 = 20;
 
@@ -66,7 +66,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
             "spec": {"repositoryRef": {"name": "many"}, "path": format!("apps/{i}")}})
         })
         .await;
-        world::until(Duration::from_secs(120), || async {
+        world::until(Duration::from_mins(2), || async {
             let all = syncs.list(&ListParams::default()).await.unwrap();
             let ready = |s: &Sync| {
                 s.status.as_ref().is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
@@ -86,7 +86,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
             "contexts": [{"name": "role", "type": "Text", "text": format!("You are agent {i}.")}]}})
         })
         .await;
-        world::until(Duration::from_secs(120), || async {
+        world::until(Duration::from_mins(2), || async {
             let all = deployments.list_metadata(&ListParams::default()).await.unwrap();
             (all.items.len() == COUNT).then_some(())
         })
@@ -95,7 +95,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
 
         // What the creation set off may end first.
         tokio::time::sleep(Duration::from_secs(15)).await;
-        let (audit, listings) = (cluster.audit().from_now(), git.count(Asked::Listing));
+        let (audit, listings) = (cluster.audit().later(), git.count(Asked::Listing));
         tokio::time::sleep(REST).await;
         let writes = audit.writes(&release.user());
         if !writes.is_empty() {

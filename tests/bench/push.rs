@@ -63,7 +63,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
                 let ask = json!({"metadata": {"annotations": {"pilothouse.dev/reconcile-at": format!("{now:?}")}}});
                 repositories.patch("push", &PatchParams::default(), &Patch::Merge(ask)).await.unwrap();
             }
-            world::until(Duration::from_secs(60), || async {
+            world::until(Duration::from_mins(1), || async {
                 let map = maps.get_opt("pushed").await.unwrap()?;
                 (map.data?.get("round")? == &round.to_string()).then_some(())
             })

@@ -117,7 +117,7 @@ impl Place {
 
     /// What the controller writes while `seconds` go by.
     async fn writes_during(&self, seconds: u64) -> Vec<String> {
-        let audit = control_plane().audit().from_now();
+        let audit = control_plane().audit().later();
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         let writes = audit.writes(&self.release.user());
         // A holder of a Lease renews it.

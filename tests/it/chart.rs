@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, process::Command};
 
+use clap::Parser as _;
 use serde_json::Value;
 
 use crate::common::controller::{program, template};
@@ -49,7 +50,7 @@ fn rights_stay_in_the_listed_namespaces() {
     let bound: Vec<_> = of_kind(&all, "ClusterRoleBinding").iter().map(|b| b["roleRef"]["name"].clone()).collect();
     assert_eq!(bound, ["ph-pilothouse-system"]);
     let cluster = of_kind(&all, "ClusterRole").into_iter().find(|r| r["metadata"]["name"] == bound[0]).unwrap();
-    let rules: BTreeSet<String> = cluster["rules"]
+    let allowed: BTreeSet<String> = cluster["rules"]
         .as_array()
         .unwrap()
         .iter()
@@ -62,7 +63,7 @@ fn rights_stay_in_the_listed_namespaces() {
         })
         .collect();
     let least = ["pilothouseconfigs get,list,watch", "pilothouseconfigs/status patch", "tokenreviews create"];
-    assert_eq!(rules, least.map(String::from).into());
+    assert_eq!(allowed, least.map(String::from).into());
 }
 
 #[test]
@@ -107,7 +108,6 @@ fn flags_of_the_chart_are_flags_of_the_program() {
         .flat_map(|o| o.pointer("/spec/template/spec/containers/0/args").unwrap().as_array().unwrap().clone())
         .map(|a| a.as_str().unwrap().replace("$(POD_IP)", "10.0.0.1"))
         .collect();
-    use clap::Parser;
     let parsed = pilothouse::cli::Cli::try_parse_from(std::iter::once("pilothouse".to_owned()).chain(args));
     if let Err(error) = parsed {
         panic!("{error}");

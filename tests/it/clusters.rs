@@ -33,7 +33,7 @@ async fn writes_of_a_user_are_counted() {
     ]);
     assert!(rolebinding.status.success(), "{rolebinding:?}");
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client_as(&namespace, "writer").await, &namespace);
-    let log = cluster.audit().from_now();
+    let log = cluster.audit().later();
     let user = user_of(&namespace, "writer");
 
     let map =

@@ -29,7 +29,7 @@ impl World {
     async fn new() -> Self {
         let cluster = control_plane();
         let namespace = cluster.namespace("repo").await;
-        let release = Release::install(cluster, &[namespace.clone()]).await;
+        let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
         let controller = release.start(&[]);
         let client = cluster.client().await;
         Self { cluster, client, namespace, release, controller, server: GitServer::http() }
@@ -190,7 +190,7 @@ async fn many_repositories_of_one_remote_are_quiet_also_over_a_restart() {
     // Events are written in the background.
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.server.forget();
-    let audit = world.cluster.audit().from_now();
+    let audit = world.cluster.audit().later();
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!((4..=6).contains(&world.server.count(Asked::Listing)), "{} listings", world.server.count(Asked::Listing));
     assert_eq!(world.server.count(Asked::Fetch), 0);
@@ -201,7 +201,8 @@ async fn many_repositories_of_one_remote_are_quiet_also_over_a_restart() {
     eventually("the artifact is made anew", 30, || async { (world.server.count(Asked::Fetch) == 1).then_some(()) })
         .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let writes: Vec<_> = audit.writes(&world.release.user()).iter().map(|w| w.object()).collect();
+    let writes: Vec<_> =
+        audit.writes(&world.release.user()).iter().map(crate::common::audit::Request::object).collect();
     assert!(writes.is_empty(), "{writes:?}");
     for name in &names {
         assert_eq!(world.api().get(name).await.unwrap().status.as_ref(), before.get(name));

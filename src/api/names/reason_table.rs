@@ -61,6 +61,15 @@ pub mod text {
         CLUSTER_UNAVAILABLE "ClusterUnavailable" ALL,
             "The API server did not answer or refused for now; the controller keeps trying.",
             "Check the API server.";
+        SERVING_SECRET_CONFLICT "ServingSecretConflict" ALL,
+            "Other replicas keep writing the Secret pilothouse-serving; the controller does not start.",
+            "See who else writes it; it must belong to one installation only.";
+        SERVING_CERTIFICATE_BROKEN "ServingCertificateBroken" ALL,
+            "The certificate of the sidecars' connection cannot be made or read; the controller does not start.",
+            "Delete the Secret pilothouse-serving: it is made anew.";
+        SERVING_SECRET_UNAVAILABLE "ServingSecretUnavailable" ALL,
+            "The Secret pilothouse-serving cannot be read or written; the controller does not start.",
+            "Check the controller's rights in its own namespace (the chart's Role).";
         FORBIDDEN "Forbidden" &["Sync", "Agent", "Task"],
             "The API server refuses the account that acts.",
             "Bind the role that the message names to that account.";

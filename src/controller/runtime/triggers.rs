@@ -24,7 +24,7 @@ type Receiver<K> = mpsc::UnboundedReceiver<ObjectRef<K>>;
 /// Asks for a reconcile of one object of kind `K`, from anywhere. Requests for an object that waits already are
 /// merged by the scheduler behind this, and requests for an object that does not exist are dropped there.
 ///
-/// Before [`open`](Self::open) requests are dropped too: a replica that does not lead would only pile them up, and
+/// Before `open` requests are dropped too: a replica that does not lead would only pile them up, and
 /// every object is reconciled once when it begins to lead.
 pub struct Triggers<K: Kind> {
     senders: Arc<HashMap<Scope, Sender<K>>>,

@@ -211,7 +211,7 @@ async fn follow<K: Kind>(
             Ok(Event::InitApply(object)) => {
                 listed.insert(ObjectRef::from_obj(&object));
             }
-            Ok(Event::InitDone) => relisted(&cache, &store, std::mem::take(&mut gone), &listed),
+            Ok(Event::InitDone) => relisted(&cache, &store, &std::mem::take(&mut gone), &listed),
             Err(error) => warn!(kind, %scope, "watch failed, it is tried again: {}", explain(&kind, &error)),
         }
     }
@@ -219,7 +219,7 @@ async fn follow<K: Kind>(
 }
 
 /// A watch that lost its place lists again: what vanished meanwhile is told as deleted, everything else as changed.
-fn relisted<K: Kind>(cache: &Cache<K>, store: &Store<K>, before: Vec<Arc<K>>, listed: &HashSet<ObjectRef<K>>) {
+fn relisted<K: Kind>(cache: &Cache<K>, store: &Store<K>, before: &[Arc<K>], listed: &HashSet<ObjectRef<K>>) {
     for object in before.iter().filter(|o| !listed.contains(&ObjectRef::from_obj(&***o))) {
         cache.tell(&Change { object, deleted: true });
     }

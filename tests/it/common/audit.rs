@@ -96,7 +96,7 @@ impl AuditLog {
     }
 
     /// The log from now on.
-    pub(crate) fn from_now(&self) -> Self {
+    pub(crate) fn later(&self) -> Self {
         let from = fs::metadata(&self.path).map_or(0, |m| m.len());
         Self { from, ..self.clone() }
     }

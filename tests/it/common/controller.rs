@@ -5,9 +5,11 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::cluster::{Cluster, script, unique};
 
@@ -59,7 +61,7 @@ pub(crate) fn template(name: &str, namespace: &str, settings: &[String]) -> Resu
 /// Installs the CRDs, as `pilothouse crds` prints them, once a cluster.
 pub(crate) fn install_crds(cluster: &Cluster) {
     static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let mut done = DONE.lock().unwrap();
+    let mut done = DONE.lock();
     if done.contains(&cluster.ready.name) {
         return;
     }
@@ -146,14 +148,14 @@ impl Release {
                 {
                     let _ = address.0.send(value["address"].as_str().unwrap_or_default().to_owned());
                 }
-                let mut log = sink.lock().unwrap();
+                let mut log = sink.lock();
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        let Ok(address) = address.1.recv_timeout(Duration::from_secs(60)) else {
+        let Ok(address) = address.1.recv_timeout(Duration::from_mins(1)) else {
             let _ = child.kill();
-            panic!("the controller did not start:\n{}", log.lock().unwrap());
+            panic!("the controller did not start:\n{}", log.lock());
         };
         Controller { child, health: format!("http://{address}"), log, data }
     }
@@ -182,7 +184,7 @@ impl Controller {
 
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.lock().clone()
     }
 
     /// Resident memory in bytes.

@@ -93,7 +93,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .expect("opencode starts");
-        let server = Self { port, workspace, child, home: home };
+        let server = Self { port, workspace, child, home };
         server.wait().await;
         server
     }

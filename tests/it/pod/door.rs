@@ -29,14 +29,14 @@ async fn a_prompt_streams_through_the_door_and_counts_as_work_until_it_ends() {
     assert_eq!(after.busy, 1, "work from the moment the prompt was taken");
 
     // The first word arrives while the model still holds the rest: nothing on the way waits for an end.
-    let word = loop {
+    let first = loop {
         if let Signal::Event(event) = events.next().await
             && event.payload.kind == "message.part.delta"
         {
             break event.payload.properties.delta.unwrap();
         }
     };
-    assert_eq!(word, "word0 ");
+    assert_eq!(first, "word0 ");
     let (held, idle) = work.hold(Duration::from_secs(5)).await;
     assert!(!idle && held.busy == 1, "{held:?}");
     work.release();

@@ -41,7 +41,7 @@ impl Stage {
         let namespace = cluster.namespace(prefix).await;
         let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
         let client = cluster.client().await;
-        let audit = cluster.audit().from_now();
+        let audit = cluster.audit().later();
         let controller = release.start(&[]);
         Self {
             tasks: Api::namespaced(client.clone(), &namespace),
@@ -264,7 +264,7 @@ impl Stage {
     /// Looks for writes of the controller when there is nothing to do.
     pub(super) async fn nothing_is_written_for(&self, time: Duration) {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let log = self.audit.from_now();
+        let log = self.audit.later();
         tokio::time::sleep(time).await;
         assert!(log.writes(&self.release.user()).is_empty(), "{:?}", log.summary(&self.release.user()));
     }
