@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod caches;
+mod figures;
 pub mod leader;
 pub mod report;
 pub mod repository;
@@ -28,6 +29,7 @@ use crate::{
     status::{Backoff, Failure},
 };
 use caches::Caches;
+use figures::Figures;
 use leader::{Candidate, Election};
 use report::Reports;
 use runtime::{Cache, Runtime, Scope, Triggers, Watches};
@@ -87,7 +89,10 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let (known, leadership) =
         watch::channel(if settings.leader_elect { Leadership::Unknown } else { Leadership::Leader });
     let voices = Voices::start(&client, &settings, leadership, serving_stop.clone()).await?;
-    let kinds = kinds(&context, watches.scopes(), Arc::new(voices));
+    let voices = Arc::new(voices);
+    let figures = Figures { sources: context.sources.clone(), voices: voices.clone(), caches: context.caches.clone() };
+    metrics.register(|registry| registry.register_collector(Box::new(figures)));
+    let kinds = kinds(&context, watches.scopes(), voices);
     tokio::select! {
         () = watches.ready() => health_state.set_ready(true),
         () = stop.cancelled() => return Ok(()),

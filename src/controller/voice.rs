@@ -63,6 +63,13 @@ impl Voices {
     }
 }
 
+impl Voices {
+    /// Number of connected sidecars.
+    pub fn connected(&self) -> usize {
+        self.hub.connected()
+    }
+}
+
 /// What the certificate must be good for: the Service's name. A sidecar that is sent to the leader's address still
 /// asks for this name, so replicas share one certificate.
 fn names(settings: &Settings) -> Vec<String> {

@@ -120,6 +120,8 @@ fn environment(task: &Task, url: &str) -> Vec<EnvVar> {
         ("PILOTHOUSE_AUTH_DIR", AUTH_DIR.into()),
         ("PILOTHOUSE_PROMPT_FILE", format!("{PROMPT_DIR}/{PROMPT_KEY}")),
         ("PILOTHOUSE_SESSION_TITLE", title),
+        // The pod's log is the answer; what goes wrong is in it too.
+        ("PILOTHOUSE_LOG", "warn".into()),
         ("TASK_NAME", name),
         ("TASK_NAMESPACE", namespace),
     ]

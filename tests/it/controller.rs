@@ -67,5 +67,8 @@ async fn probes_and_metrics_answer() {
     })
     .await;
     assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    for name in ["pilothouse_git_listings_total 0", "pilothouse_sidecars_connected 0", "pilothouse_git_remotes 0"] {
+        assert!(metrics.contains(name), "{name} is not in:\n{metrics}");
+    }
     assert_eq!(get(&format!("{}/readyz", controller.health)).await.unwrap(), (200, "ok\n".into()));
 }
