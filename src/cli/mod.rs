@@ -27,7 +27,13 @@ Exit codes:
   2  the command line is wrong
   3  diff: there are differences
 
-Every flag can come from the environment, as --help of the command shows.";
+Flags that show [env: …] in --help of their command can come from the environment.
+
+Examples:
+  pilothouse render overlays/prod --values values.yaml
+  pilothouse diff overlays/prod --values values.yaml
+  pilothouse reconcile repository team -n agents --wait
+  pilothouse crds | kubectl apply --server-side -f -";
 
 /// GitOps for AI coding agents on Kubernetes
 #[derive(Parser, Debug)]
@@ -71,7 +77,7 @@ pub enum Command {
     Crds(crds::Args),
     /// Ask the controller to look at an object now
     Reconcile(reconcile::Args),
-    /// Release what waits for the controller, before it is removed
+    /// Release what waits for the controller, when it was removed
     Uninstall(uninstall::Args),
     /// Run beside an agent's server, in its pod
     #[command(hide = true)]

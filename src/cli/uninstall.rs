@@ -1,4 +1,4 @@
-//! `pilothouse uninstall`: what must be done before the controller goes.
+//! `pilothouse uninstall`: what must be done when the controller is gone.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ use crate::api::{Sync, names::PREFIX};
 /// Flags of `pilothouse uninstall`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "What Syncs applied, agents included, stays as it is. Run this right before \"helm uninstall\": a controller that\nstill runs sets the finalizers again.\n\nExamples:\n  pilothouse uninstall -n agents\n  pilothouse uninstall --all-namespaces --dry-run"
+    after_help = "What Syncs applied, agents included, stays as it is. Run this after \"helm uninstall\": a controller that still runs\nsets the finalizers again.\n\nExamples:\n  pilothouse uninstall -n agents\n  pilothouse uninstall --all-namespaces --dry-run"
 )]
 pub struct Args {
     /// Namespace of the Syncs; default: the one of the kubeconfig's context

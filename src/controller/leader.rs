@@ -83,12 +83,14 @@ impl Candidate {
     /// Waits until this replica leads.
     pub async fn acquired(&mut self) {
         loop {
-            match self.look().await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(error) => warn!(lease = self.election.lease, "leader election: {error}"),
+            // A half-open connection must not keep a follower from looking again.
+            match timeout(self.election.duration / 3, self.look()).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => warn!(lease = self.election.lease, "leader election: {error}"),
+                Err(_) => warn!(lease = self.election.lease, "leader election: the API server does not answer"),
             }
-            sleep(LOOK).await;
+            sleep(LOOK.mul_f64(0.8 + 0.4 * rand::random::<f64>())).await;
         }
     }
 

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
             told = story::tell(once) => told,
             _ = tokio::signal::ctrl_c() => {
                 screen::say("cleaning up");
-                Ok(())
+                // Who breaks off a story that was to be told once has not seen it happen.
+                if once { Err("interrupted".into()) } else { Ok(()) }
             }
         }
     });
