@@ -10,6 +10,7 @@ mod commands;
 mod common;
 mod controller;
 mod crds;
+mod examples;
 mod git_remote;
 mod import;
 mod node;

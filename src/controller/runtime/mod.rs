@@ -18,7 +18,7 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
 
@@ -78,6 +78,8 @@ pub struct Runtime {
 struct Failed(Failure);
 
 struct Worker<R: Reconcile> {
+    /// Bounds what runs of this kind, in however many namespaces.
+    places: Semaphore,
     reconciler: Arc<R>,
     runtime: Runtime,
     failures: Mutex<HashMap<ObjectRef<R::Object>, u32>>,
@@ -90,7 +92,8 @@ pub async fn run<R: Reconcile>(
     triggers: Triggers<R::Object>,
     runtime: Runtime,
 ) {
-    let worker = Arc::new(Worker { reconciler, runtime: runtime.clone(), failures: Mutex::default() });
+    let places = Semaphore::new(usize::from(runtime.concurrency));
+    let worker = Arc::new(Worker { places, reconciler, runtime: runtime.clone(), failures: Mutex::default() });
     triggers.open();
     listen(&cache, &triggers, &worker);
     let loops = cache.stores().into_iter().map(|(scope, store)| {
@@ -130,6 +133,8 @@ fn listen<R: Reconcile>(cache: &Cache<R::Object>, triggers: &Triggers<R::Object>
 
 impl<R: Reconcile> Worker<R> {
     async fn reconcile(&self, object: Arc<R::Object>) -> Result<Action, Failed> {
+        // Closed never; an error would only mean that nothing is bounded.
+        let _place = self.places.acquire().await.ok();
         let kind = R::Object::kind(&()).into_owned();
         let key = ObjectRef::from_obj(&*object);
         let span = info_span!("reconcile", kind, namespace = object.namespace(), name = object.name_any());
@@ -179,3 +184,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("a bug in Pilothouse: the reconcile of this object panicked ({})", text.unwrap_or("no message"))
 }
+
+#[cfg(test)]
+mod tests;

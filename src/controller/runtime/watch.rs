@@ -102,6 +102,11 @@ impl<K: Kind> Cache<K> {
         self.stores.to_vec()
     }
 
+    #[cfg(test)]
+    pub(super) fn of(stores: Vec<(Scope, Store<K>)>) -> Self {
+        Self { stores: Arc::new(stores), listeners: Arc::default() }
+    }
+
     fn tell(&self, change: &Change<'_, K>) {
         for listener in self.listeners.read().iter() {
             listener(change);

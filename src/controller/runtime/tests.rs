@@ -1,0 +1,98 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    core::ObjectMeta,
+    runtime::{reflector, watcher::Event},
+};
+
+use super::*;
+
+/// Panics for one object, fails for another, counts the rest.
+#[derive(Default)]
+struct Fussy {
+    good: AtomicUsize,
+    panics: AtomicUsize,
+    failures: AtomicUsize,
+    at_once: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Reconcile for Fussy {
+    type Object = ConfigMap;
+
+    async fn reconcile(&self, object: Arc<ConfigMap>) -> Result<Next, Failure> {
+        let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.at_once.fetch_sub(1, Ordering::SeqCst);
+        match object.name_any().as_str() {
+            "bad" => {
+                self.panics.fetch_add(1, Ordering::SeqCst);
+                panic!("on purpose");
+            }
+            "stalled" => {
+                self.failures.fetch_add(1, Ordering::SeqCst);
+                Err(Failure::stalled("InvalidSpec", "on purpose"))
+            }
+            _ => {
+                self.good.fetch_add(1, Ordering::SeqCst);
+                Ok(Next::OnEvent)
+            }
+        }
+    }
+}
+
+fn named(namespace: &str, name: &str) -> ConfigMap {
+    let metadata = ObjectMeta { name: Some(name.into()), namespace: Some(namespace.into()), ..ObjectMeta::default() };
+    ConfigMap { metadata, ..ConfigMap::default() }
+}
+
+/// Runs the loop over these objects in two namespaces for two (paused) minutes.
+async fn run_over(names: &[&str], concurrency: u16) -> Arc<Fussy> {
+    let scopes: Vec<_> = ["a", "b"].map(|n| Scope::Namespace(n.into())).into();
+    let (mut stores, mut writers) = (vec![], vec![]);
+    for scope in &scopes {
+        let (store, mut writer) = reflector::store();
+        writer.apply_watcher_event(&Event::Init);
+        let Scope::Namespace(namespace) = scope else { unreachable!() };
+        for name in names {
+            writer.apply_watcher_event(&Event::InitApply(named(namespace, name)));
+        }
+        writer.apply_watcher_event(&Event::InitDone);
+        stores.push((scope.clone(), store));
+        writers.push(writer); // a store without its writer is not ready
+    }
+    let (cache, triggers) = (Cache::of(stores), Triggers::new(&scopes));
+    let (fussy, stop) = (Arc::new(Fussy::default()), CancellationToken::new());
+    let runtime =
+        Runtime { concurrency, backoff: Backoff::default(), stop: stop.clone(), metrics: Arc::new(Metrics::default()) };
+    let running = tokio::spawn(run(fussy.clone(), cache, triggers, runtime));
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    stop.cancel();
+    running.await.unwrap();
+    fussy
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_one_object_stops_no_other_and_is_tried_again() {
+    let fussy = run_over(&["bad", "good", "fine"], 4).await;
+    assert_eq!(fussy.good.load(Ordering::SeqCst), 4, "each good object once");
+    let tries = fussy.panics.load(Ordering::SeqCst);
+    assert!(tries > 2, "tried again after a while");
+    assert!(tries < 200, "with growing pauses: {tries}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stalled_is_not_tried_again() {
+    let fussy = run_over(&["stalled"], 4).await;
+    assert_eq!(fussy.failures.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_holds_over_all_namespaces() {
+    let names: Vec<String> = (0..20).map(|n| format!("o{n}")).collect();
+    let fussy = run_over(&names.iter().map(String::as_str).collect::<Vec<_>>(), 3).await;
+    assert_eq!(fussy.good.load(Ordering::SeqCst), 40);
+    assert_eq!(fussy.most.load(Ordering::SeqCst), 3);
+}

@@ -1,0 +1,46 @@
+//! The example repository renders, and what comes out is accepted by a real API server.
+
+use std::process::Command;
+
+use crate::common::{cluster::control_plane, controller::install_crds};
+
+fn rendered(overlay: &str) -> String {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/examples-repo/overlays/").to_owned() + overlay;
+    let values = format!("{root}/values.yaml");
+    let out = Command::new(env!("CARGO_BIN_EXE_pilothouse"))
+        .args(["render", &root, "--values", &values, "--log", "error"])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{overlay}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn both_overlays_are_accepted() {
+    let cluster = control_plane();
+    install_crds(cluster);
+    for overlay in ["dev", "prod"] {
+        let text = rendered(overlay);
+        for agent in ["coding-assistant", "reviewer", "on-call"] {
+            assert!(text.contains(&format!("name: {agent}")), "{overlay}: {text}");
+        }
+        let namespace = cluster.namespace("examples").await;
+        let file = cluster.ready.state.join(format!("{namespace}.yaml"));
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        let out = cluster.kubectl(["apply", "--server-side", "--dry-run=server", "-n", &namespace, "-f", file]);
+        assert!(out.status.success(), "{overlay}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+#[tokio::test]
+async fn the_bootstrap_manifests_are_accepted() {
+    let cluster = control_plane();
+    install_crds(cluster);
+    let namespace = cluster.namespace("bootstrap").await;
+    for environment in ["dev", "prod"] {
+        let file = format!("{}/examples-repo/bootstrap/{environment}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let out = cluster.kubectl(["apply", "--server-side", "--dry-run=server", "-n", &namespace, "-f", &file]);
+        assert!(out.status.success(), "{environment}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
