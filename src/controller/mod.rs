@@ -6,6 +6,7 @@ mod figures;
 pub mod leader;
 pub mod report;
 pub mod repository;
+pub mod request;
 pub mod runtime;
 pub mod settings;
 pub mod sync;

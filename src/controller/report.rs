@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::runtime::Kind;
+use super::{request::limited, runtime::Kind};
 use crate::status::{Failure, Note, condition::truncate};
 
 /// Field manager of the status subresource.
@@ -29,6 +29,15 @@ pub struct Reports {
     written: Arc<Mutex<HashMap<String, Written>>>,
 }
 
+/// Whether the object of a status is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It has the status now.
+    There,
+    /// It, or at least the one of this uid, is gone.
+    Gone,
+}
+
 struct Written {
     seen: String,
     status: Value,
@@ -41,11 +50,17 @@ impl Reports {
         Self { recorder: Recorder::new(client.clone(), reporter), client, written: Arc::default() }
     }
 
-    /// Writes `status` unless `object` has exactly that already. An object that is gone meanwhile is no failure.
+    /// Writes `status` unless `object` has exactly that already. An object that is gone meanwhile is no failure:
+    /// the answer says so.
     ///
     /// `null`s and empty lists count as absent, so that a status built from typed values compares with what the API
     /// server keeps.
-    pub async fn status<K>(&self, object: &K, current: &impl Serialize, status: &impl Serialize) -> Result<(), Failure>
+    pub async fn status<K>(
+        &self,
+        object: &K,
+        current: &impl Serialize,
+        status: &impl Serialize,
+    ) -> Result<Presence, Failure>
     where
         K: Kind,
     {
@@ -53,7 +68,7 @@ impl Reports {
         let uid = object.uid().unwrap_or_default();
         let seen = object.resource_version().unwrap_or_default();
         if current == status || self.written.lock().get(&uid).is_some_and(|w| w.seen == seen && w.status == status) {
-            return Ok(());
+            return Ok(Presence::There);
         }
         let name = object.name_any();
         let body = json!({
@@ -63,13 +78,13 @@ impl Reports {
         });
         let params = PatchParams::apply(STATUS_MANAGER).force();
         let api = self.api(object);
-        match api.patch_status(&name, &params, &Patch::Apply(body)).await {
+        match limited("writing the status", api.patch_status(&name, &params, &Patch::Apply(body))).await? {
             Ok(_) => {
                 self.written.lock().insert(uid, Written { seen, status });
-                Ok(())
+                Ok(Presence::There)
             }
             // The uid in the body makes a recreated object a conflict: it gets its own reconcile.
-            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => Ok(()),
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => Ok(Presence::Gone),
             Err(error) => Err(Failure::transient("StatusWriteFailed", format!("cannot write the status: {error}"))),
         }
     }

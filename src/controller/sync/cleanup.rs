@@ -10,6 +10,7 @@ use serde_json::json;
 use tracing::warn;
 
 use super::{
+    gone,
     pass::Pass,
     report::{self, Facts},
 };
@@ -19,6 +20,7 @@ use crate::{
         names::{SYNC_FINALIZER, manager, reasons},
     },
     apply::{self, Pruned},
+    controller::request::limited,
     object::ObjectId,
     plan::order,
     status::{Failure, Next, Note, condition::truncate},
@@ -110,10 +112,16 @@ impl Pass<'_> {
         }
         let body = json!({ "apiVersion": crate::api::API_VERSION, "kind": "Sync", "metadata": metadata });
         let params = PatchParams::apply(manager::FINALIZER).force();
-        match api.patch(&name, &params, &Patch::Apply(body)).await {
+        match limited("writing the finalizer", api.patch(&name, &params, &Patch::Apply(body))).await? {
             Ok(_) => Ok(()),
             // Another object of the same name, or none: not the one that this was about.
-            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => Ok(()),
+            Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => {
+                if on {
+                    Err(gone())
+                } else {
+                    Ok(())
+                }
+            }
             Err(error) => {
                 Err(Failure::transient(reasons::CLUSTER_UNAVAILABLE, format!("cannot write the finalizer: {error}")))
             }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::{
     Context, Loop,
+    request::limited,
     runtime::{Cache, Kind, Reconcile, Scope, Triggers},
 };
 use crate::{
@@ -145,11 +146,11 @@ impl SyncReconciler {
         }
         let namespace = sync.namespace().unwrap_or_default();
         let api = kube::Api::<SyncObject>::namespaced(self.context.client.clone(), &namespace);
-        let live = api.get_opt(&sync.name_any()).await.map_err(|e| {
+        let live = limited("reading the Sync", api.get_opt(&sync.name_any())).await?.map_err(|e| {
             Failure::transient(api::names::reasons::CLUSTER_UNAVAILABLE, format!("cannot read the Sync: {e}"))
         })?;
-        let status = live.filter(|l| l.uid() == sync.uid()).and_then(|l| l.status).unwrap_or_default();
-        state.progress.lock().status = Some(status);
+        let live = live.filter(|l| l.uid() == sync.uid()).ok_or_else(gone)?;
+        state.progress.lock().status = Some(live.status.unwrap_or_default());
         Ok(())
     }
 
@@ -178,6 +179,12 @@ impl SyncReconciler {
     fn trigger_all(&self, keys: impl IntoIterator<Item = String>) {
         keys.into_iter().for_each(|key| self.trigger(&key));
     }
+}
+
+/// The Sync is not there any more: the pass ends here, before it applies what no inventory would ever list. Nothing
+/// brings it back but an event of another object of its name.
+fn gone() -> Failure {
+    Failure::waiting("Gone", "the Sync is gone")
 }
 
 fn key_of(sync: &SyncObject) -> String {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    SyncReconciler, key_of,
+    SyncReconciler, gone, key_of,
     report::{self, Facts, notes, of_health},
     state::{Input, State, jittered, share},
 };
@@ -24,6 +24,7 @@ use crate::{
     },
     apply::{self, Account, Changes, Job, Observed, Owner, Problem, Pruned, Report},
     artifact::Digest,
+    controller::report::Presence,
     object::{Object, ObjectId},
     plan::{self, Action, Health, Once, Origin, Plan, Refusal, Wanted, digest},
     render,
@@ -397,7 +398,9 @@ impl<'a> Pass<'a> {
     pub(super) async fn publish(&self, state: &report::State, facts: Facts) -> Result<(), Failure> {
         let before = self.status();
         let after = report::status(&before, state, facts, self.all.context.now());
-        self.all.context.reports.status(self.sync, &before, &after).await?;
+        if self.all.context.reports.status(self.sync, &before, &after).await? == Presence::Gone {
+            return Err(gone());
+        }
         if let report::State::Failed(failure) = state
             && !before.conditions.iter().any(|c| c.reason == failure.reason && c.type_ == condition::READY)
         {

@@ -13,7 +13,7 @@ use crate::{
         Task,
         names::{self, label, manager, reasons},
     },
-    controller::runtime::Kind,
+    controller::{request::limited, runtime::Kind},
     status::{Failure, Next},
     task::{self, PodState, Start, seen},
 };
@@ -32,7 +32,9 @@ impl Tasks {
         let labels = json!({ label::AGENT: names::label_value(agent) });
         let patch = json!({ "metadata": { "uid": uid, "labels": labels } });
         let params = PatchParams { field_manager: Some(manager::TASK.into()), ..PatchParams::default() };
-        match self.api::<Task>(task).patch_metadata(&task.name_any(), &params, &Patch::Merge(patch)).await {
+        let (api, name, patch) = (self.api::<Task>(task), task.name_any(), Patch::Merge(patch));
+        let write = limited("writing the label of the Task", api.patch_metadata(&name, &params, &patch)).await;
+        match write.inspect_err(|_| _ = self.labelled.lock().remove(&uid))? {
             Ok(_) => Ok(true),
             Err(error) if gone(&error) => Ok(true),
             Err(error) => {
@@ -51,13 +53,14 @@ impl Tasks {
 
     async fn create_prompt(&self, task: &Task, prompt: &ConfigMap) -> Result<(), Failure> {
         let prompts: Api<ConfigMap> = self.api(task);
-        match prompts.create(&as_task(), prompt).await {
+        match limited("creating the ConfigMap of the Task", prompts.create(&as_task(), prompt)).await? {
             Ok(_) => return Ok(()),
             Err(error) if exists(&error) => {}
             Err(error) => return Err(failed("cannot create the ConfigMap of the Task", &error)),
         }
         let name = prompt.name_any();
-        let found = prompts.get_opt(&name).await.map_err(|e| failed("cannot read the ConfigMap of the Task", &e))?;
+        let read = limited("reading the ConfigMap of the Task", prompts.get_opt(&name)).await?;
+        let found = read.map_err(|e| failed("cannot read the ConfigMap of the Task", &e))?;
         let Some(found) = found else {
             return Err(Failure::transient(reasons::POD_CREATION_FAILED, format!("ConfigMap {name} was just deleted")));
         };
@@ -73,7 +76,7 @@ impl Tasks {
 
     async fn create_pod(&self, task: &Task, pod: &Pod) -> Result<PodState, Failure> {
         let uid = task.uid().unwrap_or_default();
-        match self.api::<Pod>(task).create(&as_task(), pod).await {
+        match limited("creating the pod of the Task", self.api::<Pod>(task).create(&as_task(), pod)).await? {
             Ok(pod) => Ok(seen::read(Some(&pod), &uid)),
             Err(error) if exists(&error) => {
                 let found = self.live_pod(&task.namespace().unwrap_or_default(), &pod.name_any()).await?;
@@ -85,13 +88,15 @@ impl Tasks {
 
     pub(super) async fn live_pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, Failure> {
         let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), namespace);
-        pods.get_opt(name).await.map_err(|e| failed("cannot read the pod of the Task", &e))
+        let read = limited("reading the pod of the Task", pods.get_opt(name)).await?;
+        read.map_err(|e| failed("cannot read the pod of the Task", &e))
     }
 
     /// Deletes the pod with its own grace, in which it aborts the session.
     pub(super) async fn delete_pod(&self, task: &Task, uid: &str) -> Result<(), Failure> {
         let name = names::task::pod(&task.name_any());
-        match self.api::<Pod>(task).delete(&name, &only(DeleteParams::default(), uid)).await {
+        let (api, params) = (self.api::<Pod>(task), only(DeleteParams::default(), uid));
+        match limited("deleting the pod of the Task", api.delete(&name, &params)).await? {
             Ok(_) => Ok(()),
             Err(error) if gone(&error) => Ok(()),
             Err(error) => Err(failed("cannot delete the pod of the Task", &error)),
@@ -101,7 +106,7 @@ impl Tasks {
     /// Deletes the Task; the pod and its prompt follow as its dependents.
     pub(super) async fn delete(&self, task: &Task) -> Result<Next, Failure> {
         let params = only(DeleteParams::background(), &task.uid().unwrap_or_default());
-        match self.api::<Task>(task).delete(&task.name_any(), &params).await {
+        match limited("deleting the finished Task", self.api::<Task>(task).delete(&task.name_any(), &params)).await? {
             Ok(_) => Ok(Next::OnEvent),
             Err(error) if gone(&error) => Ok(Next::OnEvent),
             Err(error) => Err(failed("cannot delete the finished Task", &error)),
