@@ -5,9 +5,17 @@
 mod agents;
 #[path = "../it/common/mod.rs"]
 mod common;
+#[path = "../demo/world.rs"]
+#[allow(dead_code, reason = "the demo tells more")]
+mod demo;
+mod door;
 mod program;
 mod push;
+#[path = "../demo/screen.rs"]
+#[allow(dead_code, reason = "the demo tells more")]
+mod screen;
 mod table;
+mod text;
 mod world;
 
 use table::Number;
@@ -28,6 +36,8 @@ const ALL: &[Measure] = &[
         ],
         agents::measure,
     ),
+    (&["door_added_latency_ms"], door::measure),
+    (&["text_change_to_visible_ms"], text::measure),
 ];
 
 fn main() {

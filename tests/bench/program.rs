@@ -4,11 +4,15 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-use crate::{common::controller::Release, table::Number, world};
+use crate::{
+    common::controller::{Release, pilothouse},
+    table::Number,
+    world,
+};
 
 /// `binary_mib` and `startup_ready_s`: from the start of the process to 200 on `/readyz`, caches filled.
 pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
-    let size = std::fs::metadata(env!("CARGO_BIN_EXE_pilothouse")).unwrap().len();
+    let size = std::fs::metadata(pilothouse()).unwrap().len();
     #[allow(clippy::cast_precision_loss, reason = "a size in MiB")]
     let size = size as f64 / 1024.0 / 1024.0;
     let started = runtime.block_on(async {

@@ -1,6 +1,12 @@
 //! What measurements share.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use futures::{Stream, StreamExt as _};
+use kube::{ResourceExt as _, runtime::watcher};
 
 use crate::common::{
     cluster::{Cluster, Shape},
@@ -23,6 +29,24 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(limit: Duration, mut
         assert!(started.elapsed() < limit, "it did not happen within {limit:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Counts, by a watch, the different objects for which `is` holds; ends at `count`. A watch costs the cluster less than
+/// asking again and again, and what is measured has the machine to itself.
+pub(crate) fn counted<K, S>(objects: S, count: usize, is: fn(&K) -> bool) -> tokio::task::JoinHandle<()>
+where
+    K: kube::Resource + Send + 'static,
+    S: Stream<Item = Result<K, watcher::Error>> + Send + 'static,
+{
+    tokio::spawn(async move {
+        let (mut seen, mut objects) = (HashSet::new(), std::pin::pin!(objects));
+        while seen.len() < count {
+            let object = objects.next().await.unwrap().unwrap();
+            if is(&object) {
+                seen.insert(object.name_any());
+            }
+        }
+    })
 }
 
 /// GET; the body of a 200.

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     common::{
         cluster::{Cluster, Shape, script},
-        controller::program,
+        controller::{pilothouse, program},
         git_server::{GitServer, basic},
         model::Model,
     },
@@ -47,7 +47,7 @@ impl World {
     pub(crate) async fn start() -> Result<Self, String> {
         let cluster = Cluster::start(Shape { node: true, no_scheduler: false });
         screen::say("images: opencode (from npm), a workspace, pilothouse");
-        let pilothouse = format!("pilothouse={}", env!("CARGO_BIN_EXE_pilothouse"));
+        let pilothouse = format!("pilothouse={}", pilothouse().display());
         let images = run(Command::new(script()).args(["image", "opencode", "executor", &pilothouse]))?;
         run(Command::new(script()).args(["load-image", "--name", &cluster.ready.name]).args(images.lines()))?;
         // The Git server has a runtime of its own, which must not start inside of ours.

@@ -118,12 +118,23 @@ impl AuditLog {
 
     /// Writes by verb and resource, to show when a count is not what it should be.
     pub(crate) fn summary(&self, user: &str) -> BTreeMap<String, usize> {
-        let mut counts = BTreeMap::new();
-        for r in self.writes(user) {
-            *counts.entry(format!("{} {}", r.verb, r.object_ref.resource)).or_default() += 1;
-        }
-        counts
+        count(&self.writes(user))
     }
+
+    /// The same of all requests, to show what a time was spent on.
+    pub(crate) fn profile(&self, user: &str) -> BTreeMap<String, usize> {
+        count(&self.requests(user))
+    }
+}
+
+fn count(requests: &[Request]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for r in requests {
+        let o = &r.object_ref;
+        let part = if o.subresource.is_empty() { String::new() } else { format!("/{}", o.subresource) };
+        *counts.entry(format!("{} {}{part}", r.verb, o.resource)).or_default() += 1;
+    }
+    counts
 }
 
 /// The name by which the API server knows a ServiceAccount.

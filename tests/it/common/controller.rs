@@ -35,6 +35,11 @@ pub(crate) struct Controller {
     pub(crate) data: Arc<tempfile::TempDir>,
 }
 
+/// The program that is tested: the one of this build, or what `PILOTHOUSE_BINARY` names.
+pub(crate) fn pilothouse() -> PathBuf {
+    std::env::var_os("PILOTHOUSE_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_pilothouse").into(), PathBuf::from)
+}
+
 /// The path of a program that `tests/cluster` builds.
 pub(crate) fn program(name: &str) -> PathBuf {
     let out = Command::new(script()).args(["path", name]).output().expect("tests/cluster/cluster path");
@@ -65,7 +70,7 @@ pub(crate) fn install_crds(cluster: &Cluster) {
     if done.contains(&cluster.ready.name) {
         return;
     }
-    let out = Command::new(env!("CARGO_BIN_EXE_pilothouse")).args(["crds", "--log", "warn"]).output().unwrap();
+    let out = Command::new(pilothouse()).args(["crds", "--log", "warn"]).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let file = cluster.ready.state.join("crds.yaml");
     std::fs::write(&file, out.stdout).unwrap();
@@ -121,7 +126,7 @@ impl Release {
 
     /// The same with the data of an earlier one.
     pub(crate) fn start_on(&self, replica: &str, data: Arc<tempfile::TempDir>, arguments: &[&str]) -> Controller {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        let mut command = Command::new(pilothouse());
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -1,0 +1,105 @@
+//! From a text in Git to the file that a running agent reads.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use pilothouse::api::{Agent, Repository, Sync, agent::AgentState};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::{
+    demo::{NAMESPACE, World, run},
+    push::object,
+    table::Number,
+    world::until,
+};
+
+const AGENT: &str = "on-call";
+const ROUNDS: usize = 12;
+
+/// `text_change_to_visible_ms`: from the reconcile annotation on the Repository, after a push, to the new text in the file
+/// that the agent's running container has. The file is read through the container's own root, every 2 ms.
+pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
+    let samples = runtime.block_on(rounds());
+    vec![Number::new("text_change_to_visible_ms", "ms", 1000.0, samples)]
+}
+
+async fn rounds() -> Vec<f64> {
+    let world = World::start().await.unwrap();
+    world.kubectl(&["create", "namespace", NAMESPACE]).unwrap();
+    world.install("localhost/opencode:1.18.33", "localhost/executor:dev").unwrap();
+    world.publish_examples().unwrap();
+    let [user, password] = World::credentials();
+    world.kubectl(&["create", "secret", "generic", "git-credentials", &user, &password]).unwrap();
+    world.kubectl(&["create", "secret", "generic", "model-gateway", "--from-literal=apiKey=demo"]).unwrap();
+    let client = world.cluster.client().await;
+    follow(&world, &client).await;
+    let agents = Api::<Agent>::namespaced(client.clone(), NAMESPACE);
+    until(Duration::from_secs(240), || async {
+        let agent = agents.get_opt(AGENT).await.unwrap()?;
+        (agent.status?.state? == AgentState::Ready).then_some(())
+    })
+    .await;
+    let pod = pod(&client).await;
+    let file = until(Duration::from_secs(30), || async { file_of(&pod) }).await;
+
+    let repositories = Api::<Repository>::namespaced(client.clone(), NAMESPACE);
+    let mut samples = vec![];
+    for round in 0..ROUNDS {
+        let rule = format!("- Rule {round} of this measurement.");
+        world.edit("base/instructions/runbook.md", |text| text + &rule + "\n").unwrap();
+        world.push(&format!("Runbook: rule {round}")).unwrap();
+        let now = Instant::now();
+        let ask = json!({"metadata": {"annotations": {"pilothouse.dev/reconcile-at": format!("{now:?}")}}});
+        repositories.patch("team", &PatchParams::default(), &Patch::Merge(ask)).await.unwrap();
+        until(Duration::from_secs(60), || async {
+            std::fs::read_to_string(&file).is_ok_and(|text| text.contains(&rule)).then_some(())
+        })
+        .await;
+        samples.push(now.elapsed().as_secs_f64() * 1000.0);
+        // The status of this round is written before the next one begins.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    assert_eq!(self::pod(&client).await, pod, "a text must not replace the pod");
+    samples
+}
+
+async fn follow(world: &World, client: &Client) {
+    let post = kube::api::PostParams::default();
+    let repository = json!({"kind": "Repository", "metadata": {"name": "team"}, "spec": {
+        "url": world.url(), "ref": {"branch": "main"}, "interval": "1h", "secretRef": {"name": "git-credentials"}}});
+    let address = format!("http://{}", world.model.address);
+    let sync = json!({"kind": "Sync", "metadata": {"name": "agents"}, "spec": {
+        "repositoryRef": {"name": "team"}, "path": "overlays/dev",
+        "values": {"model": {"name": "m", "baseURL": format!("{address}/v1")}}}});
+    Api::<Repository>::namespaced(client.clone(), NAMESPACE).create(&post, &object(&repository)).await.unwrap();
+    Api::<Sync>::namespaced(client.clone(), NAMESPACE).create(&post, &object(&sync)).await.unwrap();
+}
+
+async fn pod(client: &Client) -> String {
+    let params = ListParams::default().labels(&format!("pilothouse.dev/agent={AGENT},!pilothouse.dev/task"));
+    let pods = Api::<Pod>::namespaced(client.clone(), NAMESPACE).list(&params).await.unwrap();
+    assert_eq!(pods.items.len(), 1, "one pod of the agent");
+    pods.items[0].name_any()
+}
+
+/// The text's file as the server's process in `pod` sees it.
+fn file_of(pod: &str) -> Option<PathBuf> {
+    let processes = run(Command::new("ls").arg("/proc")).unwrap();
+    processes.lines().filter(|p| p.bytes().all(|b| b.is_ascii_digit())).find_map(|process| {
+        let root = PathBuf::from(format!("/proc/{process}/root"));
+        let name = std::fs::read_to_string(root.join("etc/hostname")).ok()?;
+        let command = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
+        let file = root.join("pilothouse/context/context.md");
+        let server = String::from_utf8_lossy(&command).contains("opencode") && !name.is_empty();
+        (name.trim() == pod && server && file.exists()).then_some(file)
+    })
+}
