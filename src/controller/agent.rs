@@ -77,6 +77,10 @@ impl Reconcile for Agents {
         }
         let mut acted = Acted::default();
         let failure = self.converge(&agent, &mut acted).await.err();
+        if acted.begun && failure.is_none() {
+            self.context.reports.events(&*agent, acted.notes);
+            return Ok(acted.next);
+        }
         let outcome = self.outcome(&agent, &acted, failure.as_ref());
         let (status, notes) = report::report(&agent, &outcome);
         self.context.reports.status(&*agent, &agent.status, &status).await?;

@@ -11,6 +11,7 @@ use kube::{
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{request::limited, runtime::Kind};
@@ -18,12 +19,14 @@ use crate::status::{Failure, Note, condition::truncate};
 
 /// Field manager of the status subresource.
 pub const STATUS_MANAGER: &str = "pilothouse-status";
+/// Batches of events that may wait to be published.
+const EVENTS: usize = 4096;
 
 /// Writes statuses and publishes events.
 #[derive(Clone)]
 pub struct Reports {
     client: Client,
-    recorder: Recorder,
+    events: mpsc::Sender<(ObjectReference, Vec<Note>)>,
     /// What was last written for an object, and at which `resourceVersion` the writer had seen it: the cache may
     /// still show the old status when the object is reconciled again.
     written: Arc<Mutex<HashMap<String, Written>>>,
@@ -44,10 +47,18 @@ struct Written {
 }
 
 impl Reports {
-    /// Events name `instance` (the pod) as their reporter.
+    /// Events name `instance` (the pod) as their reporter. They are published one at a time by a task of the present
+    /// runtime: the work that they tell of goes first.
     pub fn new(client: Client, instance: &str) -> Self {
         let reporter = Reporter { controller: "pilothouse".into(), instance: Some(instance.into()) };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, written: Arc::default() }
+        let recorder = Recorder::new(client.clone(), reporter);
+        let (events, mut waiting) = mpsc::channel::<(ObjectReference, Vec<Note>)>(EVENTS);
+        tokio::spawn(async move {
+            while let Some((reference, notes)) = waiting.recv().await {
+                publish(&recorder, &reference, notes).await;
+            }
+        });
+        Self { client, events, written: Arc::default() }
     }
 
     /// Writes `status` unless `object` has exactly that already. An object that is gone meanwhile is no failure:
@@ -97,13 +108,15 @@ impl Reports {
         }
     }
 
-    /// Publishes events in the background; an event that cannot be written is logged, never a failure.
+    /// Publishes events in the background; an event that cannot be written is logged, never a failure. When too many
+    /// wait already they are left out.
     pub fn events<K: Kind>(&self, object: &K, notes: Vec<Note>) {
         if notes.is_empty() {
             return;
         }
-        let (recorder, reference) = (self.recorder.clone(), object.object_ref(&()));
-        tokio::spawn(async move { publish(&recorder, &reference, notes).await });
+        if self.events.try_send((object.object_ref(&()), notes)).is_err() {
+            debug!("too many events wait; those of {} are left out", object.name_any());
+        }
     }
 
     /// Forgets what was written for an object that is gone.

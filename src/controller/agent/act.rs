@@ -51,6 +51,8 @@ pub(super) struct Acted {
     pub template_generation: Option<i64>,
     pub notes: Vec<Note>,
     pub next: Next,
+    /// The Deployment was made just now; the rest and the report come with its first event.
+    pub begun: bool,
 }
 
 /// Gathered text on its way into the pods.
@@ -82,8 +84,11 @@ impl Agents {
         self.authority(&who.namespace).await?;
         let work = self.work(&who, said.as_ref());
         self.text(&who, seen, desired, work, acted).await?;
-        self.service(&who, desired, acted).await?;
         self.deployment(&who, seen, desired, work, acted).await?;
+        if acted.begun {
+            return Ok(());
+        }
+        self.service(&who, desired, acted).await?;
         self.prune(&who, desired, acted).await?;
         self.touch(&who, desired, said.as_ref(), acted).await
     }
@@ -247,6 +252,7 @@ impl Agents {
             return Ok(());
         };
         if live.is_none() {
+            acted.begin();
             let message = format!("created Deployment {}", written.name_any());
             acted.notes.push(Note::normal("DeploymentCreated", "Create", message));
         }
@@ -260,7 +266,10 @@ impl Agents {
             return Ok(());
         }
         let body = write::body(&desired.files, Annotations::new(), None);
-        self.apply_config_map(&who.namespace, &body).await.map(|_| ())
+        if let Some(map) = write::create::<ConfigMap>(&self.context.client, &who.namespace, &body).await? {
+            self.config_maps.wrote(map.metadata.into_response_partial::<ConfigMap>());
+        }
+        Ok(())
     }
 
     /// The last two `ConfigMaps` of files stay: the present one and the one before, which old pods may still mount.
@@ -353,6 +362,12 @@ impl Agents {
 impl Acted {
     fn after(&mut self, delay: Duration) {
         self.next = self.next.or_earlier(Next::After(delay));
+    }
+
+    /// Pods take long to start, and other agents may wait for theirs: those go first.
+    fn begin(&mut self) {
+        self.begun = true;
+        self.soon();
     }
 
     /// The cache is behind; its next event wakes the agent as well.

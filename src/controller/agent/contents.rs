@@ -93,6 +93,11 @@ impl Contents {
         Ok(Some(password))
     }
 
+    /// Remembers the password of a Secret that was just made.
+    pub(super) fn made(&self, namespace: &str, agent: &str, password: Password) {
+        self.passwords.lock().insert((namespace.into(), agent.into()), password);
+    }
+
     /// Reads what is not known in its present version.
     pub(super) async fn read(
         &self,

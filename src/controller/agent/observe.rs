@@ -118,9 +118,11 @@ impl Agents {
             }
             answer => write::limited(&format!("creating Secret {name}"), async { answer }).await?,
         };
-        Password::of(&written).ok_or_else(|| {
+        let password = Password::of(&written).ok_or_else(|| {
             Failure::waiting(reasons::SECRET_INVALID, format!("Secret {name:?} has no key \"password\": delete it"))
-        })
+        })?;
+        self.contents.made(&namespace, &agent.name_any(), password.clone());
+        Ok(password)
     }
 
     /// The agent's Deployment, unless it is somebody else's.

@@ -5,10 +5,10 @@ use std::{fmt::Debug, time::Duration};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
     core::PartialObjectMeta,
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -95,6 +95,25 @@ pub(super) async fn apply<K: Generated>(client: &Client, namespace: &str, body: 
     let what = format!("writing {} {name}", K::kind(&()));
     match timeout(LIMIT, api.patch(name, &params, &Patch::Apply(body))).await {
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Ok(None),
+        Ok(answer) => answer.map(Some).map_err(|error| failure(&what, &error)),
+        Err(_) => Err(Failure::transient(reasons::TIMEOUT, format!("{what}: no answer in {} s", LIMIT.as_secs()))),
+    }
+}
+
+/// Creates an object that never changes, which costs the API server less than an apply; `None` when it is there.
+pub(super) async fn create<K: Generated + Serialize>(
+    client: &Client,
+    namespace: &str,
+    body: &Value,
+) -> Result<Option<K>, Failure> {
+    let object: K = serde_json::from_value(body.clone())
+        .map_err(|e| Failure::stalled(reasons::INTERNAL_ERROR, format!("a generated object cannot be read: {e}")))?;
+    let name = object.meta().name.clone().unwrap_or_default();
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let params = PostParams { field_manager: Some(manager::AGENT.into()), ..PostParams::default() };
+    let what = format!("writing {} {name}", K::kind(&()));
+    match timeout(LIMIT, api.create(&params, &object)).await {
+        Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => Ok(None),
         Ok(answer) => answer.map(Some).map_err(|error| failure(&what, &error)),
         Err(_) => Err(Failure::transient(reasons::TIMEOUT, format!("{what}: no answer in {} s", LIMIT.as_secs()))),
     }

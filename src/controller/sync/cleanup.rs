@@ -59,7 +59,7 @@ impl Pass<'_> {
                 self.all.context.reports.events(self.sync, vec![note]);
             }
         }
-        self.set_finalizer(false).await?;
+        self.set_finalizer(false).await.map(drop)?;
         let heirs = self.all.with_claims(|claims| claims.forget(&self.key));
         self.all.trigger_all(heirs);
         Ok(Next::OnEvent)
@@ -96,14 +96,21 @@ impl Pass<'_> {
         self.sync.finalizers().iter().any(|f| f == SYNC_FINALIZER)
     }
 
-    /// The finalizer is there where, and only where, a deletion has something to do.
-    pub(super) async fn keep_finalizer(&self) -> Result<(), Failure> {
+    /// The finalizer is there where, and only where, a deletion has something to do. Returned is the Sync as a write of
+    /// it answered, if there was one. The cache may be behind, so a write is not done twice for one state of the Sync.
+    pub(super) async fn keep_finalizer(&self) -> Result<Option<SyncObject>, Failure> {
         let wanted = deletes(&self.sync.spec);
-        if wanted == self.has_finalizer() { Ok(()) } else { self.set_finalizer(wanted).await }
+        let seen = self.sync.resource_version();
+        if wanted == self.has_finalizer() || self.state.progress.lock().finalizer_written_at == seen {
+            return Ok(None);
+        }
+        let live = self.set_finalizer(wanted).await?;
+        self.state.progress.lock().finalizer_written_at = seen;
+        Ok(live)
     }
 
     /// By server-side apply under a manager of its own, so that other finalizers stay.
-    async fn set_finalizer(&self, on: bool) -> Result<(), Failure> {
+    async fn set_finalizer(&self, on: bool) -> Result<Option<SyncObject>, Failure> {
         let name = self.sync.name_any();
         let api = Api::<SyncObject>::namespaced(self.all.context.client.clone(), &self.namespace());
         let mut metadata = json!({ "name": name, "uid": self.sync.uid() });
@@ -113,13 +120,13 @@ impl Pass<'_> {
         let body = json!({ "apiVersion": crate::api::API_VERSION, "kind": "Sync", "metadata": metadata });
         let params = PatchParams::apply(manager::FINALIZER).force();
         match limited("writing the finalizer", api.patch(&name, &params, &Patch::Apply(body))).await? {
-            Ok(_) => Ok(()),
+            Ok(live) => Ok(Some(live)),
             // Another object of the same name, or none: not the one that this was about.
             Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => {
                 if on {
                     Err(gone())
                 } else {
-                    Ok(())
+                    Ok(None)
                 }
             }
             Err(error) => {

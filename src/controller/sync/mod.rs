@@ -58,8 +58,8 @@ impl Reconcile for SyncReconciler {
 
     async fn reconcile(&self, sync: Arc<SyncObject>) -> Result<Next, Failure> {
         let state = self.states.of(&key_of(&sync), &sync.uid().unwrap_or_default());
-        self.first_sight(&sync, &state).await?;
         let pass = Pass::new(self, &sync, &state);
+        self.first_sight(&pass).await?;
         if sync.metadata.deletion_timestamp.is_some() { pass.cleanup().await } else { pass.run().await }
     }
 
@@ -140,8 +140,17 @@ impl SyncReconciler {
 
     /// The first time that this process sees a Sync it asks for its status: the cache may lag behind what the process
     /// before this one wrote last.
-    async fn first_sight(&self, sync: &SyncObject, state: &State) -> Result<(), Failure> {
+    /// The finalizer's write, which most new Syncs need, answers that as well.
+    async fn first_sight(&self, pass: &Pass<'_>) -> Result<(), Failure> {
+        let (sync, state) = (pass.sync, pass.state);
         if state.progress.lock().status.is_some() {
+            return Ok(());
+        }
+        if sync.metadata.deletion_timestamp.is_none()
+            && sync.spec.suspend != Some(true)
+            && let Some(live) = pass.keep_finalizer().await?
+        {
+            state.progress.lock().status = Some(live.status.unwrap_or_default());
             return Ok(());
         }
         let namespace = sync.namespace().unwrap_or_default();

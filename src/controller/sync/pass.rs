@@ -71,7 +71,7 @@ impl<'a> Pass<'a> {
             self.publish(&report::State::Suspended, self.facts()).await?;
             return Ok(Next::OnEvent);
         }
-        self.keep_finalizer().await?;
+        self.keep_finalizer().await.map(drop)?;
         match self.desired_input() {
             Err(failure) => self.fail(failure, self.facts()).await,
             Ok((_, artifact)) => {

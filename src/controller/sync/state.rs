@@ -36,6 +36,8 @@ pub(super) struct Progress {
     /// The status as written last. The cache may still show an older one, and deciding from an old inventory would
     /// leak objects.
     pub(super) status: Option<SyncStatus>,
+    /// `resourceVersion` of the Sync as it was seen when its finalizer was written.
+    pub(super) finalizer_written_at: Option<String>,
     /// Artifact and generation that the last complete apply was made from.
     pub(super) input: Option<Input>,
     /// Digest of what was applied completely.
