@@ -27,11 +27,11 @@ use crate::{
 
 const COUNT: usize = 100;
 /// How long nothing may be written.
-const REST: Duration = Duration::from_secs(120);
+const REST: Duration = Duration::from_mins(2);
 /// Interval of the Repository while it rests.
 const INTERVAL_S: u64 = 20;
 
-/// How often it starts from nothing.
+/// How often it starts from nothing, unless `BENCH_ROUNDS` says something else.
 const ROUNDS: usize = 5;
 
 /// A controller with its load.
@@ -51,14 +51,15 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
     runtime.block_on(async {
         let cluster = world::cluster();
         let mut loads = vec![];
-        for _ in 0..ROUNDS {
+        let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS).max(1);
+        for _ in 0..rounds {
             // Of the rounds before only what they made in the cluster is left.
             loads.iter_mut().for_each(|load: &mut Load| load.controller.kill());
             loads.push(load(cluster, &git.url("many.git")).await);
             // What the creation set off may end first.
             tokio::time::sleep(Duration::from_secs(15)).await;
         }
-        let [writes, listings, resident] = rest(cluster, &git, &loads[ROUNDS - 1]).await;
+        let [writes, listings, resident] = rest(cluster, &git, &loads[rounds - 1]).await;
         let of = |time: fn(&Load) -> f64| loads.iter().map(time).collect();
         vec![
             Number::new("cold_100_syncs_s", "s", 3.0, of(|l| l.cold)),
@@ -90,7 +91,7 @@ async fn load(cluster: &Cluster, url: &str) -> Load {
         world::counted(watcher(syncs.clone(), watcher::Config::default()).applied_objects(), COUNT, |s: &Sync| {
             s.status.as_ref().is_some_and(|s| s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
         });
-    let audit = cluster.audit().from_now();
+    let audit = cluster.audit().later();
     let began = Instant::now();
     let repository = json!({"kind": "Repository", "metadata": {"name": "many"},
         "spec": {"url": url, "ref": {"branch": "main"}, "interval": format!("{INTERVAL_S}s")}});
@@ -109,7 +110,7 @@ async fn load(cluster: &Cluster, url: &str) -> Load {
     let deployments: Api<PartialObjectMeta<Deployment>> = Api::namespaced(client, &ns);
     let events = watcher(deployments, watcher::Config::default()).applied_objects();
     let exist = world::counted(events, COUNT, |_| true);
-    let audit = cluster.audit().from_now();
+    let audit = cluster.audit().later();
     let began = Instant::now();
     create(&agents, |i| {
         json!({"kind": "Agent", "metadata": {"name": format!("a{i}")}, "spec": {
@@ -126,12 +127,12 @@ async fn load(cluster: &Cluster, url: &str) -> Load {
 }
 
 async fn within(counted: tokio::task::JoinHandle<()>) {
-    tokio::time::timeout(Duration::from_secs(120), counted).await.expect("within two minutes").unwrap();
+    tokio::time::timeout(Duration::from_mins(2), counted).await.expect("within two minutes").unwrap();
 }
 
 /// Writes, listings an interval, and MiB, while nothing changes.
 async fn rest(cluster: &Cluster, git: &GitServer, load: &Load) -> [f64; 3] {
-    let (audit, listings) = (cluster.audit().from_now(), git.count(Asked::Listing));
+    let (audit, listings) = (cluster.audit().later(), git.count(Asked::Listing));
     tokio::time::sleep(REST).await;
     let user = load.release.user();
     let writes = audit.writes(&user);

@@ -43,7 +43,7 @@ async fn rounds() -> Vec<f64> {
     let client = world.cluster.client().await;
     follow(&world, &client).await;
     let agents = Api::<Agent>::namespaced(client.clone(), NAMESPACE);
-    until(Duration::from_secs(240), || async {
+    until(Duration::from_mins(4), || async {
         let agent = agents.get_opt(AGENT).await.unwrap()?;
         (agent.status?.state? == AgentState::Ready).then_some(())
     })
@@ -60,7 +60,7 @@ async fn rounds() -> Vec<f64> {
         let now = Instant::now();
         let ask = json!({"metadata": {"annotations": {"pilothouse.dev/reconcile-at": format!("{now:?}")}}});
         repositories.patch("team", &PatchParams::default(), &Patch::Merge(ask)).await.unwrap();
-        until(Duration::from_secs(60), || async {
+        until(Duration::from_mins(1), || async {
             std::fs::read_to_string(&file).is_ok_and(|text| text.contains(&rule)).then_some(())
         })
         .await;

@@ -25,7 +25,7 @@ use crate::{
 };
 use index::Index;
 use pass::Pass;
-use state::{State, States};
+use state::States;
 
 /// Prepares the loop of Syncs.
 pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
