@@ -11,6 +11,7 @@ use gix::protocol::transport::client::blocking_io::Transport;
 use parking_lot::Mutex;
 
 use super::{
+    budget::Budget,
     child,
     error::{GitError, Reason, from_server},
     http,
@@ -24,6 +25,9 @@ use super::{
 /// A repository that has collected this many packs is made anew: nothing here repacks.
 const MAX_PACKS: usize = 24;
 
+/// So is one whose packs exceed this many of the largest pack together.
+const MAX_FULL_PACKS: u64 = 2;
+
 /// Locked while the process lives.
 const LOCK: &str = "lock";
 
@@ -32,6 +36,7 @@ const LOCK: &str = "lock";
 pub struct GixRemote {
     folder: tempfile::TempDir,
     limits: Limits,
+    budget: Arc<Budget>,
     locks: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     _alive: fs::File,
 }
@@ -51,7 +56,7 @@ impl GixRemote {
         let folder = tempfile::Builder::new().prefix("run-").tempdir_in(root)?;
         let alive = fs::File::create(folder.path().join(LOCK))?;
         alive.lock()?;
-        Ok(Self { folder, limits, locks: Mutex::default(), _alive: alive })
+        Ok(Self { folder, limits, budget: Budget::new(limits.all_trees), locks: Mutex::default(), _alive: alive })
     }
 
     fn lock(&self, cache: &str) -> Arc<Mutex<()>> {
@@ -64,33 +69,45 @@ impl GixRemote {
 
     fn repository(&self, cache: &str, hash: gix::hash::Kind) -> Result<gix::Repository, GitError> {
         let path = self.path(cache);
-        if packs(&path) > MAX_PACKS {
+        let (count, bytes) = packs(&path);
+        if count > MAX_PACKS || bytes > MAX_FULL_PACKS.saturating_mul(self.limits.pack) {
             let _ = fs::remove_dir_all(&path);
         }
-        if let Ok(repo) = gix::open_opts(&path, gix::open::Options::isolated())
+        if let Ok(repo) = gix::open_opts(&path, self.options())
             && repo.object_hash() == hash
         {
             return Ok(repo);
         }
         let _ = fs::remove_dir_all(&path);
         let options = gix::create::Options { object_hash: Some(hash), ..Default::default() };
-        gix::ThreadSafeRepository::init_opts(&path, gix::create::Kind::Bare, options, gix::open::Options::isolated())
+        gix::ThreadSafeRepository::init_opts(&path, gix::create::Kind::Bare, options, self.options())
             .map(|repo| repo.to_thread_local())
             .map_err(|error| GitError::new(Reason::StorageFailed, format!("cannot make a cache repository: {error}")))
+    }
+
+    /// Nothing of the user's or the machine's; a delta needs its base and its result at the same time.
+    fn options(&self) -> gix::open::Options {
+        let limit = self.limits.file.saturating_mul(4);
+        gix::open::Options::isolated().config_overrides([format!("gitoxide.objects.allocLimit={limit}")])
+    }
+
+    fn read(&self, repo: &gix::Repository, id: gix::ObjectId, stop: &Stop) -> Result<Fetched, GitError> {
+        walk::read(repo, id, self.limits, &self.budget, stop)
     }
 
     fn receive(&self, access: &Access, commit: &CommitId, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
         let id = gix::ObjectId::from_hex(commit.as_str().as_bytes())
             .map_err(|_| GitError::new(Reason::CommitNotFound, "the commit id is malformed"))?;
         let repo = self.repository(&access.cache, id.kind())?;
-        if repo.has_object(id)
-            && let Ok(fetched) = walk::read(&repo, id, self.limits, stop)
-        {
-            return Ok(fetched);
+        if repo.has_object(id) {
+            match self.read(&repo, id, stop) {
+                // Nothing that the remote could send would change this.
+                Err(error) if !matches!(error.reason, Reason::TooLarge | Reason::Timeout) => {}
+                done => return done,
+            }
         }
-        let limit = self.limits.pack;
-        self.converse(access, limit, stop, &Fetch { repo: &repo, id, limit })?;
-        walk::read(&repo, id, self.limits, stop)
+        self.converse(access, self.limits.pack, stop, &Fetch { repo: &repo, id, limits: self.limits })?;
+        self.read(&repo, id, stop)
     }
 
     /// Opens the right transport, has the conversation, and turns what went wrong into words.
@@ -104,23 +121,28 @@ impl GixRemote {
         stop.check()?;
         match access.url.scheme() {
             Scheme::Http | Scheme::Https => {
-                let (mut transport, failure) = http::transport(access, limit, stop);
+                let (mut transport, failure) = http::transport(access, limit, self.folder.path(), stop);
                 talk.run(&mut transport, stop).map_err(|error| {
                     let known = failure.borrow_mut().take();
-                    known.unwrap_or_else(|| explain(&error, stop))
+                    known.unwrap_or_else(|| explain(&error, self.limits, stop))
                 })
             }
-            Scheme::Ssh => with_program(child::ssh(access, self.folder.path(), stop)?, stop, talk),
-            Scheme::File => with_program(child::file(access, stop)?, stop, talk),
+            Scheme::Ssh => with_program(child::ssh(access, stop)?, self.limits, stop, talk),
+            Scheme::File => with_program(child::file(access, stop)?, self.limits, stop, talk),
         }
     }
 }
 
-fn with_program<T: Talk>(mut program: child::Program, stop: &Arc<Stop>, talk: &T) -> Result<T::Answer, GitError> {
+fn with_program<T: Talk>(
+    mut program: child::Program,
+    limits: Limits,
+    stop: &Arc<Stop>,
+    talk: &T,
+) -> Result<T::Answer, GitError> {
     talk.run(&mut program.connection, stop).map_err(|error| {
         let over = stop.is_over();
         let known = program.failure();
-        known.filter(|_| !over).unwrap_or_else(|| explain(&error, stop))
+        known.filter(|_| !over).unwrap_or_else(|| explain(&error, limits, stop))
     })
 }
 
@@ -138,7 +160,7 @@ impl GitRemote for GixRemote {
         // A repository that was damaged (a crash, a full disk) is made anew once before anything is reported.
         let damaged = |error: &GitError| matches!(error.reason, Reason::ProtocolError | Reason::CommitNotFound);
         match first {
-            Err(error) if damaged(&error) && packs(&self.path(&access.cache)) > 0 => {
+            Err(error) if damaged(&error) && packs(&self.path(&access.cache)).0 > 0 => {
                 let _ = fs::remove_dir_all(self.path(&access.cache));
                 self.receive(access, commit, stop)
             }
@@ -192,7 +214,7 @@ impl Talk for List<'_> {
 struct Fetch<'a> {
     repo: &'a gix::Repository,
     id: gix::ObjectId,
-    limit: u64,
+    limits: Limits,
 }
 
 impl Talk for Fetch<'_> {
@@ -200,23 +222,33 @@ impl Talk for Fetch<'_> {
 
     fn run(&self, transport: &mut impl Transport, stop: &Stop) -> gix::Result<()> {
         let mut handshake = session::greet(transport)?;
-        session::fetch(transport, &mut handshake, self.repo, self.id, self.limit, stop.flag())
+        session::fetch(transport, &mut handshake, self.repo, self.id, self.limits, stop.flag())
     }
 }
 
-fn packs(repository: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(repository.join("objects/pack")) else { return 0 };
-    entries.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == "pack")).count()
+/// Number of packs, and the bytes of all that lies beside them.
+fn packs(repository: &Path) -> (usize, u64) {
+    let Ok(entries) = fs::read_dir(repository.join("objects/pack")) else { return (0, 0) };
+    entries.flatten().fold((0, 0), |(count, bytes), entry| {
+        let size = entry.metadata().map_or(0, |meta| meta.len());
+        let is_pack = entry.path().extension().is_some_and(|e| e == "pack");
+        (count + usize::from(is_pack), bytes.saturating_add(size))
+    })
 }
 
 /// Words for an error that no transport explained: the protocol's own, or the disk's.
-fn explain(error: &gix::Error, stop: &Stop) -> GitError {
+fn explain(error: &gix::Error, limits: Limits, stop: &Stop) -> GitError {
     if stop.is_over() {
         return super::remote::timeout();
     }
     let chain = chain(error);
     if chain.contains(session::TOO_LARGE) {
         return GitError::new(Reason::TooLarge, "the pack is larger than the limit for one fetch");
+    }
+    if session::OBJECT_TOO_LARGE.iter().any(|words| chain.contains(words)) {
+        let limit = limits.file >> 20;
+        let message = format!("the commit needs an object larger than {limit} MiB, the limit for one file");
+        return GitError::new(Reason::TooLarge, message);
     }
     if chain.contains("No space left") || chain.contains("storage full") {
         return GitError::new(Reason::StorageFailed, "no space for the commit on the controller's disk");

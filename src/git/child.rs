@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::{Read, Write},
+    net::IpAddr,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
     process::{ChildStdin, ChildStdout, Command, Stdio},
@@ -56,7 +57,7 @@ impl Drop for Program {
 }
 
 /// Starts `ssh` for an ssh remote.
-pub(super) fn ssh(access: &Access, folder: &Path, stop: &Arc<Stop>) -> Result<Program, GitError> {
+pub(super) fn ssh(access: &Access, stop: &Arc<Stop>) -> Result<Program, GitError> {
     let url = &access.url;
     let Auth::Ssh { identity, known_hosts } = &access.credential.auth else {
         return Err(GitError::new(
@@ -64,8 +65,10 @@ pub(super) fn ssh(access: &Access, folder: &Path, stop: &Arc<Stop>) -> Result<Pr
             "an ssh URL needs a Secret with identity and known_hosts",
         ));
     };
-    checked_addresses(url.host(), url.port().unwrap_or(22))?;
-    let secrets = write_secrets(identity.expose(), known_hosts, stop.left(), folder)
+    let addresses = checked_addresses(url.host(), url.port().unwrap_or(22))?;
+    let place = Place { url, address: addresses.first().copied(), limit: stop.left() };
+    // Never beside the clones, which may lie on a disk that outlives the pod; the chart gives memory for this.
+    let secrets = write_secrets(identity.expose(), known_hosts, &place, &std::env::temp_dir())
         .map_err(|error| GitError::storage("cannot write the ssh configuration", &error))?;
     let mut command = Command::new("ssh");
     command.arg("-F").arg(secrets.path().join("config")).arg("-T");
@@ -139,13 +142,13 @@ fn first_words(mut errors: impl Read) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-fn write_secrets(identity: &[u8], known_hosts: &[u8], limit: Duration, folder: &Path) -> std::io::Result<TempDir> {
+fn write_secrets(identity: &[u8], known_hosts: &[u8], place: &Place<'_>, folder: &Path) -> std::io::Result<TempDir> {
     let private = fs::Permissions::from_mode(0o700);
     let dir = tempfile::Builder::new().prefix("ssh-").permissions(private).tempdir_in(folder)?;
     let (key, hosts) = (dir.path().join("identity"), dir.path().join("known_hosts"));
     private_file(&key, identity)?;
     private_file(&hosts, known_hosts)?;
-    private_file(&dir.path().join("config"), configuration(&key, &hosts, limit).as_bytes())?;
+    private_file(&dir.path().join("config"), configuration(&key, &hosts, place).as_bytes())?;
     Ok(dir)
 }
 
@@ -153,11 +156,33 @@ fn private_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
+/// Where to connect, and how long that may take.
+struct Place<'a> {
+    url: &'a RemoteUrl,
+    /// The one that was checked, so that a second lookup cannot lead elsewhere.
+    address: Option<IpAddr>,
+    limit: Duration,
+}
+
+impl Place<'_> {
+    /// Connects to the address and asks for the host key under the name that `known_hosts` has.
+    fn lines(&self) -> String {
+        let Some(address) = self.address else { return String::new() };
+        let host = self.url.host();
+        let alias = match self.url.port() {
+            Some(port) if port != 22 => format!("[{host}]:{port}"),
+            _ => host.to_owned(),
+        };
+        format!("HostName {address}\nHostKeyAlias {alias}\n")
+    }
+}
+
 /// Host keys are always checked, nothing is asked, and no key, agent or file of the machine takes part.
-fn configuration(key: &Path, hosts: &Path, limit: Duration) -> String {
-    let connect = limit.as_secs().clamp(1, 15);
+fn configuration(key: &Path, hosts: &Path, place: &Place<'_>) -> String {
+    let (lines, connect) = (place.lines(), place.limit.as_secs().clamp(1, 15));
     format!(
         "Host *\n\
+         {lines}\
          IdentityFile \"{}\"\n\
          IdentitiesOnly yes\n\
          IdentityAgent none\n\
@@ -196,10 +221,27 @@ mod tests {
         assert_eq!(quote("/wow!"), r"'/wow'\!''");
     }
 
+    fn place(url: &RemoteUrl, address: Option<IpAddr>) -> Place<'_> {
+        Place { url, address, limit: Duration::from_secs(5) }
+    }
+
+    #[test]
+    fn ssh_connects_to_the_address_that_was_checked() {
+        for (url, alias) in
+            [("ssh://git@forge/a", "forge"), ("ssh://git@forge:2222/a", "[forge]:2222"), ("git@forge:a", "forge")]
+        {
+            let url = RemoteUrl::parse(url, false).unwrap();
+            let address = Some("192.0.2.7".parse().unwrap());
+            let text = configuration(Path::new("/k"), Path::new("/h"), &place(&url, address));
+            assert!(text.contains(&format!("\nHostName 192.0.2.7\nHostKeyAlias {alias}\n")), "{text}");
+        }
+    }
+
     #[test]
     fn secrets_are_private_and_go_away() {
         let folder = tempfile::tempdir().unwrap();
-        let dir = write_secrets(b"key", b"hosts", Duration::from_secs(5), folder.path()).unwrap();
+        let url = RemoteUrl::parse("ssh://git@h/a", false).unwrap();
+        let dir = write_secrets(b"key", b"hosts", &place(&url, None), folder.path()).unwrap();
         let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("identity"), mode("known_hosts"), mode("config")), (0o600, 0o600, 0o600));
         assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);

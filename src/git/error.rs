@@ -77,9 +77,11 @@ pub struct GitError {
 }
 
 impl GitError {
-    /// A failure with a message of at most 500 bytes.
+    /// A failure with a message of at most 500 bytes. It may hold words of a remote: what could steer a terminal or
+    /// turn the text around is replaced.
     pub fn new(reason: Reason, message: impl AsRef<str>) -> Self {
-        Self { reason, message: truncate(message.as_ref(), 500), retry_after: None }
+        let printable: String = message.as_ref().chars().map(printable).collect();
+        Self { reason, message: truncate(&printable, 500), retry_after: None }
     }
 
     /// For a condition. All are transient: somebody may push the branch or mend the server without us seeing it.
@@ -89,6 +91,15 @@ impl GitError {
 
     pub(super) fn storage(what: &str, error: &std::io::Error) -> Self {
         Self::new(Reason::StorageFailed, format!("{what}: {}", error.kind()))
+    }
+}
+
+fn printable(c: char) -> char {
+    match c {
+        '\n' | '\r' | '\t' => ' ',
+        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
+        c if c.is_control() => '?',
+        c => c,
     }
 }
 
@@ -160,6 +171,12 @@ pub(super) fn from_server(text: &str) -> Option<GitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remote_cannot_steer_a_terminal() {
+        let error = GitError::new(Reason::ProtocolError, "a\u{1b}[2Jb\r\nc\u{202e}d\u{9b}e\u{7f}é");
+        assert_eq!(error.message, "a?[2Jb  c?d?e?é");
+    }
 
     #[test]
     fn ssh_words_have_reasons() {

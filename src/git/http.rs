@@ -8,7 +8,8 @@ use std::{
     any::Any,
     cell::RefCell,
     io::{self, BufRead, BufReader, Read, Seek, Write},
-    path::PathBuf,
+    net::IpAddr,
+    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -35,13 +36,19 @@ const MAX_REDIRECTS: usize = 3;
 pub(super) type LastFailure = Rc<RefCell<Option<GitError>>>;
 
 /// Opens a transport to an http(s) remote. Nothing is sent yet.
-pub(super) fn transport(access: &Access, limit: u64, stop: &Arc<Stop>) -> (Transport<CurlHttp>, LastFailure) {
+pub(super) fn transport(
+    access: &Access,
+    limit: u64,
+    folder: &Path,
+    stop: &Arc<Stop>,
+) -> (Transport<CurlHttp>, LastFailure) {
     let failure = LastFailure::default();
     let client = Client {
-        handle: Easy2::new(Receiver::default()),
+        handle: Easy2::new(Receiver::new(0, folder, stop)),
         origin: access.url.clone(),
         credential: access.credential.clone(),
         limit,
+        folder: folder.to_owned(),
         stop: stop.clone(),
         redirected: None,
     };
@@ -240,6 +247,8 @@ struct Client {
     origin: RemoteUrl,
     credential: Arc<Credential>,
     limit: u64,
+    /// Where large responses wait.
+    folder: PathBuf,
     stop: Arc<Stop>,
     redirected: Option<String>,
 }
@@ -293,12 +302,24 @@ impl Client {
         let target = RemoteUrl::parse(url.split('?').next().unwrap_or_default(), false)
             .map_err(|error| GitError::new(Reason::ProtocolError, error.to_string()))?;
         let port = target.port().unwrap_or_default();
-        let addresses = checked_addresses(target.host(), port)?;
+        let addresses = self.addresses(&target, port)?;
         self.configure(url, &target, headers, body)
             .and_then(|()| pin(&mut self.handle, target.host(), port, &addresses))
             .map_err(|error| GitError::new(Reason::ProtocolError, format!("the request cannot be made: {error}")))?;
-        *self.handle.get_mut() = Receiver::new(self.limit, self.stop.clone());
+        *self.handle.get_mut() = Receiver::new(self.limit, &self.folder, &self.stop);
         self.handle.perform().map_err(|error| self.explain(&error))
+    }
+
+    /// Where to connect to. Behind a proxy a name may be known only there; then everything goes through the proxy, so
+    /// that nothing is ever looked up unchecked.
+    fn addresses(&mut self, target: &RemoteUrl, port: u16) -> Result<Vec<IpAddr>, GitError> {
+        match checked_addresses(target.host(), port) {
+            Err(error) if error.reason == Reason::Unreachable && has_proxy(target.scheme()) => {
+                let forced = self.handle.noproxy("");
+                forced.map(|()| vec![]).map_err(|_| error)
+            }
+            other => other,
+        }
     }
 
     fn configure(
@@ -344,11 +365,15 @@ impl Client {
     }
 
     fn answer(&mut self, status: u32) -> Result<Answer, GitError> {
-        let receiver = std::mem::take(self.handle.get_mut());
+        let empty = Receiver::new(0, &self.folder, &self.stop);
+        let receiver = std::mem::replace(self.handle.get_mut(), empty);
         if status != 200 {
             return Err(self.rejection(status, receiver.retry_after()));
         }
-        let mut body = receiver.body.into_inner();
+        if !receiver.is_git() {
+            return Err(no_git());
+        }
+        let mut body = receiver.body;
         body.rewind().map_err(|error| GitError::storage("cannot read back a response", &error))?;
         Ok((receiver.headers, body))
     }
@@ -370,9 +395,8 @@ impl Client {
             ),
             429 => (Reason::RateLimited, "the remote asks for fewer requests (HTTP 429)".to_owned()),
             500..=599 => (Reason::Unreachable, format!("the server has an error of its own (HTTP {status})")),
-            _ => {
-                (Reason::ProtocolError, format!("the server answers with HTTP {status} where a Git server answers 200"))
-            }
+            // Nothing of the answer is shown: what is there may be no business of whoever wrote the URL.
+            _ => return GitError { retry_after, ..no_git() },
         };
         GitError { retry_after, ..GitError::new(reason, message) }
     }
@@ -413,8 +437,21 @@ impl Client {
     }
 }
 
+fn no_git() -> GitError {
+    GitError::new(Reason::ProtocolError, "what answers at this URL is no Git server; is a login page in the way?")
+}
+
+/// Whether curl would use a proxy for this scheme, by the names that it knows.
+fn has_proxy(scheme: Scheme) -> bool {
+    let names: &[&str] = match scheme {
+        Scheme::Https => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
+        _ => &["http_proxy", "all_proxy", "ALL_PROXY"],
+    };
+    names.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
 /// Connects to the addresses that were checked, whatever the name says a moment later.
-fn pin(handle: &mut Easy2<Receiver>, host: &str, port: u16, addresses: &[std::net::IpAddr]) -> Result<(), curl::Error> {
+fn pin(handle: &mut Easy2<Receiver>, host: &str, port: u16, addresses: &[IpAddr]) -> Result<(), curl::Error> {
     if addresses.is_empty() || host.contains(':') {
         return Ok(());
     }
@@ -445,40 +482,34 @@ fn system_certificates() -> Option<PathBuf> {
 /// Takes in a response.
 struct Receiver {
     headers: Vec<u8>,
-    body: BodyFile,
+    body: SpooledTempFile,
     limit: u64,
     received: u64,
     too_large: bool,
     storage_failed: bool,
-    stop: Option<Arc<Stop>>,
-}
-
-/// `SpooledTempFile` has no `Default`.
-struct BodyFile(SpooledTempFile);
-
-impl BodyFile {
-    fn into_inner(self) -> SpooledTempFile {
-        self.0
-    }
-}
-
-impl Default for Receiver {
-    fn default() -> Self {
-        Self {
-            headers: vec![],
-            body: BodyFile(SpooledTempFile::new(IN_MEMORY)),
-            limit: 0,
-            received: 0,
-            too_large: false,
-            storage_failed: false,
-            stop: None,
-        }
-    }
+    stop: Arc<Stop>,
 }
 
 impl Receiver {
-    fn new(limit: u64, stop: Arc<Stop>) -> Self {
-        Self { limit, stop: Some(stop), ..Self::default() }
+    fn new(limit: u64, folder: &Path, stop: &Arc<Stop>) -> Self {
+        Self {
+            headers: vec![],
+            body: tempfile::spooled_tempfile_in(IN_MEMORY, folder),
+            limit,
+            received: 0,
+            too_large: false,
+            storage_failed: false,
+            stop: stop.clone(),
+        }
+    }
+
+    /// By the content type, which the protocol demands.
+    fn is_git(&self) -> bool {
+        let text = String::from_utf8_lossy(&self.headers).to_ascii_lowercase();
+        text.lines().any(|line| {
+            let value = line.strip_prefix("content-type:").map(str::trim);
+            value.is_some_and(|value| value.starts_with("application/x-git-upload-pack-"))
+        })
     }
 
     /// Seconds only; the other form of the header, a date, is rare.
@@ -499,7 +530,7 @@ impl Handler for Receiver {
             self.too_large = true;
             return Ok(0);
         }
-        if self.body.0.write_all(data).is_err() {
+        if self.body.write_all(data).is_err() {
             self.storage_failed = true;
             return Ok(0);
         }
@@ -515,6 +546,6 @@ impl Handler for Receiver {
     }
 
     fn progress(&mut self, _: f64, _: f64, _: f64, _: f64) -> bool {
-        self.stop.as_ref().is_none_or(|stop| !stop.is_over())
+        !self.stop.is_over()
     }
 }

@@ -5,6 +5,7 @@
 //! Git configuration, asks a credential helper, or checks files out: a commit becomes a tree in memory.
 
 pub mod address;
+mod budget;
 mod cache;
 mod child;
 pub mod credential;

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::{
     address,
+    budget::Share,
     credential::Credential,
     error::{GitError, Reason},
     refs::{CommitId, RemoteRef},
@@ -37,20 +38,29 @@ pub struct Access {
 pub struct Limits {
     /// Bytes of a listing; 16 MiB.
     pub listing: u64,
-    /// Bytes of a received pack; 512 MiB.
+    /// Bytes of a received pack; 128 MiB.
     pub pack: u64,
-    /// Bytes of all files of a tree; 256 MiB.
+    /// Bytes of all files of a tree, with their names and with the copies that links become; 64 MiB.
     pub tree: u64,
-    /// Bytes of one file; 64 MiB.
+    /// Bytes of one file, and of any other object; 16 MiB.
     pub file: u64,
-    /// Number of files; 100,000.
+    /// Number of files, links and folders together; 100,000.
     pub files: usize,
+    /// Bytes of all trees that are in memory at a time, because they are not published yet; 128 MiB.
+    pub all_trees: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         const MIB: u64 = 1024 * 1024;
-        Self { listing: 16 * MIB, pack: 512 * MIB, tree: 256 * MIB, file: 64 * MIB, files: 100_000 }
+        Self {
+            listing: 16 * MIB,
+            pack: 128 * MIB,
+            tree: 64 * MIB,
+            file: 16 * MIB,
+            files: 100_000,
+            all_trees: 128 * MIB,
+        }
     }
 }
 
@@ -61,6 +71,8 @@ pub struct Fetched {
     pub tree: FileTree,
     /// What was left out, sorted by path.
     pub skipped: Vec<Skipped>,
+    /// The memory that it takes from what all trees may take together; `None` where nobody counts.
+    pub share: Option<Arc<Share>>,
 }
 
 /// An entry of a Git tree that is no regular file.
@@ -156,14 +168,16 @@ pub(super) fn timeout() -> GitError {
 }
 
 /// Looks up the host and refuses it when any address is one where no remote may be. The result is what to connect to,
-/// so that a second lookup cannot lead elsewhere; empty when the lookup fails, which the transport then reports (behind
-/// a proxy the name may be known only there).
+/// so that a second lookup cannot lead elsewhere. Never empty: a name without an address is `Unreachable`.
 pub(super) fn checked_addresses(host: &str, port: u16) -> Result<Vec<IpAddr>, GitError> {
     if host == "metadata" || host.ends_with("metadata.google.internal") {
         return Err(refusal(host, "a cloud's metadata service"));
     }
     let found: Vec<IpAddr> =
         (host, port).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect()).unwrap_or_default();
+    if found.is_empty() {
+        return Err(GitError::new(Reason::Unreachable, format!("the name {host} cannot be resolved")));
+    }
     match found.iter().find_map(|ip| address::refused(*ip)) {
         Some(why) => Err(refusal(host, why)),
         None => Ok(found),

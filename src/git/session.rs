@@ -18,7 +18,10 @@ use gix::protocol::{
     transport::{Service, client::blocking_io::Transport},
 };
 
-use super::refs::{CommitId, RemoteRef};
+use super::{
+    refs::{CommitId, RemoteRef},
+    remote::Limits,
+};
 
 const AGENT: (&str, Option<String>) = ("agent", None);
 
@@ -71,7 +74,7 @@ pub(super) fn fetch(
     handshake: &mut Handshake,
     repo: &gix::Repository,
     commit: gix::ObjectId,
-    limit: u64,
+    limits: Limits,
     stop: &AtomicBool,
 ) -> gix::Result<()> {
     let mut want = Want { commit, haves: haves(repo) };
@@ -87,8 +90,8 @@ pub(super) fn fetch(
     gix::protocol::fetch(
         &mut want,
         |pack, progress, stop| {
-            let mut pack = Limited { inner: pack, left: limit };
-            store_pack(&mut pack, &folder, progress, stop, repo)?;
+            let mut pack = Limited { inner: pack, left: limits.pack };
+            store_pack(&mut pack, &folder, progress, stop, repo, limits.file)?;
             Ok(true)
         },
         gix::progress::Discard,
@@ -110,8 +113,14 @@ fn store_pack(
     progress: &mut dyn gix::DynNestedProgress,
     stop: &AtomicBool,
     repo: &gix::Repository,
+    largest: u64,
 ) -> gix::Result<()> {
-    let options = gix::odb::pack::bundle::write::Options { thread_limit: Some(2), ..Default::default() };
+    let options = gix::odb::pack::bundle::write::Options {
+        thread_limit: Some(1),
+        // A small pack can unpack to anything: no object is held that could not become a file.
+        alloc_limit_bytes: usize::try_from(largest).ok(),
+        ..Default::default()
+    };
     let written = gix::odb::pack::Bundle::write_to_directory(
         pack,
         Some(folder),
@@ -162,6 +171,9 @@ impl Negotiate for Want {
         Ok((round, true))
     }
 }
+
+/// What gix says of an object that would exceed the limit for one.
+pub(super) const OBJECT_TOO_LARGE: [&str; 2] = ["too large to fit in memory", "allocation limit"];
 
 /// Marks the error of a pack that is too large.
 pub(super) const TOO_LARGE: &str = "the pack is larger than allowed";

@@ -1,10 +1,14 @@
 //! From a Git tree to a [`FileTree`].
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use gix::{bstr::ByteSlice, objs::tree::EntryKind};
 
 use super::{
+    budget::Budget,
     error::{GitError, Reason},
     remote::{Fetched, Limits, Skipped, Stop},
 };
@@ -12,6 +16,8 @@ use crate::tree::{Entry, PathError, RepoPath};
 
 /// Links to links are followed this far.
 const MAX_LINKS: usize = 8;
+/// Bytes of a link's target; no system follows longer ones.
+const MAX_TARGET: u64 = 4096;
 
 /// Reads all regular files of `commit`. Links that lead to a regular file of the tree become that file; other links,
 /// submodules and names that no path may have are left out and listed.
@@ -19,17 +25,34 @@ pub(super) fn read(
     repo: &gix::Repository,
     commit: gix::ObjectId,
     limits: Limits,
+    budget: &Arc<Budget>,
     stop: &Stop,
 ) -> Result<Fetched, GitError> {
+    let mut share = budget.take(limits.tree, stop.left()).ok_or_else(busy)?;
     let object = repo.find_object(commit).map_err(|_| missing())?;
     let root = object
         .peel_to_tree()
         .map_err(|_| GitError::new(Reason::CommitNotFound, "the reference leads to something that is no commit"))?;
-    let mut walk = Walk { repo, limits, stop, bytes: 0, links: BTreeMap::new(), fetched: Fetched::default() };
+    let mut walk = Walk {
+        repo,
+        limits,
+        stop,
+        bytes: 0,
+        entries: 0,
+        links: BTreeMap::new(),
+        folders: BTreeSet::new(),
+        fetched: Fetched::default(),
+    };
     walk.folder(&root, "", 0)?;
-    walk.resolve_links();
+    walk.resolve_links()?;
     walk.fetched.skipped.sort();
+    share.shrink_to(walk.bytes);
+    walk.fetched.share = Some(Arc::new(share));
     Ok(walk.fetched)
+}
+
+fn busy() -> GitError {
+    GitError::new(Reason::Timeout, "other large trees are being published; this one is read when they are done")
 }
 
 fn missing() -> GitError {
@@ -40,8 +63,12 @@ struct Walk<'a> {
     repo: &'a gix::Repository,
     limits: Limits,
     stop: &'a Stop,
+    /// Of files, copies that links stand for, names, and folders' lists.
     bytes: u64,
+    /// Files, links and folders that were visited, kept or not.
+    entries: usize,
     links: BTreeMap<RepoPath, String>,
+    folders: BTreeSet<RepoPath>,
     fetched: Fetched,
 }
 
@@ -53,19 +80,25 @@ impl Walk<'_> {
         }
         for entry in tree.iter() {
             let entry = entry.map_err(|_| missing())?;
+            self.count_entry()?;
             let name = entry.filename();
             let text = name.to_str_lossy();
             let full = if prefix.is_empty() { text.to_string() } else { format!("{prefix}/{text}") };
             let path = match checked(name, &full) {
                 Ok(path) => path,
                 Err(why) => {
+                    // Its name counts only where it is kept.
                     self.skip(&full, why);
                     continue;
                 }
             };
+            self.spend(full.len() as u64)?;
             match entry.mode().kind() {
                 EntryKind::Tree => {
+                    let list = self.repo.find_header(entry.object_id()).map_err(|_| missing())?;
+                    self.spend(list.size())?;
                     let inner = self.repo.find_tree(entry.object_id()).map_err(|_| missing())?;
+                    self.folders.insert(path);
                     self.folder(&inner, &full, depth + 1)?;
                 }
                 EntryKind::Blob => self.file(path, entry.object_id(), false)?,
@@ -95,7 +128,21 @@ impl Walk<'_> {
                 format!("{path} is larger than {limit} MiB, the limit for one file"),
             ));
         }
-        self.bytes += size;
+        self.spend(size)?;
+        Ok(self.repo.find_blob(id).map_err(|_| missing())?.take_data())
+    }
+
+    fn count_entry(&mut self) -> Result<(), GitError> {
+        self.entries += 1;
+        if self.entries > self.limits.files {
+            let message = format!("the commit has more than {} files, links and folders", self.limits.files);
+            return Err(GitError::new(Reason::TooLarge, message));
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, size: u64) -> Result<(), GitError> {
+        self.bytes = self.bytes.saturating_add(size);
         if self.bytes > self.limits.tree {
             let limit = self.limits.tree >> 20;
             return Err(GitError::new(
@@ -103,20 +150,20 @@ impl Walk<'_> {
                 format!("the files of the commit exceed {limit} MiB together"),
             ));
         }
-        Ok(self.repo.find_blob(id).map_err(|_| missing())?.take_data())
+        Ok(())
     }
 
     fn file(&mut self, path: RepoPath, id: gix::ObjectId, executable: bool) -> Result<(), GitError> {
-        if self.fetched.tree.len() >= self.limits.files {
-            let message = format!("the commit has more than {} files", self.limits.files);
-            return Err(GitError::new(Reason::TooLarge, message));
-        }
         let bytes = self.blob(id, &path)?.into();
         self.fetched.tree.insert(path, Entry { bytes, executable });
         Ok(())
     }
 
     fn link(&mut self, path: RepoPath, id: gix::ObjectId) -> Result<(), GitError> {
+        if self.repo.find_header(id).map_err(|_| missing())?.size() > MAX_TARGET {
+            self.skip(path.as_str(), "a link whose target is too long");
+            return Ok(());
+        }
         let target = self.blob(id, &path)?;
         match String::from_utf8(target) {
             Ok(target) => {
@@ -127,19 +174,23 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn resolve_links(&mut self) {
+    /// Each link becomes a copy in the archive, so each counts like a file of its own.
+    fn resolve_links(&mut self) -> Result<(), GitError> {
         let links = std::mem::take(&mut self.links);
         let mut found = Vec::new();
         for path in links.keys() {
-            match follow(path, &links, &self.fetched.tree) {
-                Ok(entry) => found.push((path.clone(), entry)),
+            match follow(path, &links, &self.fetched.tree, &self.folders) {
+                Ok(entry) => {
+                    self.spend(entry.bytes.len() as u64)?;
+                    found.push((path.clone(), entry));
+                }
                 Err(why) => self.skip(path.as_str(), why),
             }
         }
         for (path, entry) in found {
-            self.bytes += entry.bytes.len() as u64;
             self.fetched.tree.insert(path, entry);
         }
+        Ok(())
     }
 }
 
@@ -161,6 +212,7 @@ fn follow(
     start: &RepoPath,
     links: &BTreeMap<RepoPath, String>,
     tree: &crate::tree::FileTree,
+    folders: &BTreeSet<RepoPath>,
 ) -> Result<Entry, &'static str> {
     let mut at = start.clone();
     for _ in 0..MAX_LINKS {
@@ -170,6 +222,5 @@ fn follow(
             return Ok(entry.clone());
         }
     }
-    let folder = tree.is_dir(&at) || links.keys().any(|link| *link != at && link.is_within(&at));
-    Err(if folder { "a link to a folder" } else { "a link that leads nowhere" })
+    Err(if folders.contains(&at) { "a link to a folder" } else { "a link that leads nowhere" })
 }

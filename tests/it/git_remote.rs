@@ -222,6 +222,76 @@ fn limits_hold() {
     assert_eq!(error.reason, Reason::TooLarge);
 }
 
+/// Links cost nothing to send; what they stand for is counted.
+#[test]
+fn limits_count_links_and_folders() {
+    let server = GitServer::http();
+    let repository = server.repository("r.git");
+    let big = "x".repeat(300_000);
+    let links: Vec<String> = (0..20).map(|n| format!("link{n:02}")).collect();
+    let mut entries = vec![("big", big.as_str(), "100644")];
+    entries.extend(links.iter().map(|name| (name.as_str(), "big", "120000")));
+    let linked = repository.commit_modes("links", &entries);
+    let deep = repository.commit("deep", &[("a/b/c/d/e/f/g/h", "1")]);
+    let wide = repository.commit("wide", &[(format!("{}x", "long/".repeat(300)).as_str(), "1")]);
+    let access = access(&server.url("r.git"), &[]);
+    let generous = Limits::default();
+    for (commit, limits, what) in [
+        (&linked, Limits { tree: 1_000_000, ..generous }, "together"),
+        (&linked, Limits { files: 15, ..generous }, "more than 15 files"),
+        (&deep, Limits { files: 5, ..generous }, "more than 5 files"),
+        (&wide, Limits::default(), "nested"),
+    ] {
+        let error = Client::with(limits).fetch(&access, commit).unwrap_err();
+        assert_eq!(error.reason, Reason::TooLarge, "{error}");
+        assert!(error.message.contains(what), "{error}");
+    }
+    assert_eq!(Client::new().fetch(&access, &linked).unwrap().tree.len(), 21);
+}
+
+/// A few bytes on the wire may be gigabytes when unpacked.
+#[test]
+fn an_object_that_unpacks_to_more_than_its_limit_is_never_held() {
+    let server = GitServer::http();
+    let repository = server.repository("r.git");
+    let zeros = "0".repeat(3 << 20);
+    let commit = repository.commit("main", &[("zeros", &zeros)]);
+    let access = access(&server.url("r.git"), &[]);
+    let client = Client::with(Limits { file: 1 << 20, pack: 1 << 20, ..Limits::default() });
+    let error = client.fetch(&access, &commit).unwrap_err();
+    assert_eq!(error.reason, Reason::TooLarge, "{error}");
+    assert!(error.message.contains("1 MiB, the limit for one file"), "{error}");
+    let packs = std::fs::read_dir(client.cache().join("cache.git/objects/pack")).unwrap().flatten();
+    assert_eq!(
+        packs.filter(|file| file.path().extension().is_some_and(|e| e == "pack")).count(),
+        0,
+        "refused unpacked"
+    );
+}
+
+#[test]
+fn a_cache_repository_stays_small() {
+    let server = GitServer::http();
+    let repository = server.repository("r.git");
+    let limits = Limits { pack: 64 << 10, ..Limits::default() };
+    let (client, access) = (Client::with(limits), access(&server.url("r.git"), &[]));
+    for n in 0..12u32 {
+        let noise: String = (0..30_000u32).map(|i| char::from(33 + (mix(n * 30_000 + i) % 90) as u8)).collect();
+        repository.commit("main", &[("noise", &noise)]);
+        assert_eq!(text(&client.fetch_branch(&access, "main").unwrap(), "noise"), noise);
+        let packs = std::fs::read_dir(client.cache().join("cache.git/objects/pack")).unwrap().flatten();
+        let bytes: u64 = packs.map(|file| file.metadata().unwrap().len()).sum();
+        assert!(bytes < 4 * limits.pack, "{bytes} bytes after {n}");
+    }
+}
+
+/// Noise that does not compress and is the same in each run.
+fn mix(n: u32) -> u32 {
+    let n = (n ^ (n >> 16)).wrapping_mul(0x45d9_f3b3);
+    let n = (n ^ (n >> 15)).wrapping_mul(0x2c1b_3c6d);
+    n ^ (n >> 13)
+}
+
 #[test]
 fn basic_and_bearer_are_sent_at_once_and_wrong_ones_are_named() {
     let server = GitServer::http();

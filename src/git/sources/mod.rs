@@ -88,6 +88,8 @@ pub struct RemoteState {
 pub struct Options {
     /// Operations at one host at a time; 2.
     pub per_host: usize,
+    /// Operations of one namespace at a time; 4.
+    pub per_namespace: usize,
     /// Operations at a time; 32.
     pub overall: usize,
     /// Delays after failures; 1 s to 5 min.
@@ -96,7 +98,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { per_host: 2, overall: 32, backoff: crate::status::Backoff::default() }
+        Self { per_host: 2, per_namespace: 4, overall: 32, backoff: crate::status::Backoff::default() }
     }
 }
 
@@ -164,6 +166,11 @@ impl Status {
         self.subscribers.values().any(|demand| demand.known.as_ref() != Some(commit))
     }
 
+    /// Whose places an operation takes: those of the first who follows.
+    fn namespace(&self) -> String {
+        self.subscribers.keys().next().map(|subscriber| subscriber.namespace.clone()).unwrap_or_default()
+    }
+
     fn interval(&self) -> Duration {
         self.subscribers.values().map(|d| d.interval).min().unwrap_or(Duration::MAX)
     }
@@ -192,7 +199,7 @@ impl Sources {
         let inner = Inner {
             git,
             options,
-            hosts: Hosts::new(options.per_host, options.overall),
+            hosts: Hosts::new(options.per_host, options.per_namespace, options.overall),
             counters: Counters::default(),
             secret: rand::random(),
             listeners: RwLock::default(),

@@ -62,7 +62,8 @@ struct Outcome {
 
 /// One listing, where asked for, and one fetch, where needed. Returns whether it failed.
 async fn round(inner: &Arc<Inner>, remote: &Arc<Remote>, listing: bool) -> bool {
-    let Some(_turn) = inner.hosts.turn(&remote.access.url).await else { return true };
+    let namespace = remote.status.lock().namespace();
+    let Some(_turn) = inner.hosts.turn(&remote.access.url, &namespace).await else { return true };
     let poked = remote.status.lock().poked;
     let outcome = attempt(inner, remote, listing).await;
     if let Some(GitError { retry_after: Some(pause), .. }) = &outcome.error {

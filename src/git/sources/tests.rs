@@ -65,7 +65,7 @@ impl GitRemote for Script {
         self.note(format!("fetch {} {commit}", access.url));
         self.fail()?;
         let tree: FileTree = [("commit", commit.as_str())].into_iter().collect();
-        Ok(Fetched { tree, skipped: vec![] })
+        Ok(Fetched { tree, ..Fetched::default() })
     }
 
     fn forget(&self, _: &str) {
