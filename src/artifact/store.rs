@@ -183,8 +183,13 @@ impl Store {
         self.folder.join("sha256").join(&hex[..2]).join(format!("{hex}.tar"))
     }
 
-    /// Removes archives that are not in `keep` and older than `min_age` (somebody may be about to name younger ones).
-    pub fn collect(&self, keep: &BTreeSet<Digest>, min_age: Duration) -> Result<Collected, StoreError> {
+    /// Removes archives that are not in `keep` and older than `min_age` says (somebody may be about to name younger
+    /// ones).
+    pub fn collect(
+        &self,
+        keep: &BTreeSet<Digest>,
+        min_age: impl Fn(&Digest) -> Duration,
+    ) -> Result<Collected, StoreError> {
         let now = SystemTime::now();
         let mut done = Collected::default();
         for shard in fs::read_dir(self.folder.join("sha256"))?.flatten() {
@@ -192,7 +197,7 @@ impl Store {
                 let Some(digest) = digest_of(&file.path()) else { continue };
                 let Ok(meta) = file.metadata() else { continue };
                 let age = meta.modified().ok().and_then(|time| now.duration_since(time).ok()).unwrap_or_default();
-                if keep.contains(&digest) || age < min_age {
+                if keep.contains(&digest) || age < min_age(&digest) {
                     continue;
                 }
                 self.recent.lock().drop_one(&digest);

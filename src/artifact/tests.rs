@@ -105,8 +105,8 @@ fn only_old_and_unnamed_archives_are_collected() {
     let (_folder, store) = store();
     let (kept, dropped) = (store.put(&tree(&[("a", "1")])).unwrap(), store.put(&tree(&[("a", "2")])).unwrap());
     let keep = BTreeSet::from([kept.digest]);
-    assert_eq!(store.collect(&keep, Duration::from_hours(1)).unwrap(), Collected::default());
-    let done = store.collect(&keep, Duration::ZERO).unwrap();
+    assert_eq!(store.collect(&keep, |_| Duration::from_hours(1)).unwrap(), Collected::default());
+    let done = store.collect(&keep, |_| Duration::ZERO).unwrap();
     assert_eq!(done, Collected { archives: 1, bytes: dropped.size });
     assert!(store.contains(&kept.digest) && !store.contains(&dropped.digest));
     assert!(matches!(store.open(&dropped.digest), Err(StoreError::Missing(_))));

@@ -95,6 +95,9 @@ fn listen(repositories: &Arc<Repositories>, triggers: &Triggers<Repository>) {
     repositories.context.caches.secrets.on_change(move |change| {
         let Some(repositories) = weak.upgrade() else { return };
         let namespace = change.object.namespace().unwrap_or_default();
+        if change.deleted {
+            repositories.credentials.drop_secret(&namespace, &change.object.name_any());
+        }
         for name in repositories.memories.lock().readers_of(&namespace, &change.object.name_any()) {
             woken.now(&namespace, &name);
         }
@@ -127,7 +130,12 @@ impl Reconcile for Repositories {
     fn forget(&self, namespace: &str, name: &str) {
         let gone = Subscriber { kind: KIND, namespace: namespace.into(), name: name.into() };
         self.context.sources.unsubscribe(&gone);
-        if let Some(uid) = self.memories.lock().forget(namespace, name) {
+        let mut memories = self.memories.lock();
+        let secret = memories.secret_of(namespace, name);
+        let uid = memories.forget(namespace, name);
+        drop(memories);
+        self.drop_unread(namespace, secret);
+        if let Some(uid) = uid {
             self.context.reports.forget(&uid);
         }
     }
@@ -140,7 +148,7 @@ impl Repositories {
             Ok(plan) => plan,
             Err((reason, message)) => return Ok((self.leave(object, Finding::Stalled(reason, message)), true)),
         };
-        self.memories.lock().reads(object, plan.secret.as_deref());
+        self.reads(object, plan.secret.as_deref());
         if object.spec.suspend == Some(true) {
             return Ok((self.leave(object, Finding::Suspended), true));
         }
@@ -156,6 +164,24 @@ impl Repositories {
         };
         let spec = RemoteSpec { url: plan.url.clone(), credential, reference: plan.reference.clone() };
         self.follow(object, &plan, &spec).await
+    }
+
+    /// Remembers which Secret the object reads, and lets go of one that nobody reads any more.
+    fn reads(&self, object: &Repository, secret: Option<&str>) {
+        let namespace = object.namespace().unwrap_or_default();
+        let mut memories = self.memories.lock();
+        let before = memories.secret_of(&namespace, &object.name_any());
+        memories.reads(object, secret);
+        drop(memories);
+        self.drop_unread(&namespace, before);
+    }
+
+    fn drop_unread(&self, namespace: &str, secret: Option<String>) {
+        if let Some(secret) = secret
+            && self.memories.lock().readers_of(namespace, &secret).is_empty()
+        {
+            self.credentials.drop_secret(namespace, &secret);
+        }
     }
 
     fn leave(&self, object: &Repository, finding: Finding) -> Finding {
@@ -183,11 +209,11 @@ impl Repositories {
         let Some(fetched) = sources.tree(&key, &observed.commit) else {
             return Ok((Finding::Pending(format!("fetching {}", observed.revision)), false));
         };
-        match self.publish(object, &observed.commit, fetched).await? {
-            Ok(built) => {
-                self.subscribe(object, plan, spec, Some(observed.commit));
-                Ok((Finding::Fetched(built.published(observed.revision)), answered))
-            }
+        let published = self.publish(object, &observed.commit, fetched).await?;
+        // Refused ones too: all trees share one budget, and the clone has it when the spec changes.
+        self.subscribe(object, plan, spec, Some(observed.commit));
+        match published {
+            Ok(built) => Ok((Finding::Fetched(built.published(observed.revision)), answered)),
             Err(refusal) => Ok((Finding::Stalled(reasons::INVALID_SPEC, refusal), answered)),
         }
     }

@@ -26,11 +26,18 @@ type Verdict = Result<Arc<Credential>, Unusable>;
 /// Namespace and name, and the scheme that decides which keys are wanted.
 type Key = (String, String, Scheme);
 
+/// What was read, by the version that it was read at.
+type Held = HashMap<Key, (String, Verdict)>;
+
+fn forget(held: &mut Held, namespace: &str, name: &str) {
+    held.retain(|(in_namespace, named, _), _| in_namespace != namespace || named != name);
+}
+
 /// Reads Secrets. Only metadata is watched; content is read when its version changes.
 pub(super) struct Credentials {
     client: Client,
     secrets: Cache<PartialObjectMeta<Secret>>,
-    held: Mutex<HashMap<Key, (String, Verdict)>>,
+    held: Mutex<Held>,
 }
 
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +56,7 @@ impl Credentials {
         let missing = || Err(Unusable::Missing(format!("there is no Secret {name} in this namespace; create it")));
         let key = (namespace.to_owned(), name.clone(), plan.url.scheme());
         let Some(meta) = self.secrets.get(namespace, name) else {
-            self.held.lock().remove(&key);
+            self.drop_secret(namespace, name);
             return Ok(missing());
         };
         let version = meta.resource_version().unwrap_or_default();
@@ -58,7 +65,10 @@ impl Credentials {
         {
             return Ok(verdict.clone());
         }
-        let Some(secret) = self.read(namespace, name).await? else { return Ok(missing()) };
+        let Some(secret) = self.read(namespace, name).await? else {
+            self.drop_secret(namespace, name);
+            return Ok(missing());
+        };
         let version = secret.resource_version().unwrap_or_default();
         let data = secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect();
         let verdict = Credential::from_secret(&data, &plan.url)
@@ -66,6 +76,11 @@ impl Credentials {
             .map_err(|error| Unusable::Invalid(format!("Secret {name}: {error}")));
         self.held.lock().insert(key, (version, verdict.clone()));
         Ok(verdict)
+    }
+
+    /// Forgets what was read of a Secret: it is gone, or nobody reads it any more.
+    pub(super) fn drop_secret(&self, namespace: &str, name: &str) {
+        forget(&mut self.held.lock(), namespace, name);
     }
 
     async fn read(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Failure> {
@@ -80,5 +95,22 @@ impl Credentials {
             Ok(Err(error)) => Err(failed(error.to_string())),
             Err(_) => Err(failed("the API server did not answer".into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_forgotten_for_all_schemes_and_no_other_one_is() {
+        let verdict = || (String::from("1"), Ok(Arc::new(Credential::default())));
+        let key = |namespace: &str, name: &str, scheme| (namespace.to_owned(), name.to_owned(), scheme);
+        let kept = [key("ns", "other", Scheme::Ssh), key("elsewhere", "git", Scheme::Ssh)];
+        let gone = [key("ns", "git", Scheme::Ssh), key("ns", "git", Scheme::Https)];
+        let mut held: Held = kept.iter().chain(&gone).map(|key| (key.clone(), verdict())).collect();
+        forget(&mut held, "ns", "git");
+        assert_eq!(held.len(), 2);
+        assert!(kept.iter().all(|key| held.contains_key(key)));
     }
 }

@@ -8,9 +8,11 @@ use tracing::{info, warn};
 use super::Repositories;
 use crate::artifact::Digest;
 
-const EVERY: Duration = Duration::from_mins(10);
+const EVERY: Duration = Duration::from_mins(1);
 /// Younger ones may be about to be named, or still be read.
 const MIN_AGE: Duration = Duration::from_hours(1);
+/// For one that its Repository has replaced twice since: enough for a reader that had its digest already.
+const MIN_AGE_REPLACED: Duration = Duration::from_mins(2);
 
 /// Runs until `stop`. What any status names stays, and the last two artifacts of each Repository.
 pub(super) async fn collect_garbage(repositories: Arc<Repositories>, stop: CancellationToken) {
@@ -19,9 +21,16 @@ pub(super) async fn collect_garbage(repositories: Arc<Repositories>, stop: Cance
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        let keep = named(&repositories);
+        let (keep, replaced) = (named(&repositories), repositories.memories.lock().replaced());
         let store = repositories.context.artifacts.clone();
-        match tokio::task::spawn_blocking(move || store.collect(&keep, MIN_AGE)).await {
+        let done = tokio::task::spawn_blocking(move || {
+            let age = |digest: &Digest| if replaced.contains(digest) { MIN_AGE_REPLACED } else { MIN_AGE };
+            store.collect(&keep, age)
+        });
+        let done = done.await;
+        let store = &repositories.context.artifacts;
+        repositories.memories.lock().forget_replaced(|digest| !store.contains(digest));
+        match done {
             Ok(Ok(done)) if done.archives > 0 => {
                 info!(archives = done.archives, bytes = done.bytes, "collected artifacts");
             }

@@ -32,6 +32,8 @@ pub(super) struct Memories {
     by_name: HashMap<Name, Memory>,
     /// Repositories by namespace and name of the Secret that they name.
     readers: HashMap<Name, BTreeSet<String>>,
+    /// Artifacts that their Repositories have replaced, until they are collected.
+    replaced: BTreeSet<Digest>,
 }
 
 #[derive(Default)]
@@ -81,6 +83,11 @@ impl Memories {
         }
     }
 
+    /// The Secret that an object reads, as far as is remembered.
+    pub(super) fn secret_of(&self, namespace: &str, own: &str) -> Option<String> {
+        self.by_name.get(&(namespace.to_owned(), own.to_owned()))?.secret.clone()
+    }
+
     /// Remembers which Secret the object reads.
     pub(super) fn reads(&mut self, object: &Repository, secret: Option<&str>) {
         let (namespace, own) = name(object);
@@ -123,13 +130,24 @@ impl Memories {
         memory.kept.retain(|digest| *digest != built.digest);
         memory.kept.push(built.digest);
         let surplus = memory.kept.len().saturating_sub(2);
-        memory.kept.drain(..surplus);
+        let replaced: Vec<_> = memory.kept.drain(..surplus).collect();
         memory.built = Some(built);
+        self.replaced.extend(replaced);
     }
 
     /// Digests that must not be collected.
     pub(super) fn kept(&self) -> impl Iterator<Item = Digest> + '_ {
         self.by_name.values().flat_map(|memory| memory.kept.iter().copied())
+    }
+
+    /// Digests of what was replaced by two newer ones; some may be in use again, or elsewhere.
+    pub(super) fn replaced(&self) -> BTreeSet<Digest> {
+        self.replaced.clone()
+    }
+
+    /// Forgets what `gone` says was collected.
+    pub(super) fn forget_replaced(&mut self, gone: impl Fn(&Digest) -> bool) {
+        self.replaced.retain(|digest| !gone(digest));
     }
 
     /// The ticket of a reconcile annotation, drawn once for each value and remote.
@@ -154,6 +172,7 @@ impl Memories {
     /// Forgets an object; its uid.
     pub(super) fn forget(&mut self, namespace: &str, own: &str) -> Option<String> {
         let memory = self.by_name.remove(&(namespace.to_owned(), own.to_owned()))?;
+        self.replaced.extend(memory.kept);
         self.drop_reader(namespace, own, memory.secret);
         Some(memory.uid)
     }
@@ -194,6 +213,9 @@ mod tests {
             memories.keep(&object("1", "1"), built(content));
         }
         assert_eq!(memories.kept().collect::<Vec<_>>(), [Digest::of(b"1"), Digest::of(b"3")]);
+        assert_eq!(memories.replaced().into_iter().collect::<Vec<_>>(), [Digest::of(b"2")]);
+        memories.forget_replaced(|_| true);
+        assert!(memories.replaced().is_empty());
         let other_rules = Repository {
             spec: crate::api::RepositorySpec { ignore: Some("x".into()), ..Default::default() },
             ..(*object("1", "2")).clone()

@@ -23,6 +23,9 @@ pub(super) type Refusal = (&'static str, String);
 /// No remote is asked more often.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// No exchange takes longer: while it lasts, it holds one of the places that all remotes share.
+const LONGEST_EXCHANGE: Duration = Duration::from_mins(10);
+
 /// Reads the spec. Whatever it refuses stays refused until the spec changes.
 pub(super) fn plan(spec: &RepositorySpec, allow_file: bool) -> Result<Plan, Refusal> {
     let gaps = not_yet::unsupported(spec);
@@ -37,7 +40,7 @@ pub(super) fn plan(spec: &RepositorySpec, allow_file: bool) -> Result<Plan, Refu
         reference,
         secret: spec.secret_ref.as_ref().map(|secret| secret.name.clone()).filter(|name| !name.is_empty()),
         interval: duration("spec.interval", &spec.interval)?,
-        timeout: duration("spec.timeout", &spec.timeout)?,
+        timeout: duration("spec.timeout", &spec.timeout)?.min(LONGEST_EXCHANGE),
     })
 }
 
@@ -91,6 +94,18 @@ mod tests {
             let plan = plan(&spec(serde_json::json!({"url": "https://h/a", "ref": wanted})), false).unwrap();
             assert_eq!(plan.reference, expected);
             assert_eq!((plan.interval, plan.timeout), (Duration::from_mins(1), Duration::from_mins(1)));
+        }
+    }
+
+    #[test]
+    fn durations_have_bounds() {
+        let url = "https://h/a";
+        for (interval, timeout, seconds) in
+            [("1ns", "1ns", (1, 1)), ("5m", "24h", (300, 600)), ("1h", "9m", (3600, 540))]
+        {
+            let json = serde_json::json!({"url": url, "interval": interval, "timeout": timeout});
+            let plan = plan(&spec(json), false).unwrap();
+            assert_eq!((plan.interval.as_secs(), plan.timeout.as_secs()), seconds, "{interval} {timeout}");
         }
     }
 
