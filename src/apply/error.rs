@@ -89,6 +89,9 @@ pub(super) struct Tried<'a> {
 
 /// The condition reason and the message for `error`.
 pub(super) fn explain(account: &Account, tried: Tried<'_>, error: &ApiError) -> (&'static str, String) {
+    if tried.plural == "secrets" {
+        return explain_secret(account, tried, error);
+    }
     let reason = match error {
         ApiError::Forbidden(message) if message.contains("cannot") => {
             return (reasons::FORBIDDEN, forbidden(account, tried, message));
@@ -107,6 +110,45 @@ pub(super) fn explain(account: &Account, tried: Tried<'_>, error: &ApiError) -> 
         other => other.to_string(),
     };
     (reason, message)
+}
+
+/// The server quotes values in its answers: of a Secret nothing but the field is told.
+fn explain_secret(account: &Account, tried: Tried<'_>, error: &ApiError) -> (&'static str, String) {
+    let at = |message: &str| secret_field(message).map_or_else(String::new, |field| format!(" because of {field}"));
+    match error {
+        ApiError::Forbidden(message) if message.contains(" cannot ") && account.service_account_name().is_some() => {
+            (reasons::FORBIDDEN, forbidden(account, tried, ""))
+        }
+        ApiError::Forbidden(message) => {
+            (reasons::FORBIDDEN, format!("writing it is forbidden{}; {UNTOLD}", at(message)))
+        }
+        ApiError::Unavailable(_) => {
+            (reasons::CLUSTER_UNAVAILABLE, format!("the API server or a webhook does not answer; {UNTOLD}"))
+        }
+        ApiError::NotFound(text) if text.starts_with("namespaces ") => {
+            let message = format!("namespace {} does not exist; create it, or put it into the files", tried.namespace);
+            (reasons::APPLY_FAILED, message)
+        }
+        ApiError::NotFound(_) => (reasons::APPLY_FAILED, "it does not exist any more".into()),
+        ApiError::Conflict(_) => (reasons::APPLY_FAILED, "somebody else changes it at the same time".into()),
+        ApiError::Rejected { code, message } => {
+            (reasons::APPLY_FAILED, format!("the API server refuses it ({code}){}; {UNTOLD}", at(message)))
+        }
+    }
+}
+
+const UNTOLD: &str = "its words are not shown, they may quote the Secret; kubectl apply --dry-run=server shows them";
+
+/// The first field of a Secret that a message names; keys are no secrets, values come after them.
+fn secret_field(message: &str) -> Option<&str> {
+    let (_, told) = message.split_once(": ")?;
+    let field = told.split(|c: char| c.is_whitespace() || matches!(c, '"' | ':' | ',' | '=')).next()?;
+    let field = field.trim_start_matches('.');
+    let (first, rest) = field.split_at(field.find(['.', '[']).unwrap_or(field.len()));
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '[' | ']' | '-' | '_');
+    let known = matches!(first, "data" | "stringData" | "metadata" | "type" | "immutable");
+    let whole = rest.contains('[') == rest.ends_with(']');
+    (known && whole && rest.len() <= 253 && rest.chars().all(plain)).then_some(field)
 }
 
 /// Names the account, the verb, the resource, and the binding to write.
@@ -158,6 +200,23 @@ mod tests {
         assert_eq!(Some(&failed), failure(&reversed).as_ref());
         assert_eq!(failed.message, "a.yaml:3: a: bad; a.yaml:3: b: bad; a.yaml:3: c: bad; and 1 more");
         assert_eq!(failure(&[]), None);
+    }
+
+    #[test]
+    fn of_a_secret_only_the_field_is_told() {
+        for (message, want) in [
+            (
+                "failed to create typed patch object (n/s; /v1, Kind=Secret): .data.key: expected string, got hunter2",
+                Some("data.key"),
+            ),
+            ("Secret \"s\" is invalid: data[a b]: Invalid value: \"hunter2\"", None),
+            ("Secret \"s\" is invalid: data[a.b]: Invalid value: \"hunter2\"", Some("data[a.b]")),
+            ("Secret \"s\" is invalid: metadata.labels: Invalid value: \"hunter2\"", Some("metadata.labels")),
+            ("admission webhook \"x\" denied the request: hunter2 is weak", None),
+            ("hunter2", None),
+        ] {
+            assert_eq!(secret_field(message), want, "{message}");
+        }
     }
 
     #[test]

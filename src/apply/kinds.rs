@@ -14,10 +14,14 @@ use super::{
     account::{Account, segment},
     error::ApiError,
 };
-use crate::object::{Gvk, ObjectId};
+use crate::object::{Gvk, ObjectId, is_api_version};
 
 /// A kind that was not found is looked up again after this long.
 const NOT_BEFORE: Duration = Duration::from_secs(1);
+/// Discovery answers from memory; a group whose own server hangs must not hold up what asks for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Groups and versions that are remembered although nothing is known of them.
+const MAX_EMPTY: usize = 256;
 
 /// How a kind is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,31 +59,51 @@ type ByKind = Arc<BTreeMap<String, Resource>>;
 pub struct Kinds {
     account: Account,
     known: RwLock<HashMap<String, (Instant, ByKind)>>,
-    /// One look-up at a time: many Syncs ask for the same at a start.
-    asking: Mutex<()>,
+    /// One look-up of a group and version at a time: many Syncs ask for the same at a start.
+    asking: parking_lot::Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
 
 impl Kinds {
     /// Nothing is asked before it is needed.
     pub fn new(account: Account) -> Self {
-        Self { account, known: RwLock::default(), asking: Mutex::default() }
+        Self { account, known: RwLock::default(), asking: parking_lot::Mutex::default() }
     }
 
     /// The resource of a kind; `None` when the cluster does not have it.
     pub async fn resolve(&self, gvk: &Gvk) -> Result<Option<Resource>, ApiError> {
         let version = gvk.api_version();
+        if !is_api_version(&version) {
+            return Ok(None);
+        }
         if let Known::Yes(found) = self.cached(&version, &gvk.kind) {
             return Ok(Some(found));
         }
-        let _one = self.asking.lock().await;
-        match self.cached(&version, &gvk.kind) {
+        let turn = self.asking.lock().entry(version.clone()).or_default().clone();
+        let found = {
+            let _one = turn.lock().await;
+            self.look_up(&version, &gvk.kind).await
+        };
+        drop(turn);
+        // Nobody else waits for this turn: it is forgotten.
+        self.asking.lock().retain(|_, turn| Arc::strong_count(turn) > 1);
+        found
+    }
+
+    async fn look_up(&self, version: &str, kind: &str) -> Result<Option<Resource>, ApiError> {
+        match self.cached(version, kind) {
             Known::Yes(found) => return Ok(Some(found)),
             Known::No => return Ok(None),
             Known::Ask => {}
         }
-        let fetched = Arc::new(self.fetch(&version).await?);
-        self.known.write().insert(version, (Instant::now(), fetched.clone()));
-        Ok(fetched.get(&*gvk.kind).cloned())
+        let patience = tokio::time::timeout(PATIENCE, self.fetch(version)).await;
+        let fetched = patience.map_err(|_| {
+            ApiError::Unavailable(format!("{version} is not described within {} s", PATIENCE.as_secs()))
+        })??;
+        let fetched = Arc::new(fetched);
+        let mut known = self.known.write();
+        known.insert(version.to_owned(), (Instant::now(), fetched.clone()));
+        forget_empty(&mut known);
+        Ok(fetched.get(kind).cloned())
     }
 
     /// A kind that was found is taken however old the answer, one that was not for [`NOT_BEFORE`] only.
@@ -110,6 +134,13 @@ impl Kinds {
     }
 }
 
+/// Versions that the cluster does not have come from Git in any number: the old ones go.
+fn forget_empty(known: &mut HashMap<String, (Instant, ByKind)>) {
+    if known.values().filter(|(_, kinds)| kinds.is_empty()).count() > MAX_EMPTY {
+        known.retain(|_, (asked, kinds)| !kinds.is_empty() || asked.elapsed() < NOT_BEFORE);
+    }
+}
+
 fn resources(version: &str, list: &Value) -> BTreeMap<String, Resource> {
     let entries = list.get("resources").and_then(Value::as_array).into_iter().flatten();
     entries
@@ -126,6 +157,21 @@ fn resources(version: &str, list: &Value) -> BTreeMap<String, Resource> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_is_not_there_is_forgotten() {
+        let mut known = HashMap::new();
+        let there: ByKind =
+            Arc::new(resources("v1", &json!({"resources": [{"name": "a", "namespaced": true, "kind": "A"}]})));
+        let long_ago = Instant::now().checked_sub(NOT_BEFORE).unwrap();
+        known.insert("v1".to_owned(), (long_ago, there));
+        for n in 0..=MAX_EMPTY {
+            known.insert(format!("x{n}/v1"), (long_ago, ByKind::default()));
+            forget_empty(&mut known);
+            assert!(known.len() <= MAX_EMPTY + 1);
+        }
+        assert_eq!(known.keys().collect::<Vec<_>>(), ["v1"]);
+    }
 
     #[test]
     fn subresources_are_no_kinds() {

@@ -30,6 +30,16 @@ impl Gvk {
     }
 }
 
+/// Whether a text can be an `apiVersion`: `v1`, or `group/v1`, in lower case.
+pub fn is_api_version(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let (group, version) = text.split_once('/').unwrap_or(("core", text));
+    text.len() <= 253
+        && !group.is_empty()
+        && group.chars().all(|c| plain(c) || c == '.' || c == '-')
+        && version.strip_prefix('v').is_some_and(|rest| !rest.is_empty() && rest.chars().all(plain))
+}
+
 impl fmt::Display for Gvk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}", self.api_version(), self.kind)

@@ -1,12 +1,14 @@
 //! Reading the tree: every read is recorded, every size bounded.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::BTreeSet,
 };
 
+use minijinja::Environment;
+
 use super::{
-    Context, MAX_FILE_BYTES, MAX_OBJECTS,
+    Context, MAX_BUILDS, MAX_BYTES, MAX_FILE_BYTES, MAX_OBJECTS,
     error::{Reason, RenderError, Result},
     import,
     manifest::{Origin, Resource},
@@ -25,11 +27,26 @@ pub(super) struct Files<'a> {
     context: &'a Context,
     read: RefCell<BTreeSet<RepoPath>>,
     objects: Cell<usize>,
+    bytes: Cell<usize>,
+    builds: Cell<usize>,
+    /// Whether nobody waits for the result any more.
+    stopped: &'a dyn Fn() -> bool,
+    /// Made once: it holds every template of the tree.
+    templates: OnceCell<Environment<'static>>,
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(tree: &'a FileTree, context: &'a Context) -> Self {
-        Self { tree, context, read: RefCell::default(), objects: Cell::new(0) }
+    pub(super) fn new(tree: &'a FileTree, context: &'a Context, stopped: &'a dyn Fn() -> bool) -> Self {
+        Self {
+            tree,
+            context,
+            read: RefCell::default(),
+            objects: Cell::new(0),
+            bytes: Cell::new(0),
+            builds: Cell::new(0),
+            stopped,
+            templates: OnceCell::new(),
+        }
     }
 
     pub(super) fn into_read(self) -> BTreeSet<RepoPath> {
@@ -76,6 +93,7 @@ impl<'a> Files<'a> {
             let message = format!("the file has {} bytes; at most {MAX_FILE_BYTES} are read", entry.bytes.len());
             return Err(RenderError::new(path, 0, Reason::TooLarge, message));
         }
+        self.charge(path, entry.bytes.len())?;
         Ok(&entry.bytes)
     }
 
@@ -96,7 +114,9 @@ impl<'a> Files<'a> {
         if !template::is_template(path) {
             return yaml::parse_documents(text).map_err(|e| RenderError::yaml(path, &e));
         }
-        let output = template::render(self.tree, path, text, self.context)?;
+        let environment = self.templates.get_or_init(|| template::environment(self.tree));
+        let output = template::render(environment, path, text, self.context)?;
+        self.charge(path, output.text.len())?;
         self.read.borrow_mut().extend(output.read);
         yaml::parse_documents(&output.text).map_err(|e| template::yaml_error(path, &output.text, &e))
     }
@@ -113,8 +133,39 @@ impl<'a> Files<'a> {
         Ok(found)
     }
 
+    /// Counts bytes that were read, written by a template or added by a patch against the bound of a render.
+    pub(super) fn charge(&self, path: &RepoPath, more: usize) -> Result<()> {
+        self.go_on(path)?;
+        self.bytes.set(self.bytes.get().saturating_add(more));
+        if self.bytes.get() > MAX_BYTES {
+            let message = format!("more than {} MiB in one Sync; split it", MAX_BYTES >> 20);
+            return Err(RenderError::new(path, 0, Reason::TooLarge, message));
+        }
+        Ok(())
+    }
+
+    /// Counts kustomizations that are built: each may name others several times.
+    pub(super) fn count_build(&self, path: &RepoPath) -> Result<()> {
+        self.go_on(path)?;
+        self.builds.set(self.builds.get() + 1);
+        if self.builds.get() > MAX_BUILDS {
+            let message = format!("kustomizations are built more than {MAX_BUILDS} times; do not name them repeatedly");
+            return Err(RenderError::new(path, 0, Reason::TooLarge, message));
+        }
+        Ok(())
+    }
+
+    /// An error when the render was stopped.
+    pub(super) fn go_on(&self, path: &RepoPath) -> Result<()> {
+        if (self.stopped)() {
+            return Err(RenderError::new(path, 0, Reason::TooLarge, "the render takes too long; make it smaller"));
+        }
+        Ok(())
+    }
+
     /// Counts objects against the bound of a render.
     pub(super) fn count(&self, path: &RepoPath, more: usize) -> Result<()> {
+        self.go_on(path)?;
         self.objects.set(self.objects.get() + more);
         if self.objects.get() > MAX_OBJECTS {
             let message = format!("more than {MAX_OBJECTS} objects in one Sync; split it");

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     object::{
-        Object,
+        Object, is_api_version,
         yaml::{Document, Lines},
     },
     tree::RepoPath,
@@ -108,6 +108,10 @@ impl Resource {
         let text = |v: Option<&Value>| v.and_then(Value::as_str).is_some_and(|s| !s.is_empty());
         if !text(map.get("apiVersion")) {
             return missing("apiVersion");
+        }
+        if !is_api_version(self.api_version()) {
+            let message = format!("apiVersion {:?} is none; it is written as v1 or group/v1", self.api_version());
+            return Err(self.error_at(Reason::InvalidManifest, "/apiVersion", message));
         }
         if !text(map.get("kind")) {
             return missing("kind");

@@ -36,6 +36,10 @@ use manifest::Resource;
 pub const MAX_FILE_BYTES: usize = 4 << 20;
 /// Most objects of one render.
 pub const MAX_OBJECTS: usize = 10_000;
+/// Most bytes that one render reads, and that its templates and patches write.
+pub const MAX_BYTES: usize = 32 << 20;
+/// Most kustomizations that one render builds; one that is named twice counts twice.
+pub const MAX_BUILDS: usize = 1_000;
 /// How deep kustomizations may refer to kustomizations.
 pub const MAX_KUSTOMIZATIONS: usize = 32;
 
@@ -115,7 +119,17 @@ pub struct Rendered {
 
 /// Renders the file or folder `path` of `tree`.
 pub fn render(tree: &FileTree, path: &RepoPath, context: &Context) -> std::result::Result<Rendered, RenderError> {
-    let files = Files::new(tree, context);
+    render_until(tree, path, context, &|| false)
+}
+
+/// As [`render`], given up with an error soon after `stopped` says so.
+pub fn render_until(
+    tree: &FileTree,
+    path: &RepoPath,
+    context: &Context,
+    stopped: &dyn Fn() -> bool,
+) -> std::result::Result<Rendered, RenderError> {
+    let files = Files::new(tree, context, stopped);
     let resources = if tree.get(path).is_some() {
         files.resources(path)?
     } else if files.is_dir(path) {
@@ -133,6 +147,11 @@ pub fn render(tree: &FileTree, path: &RepoPath, context: &Context) -> std::resul
     resources.iter().try_for_each(check::check)?;
     let objects = resources.into_iter().map(Resource::into_item).collect::<Result<Vec<_>>>()?;
     Ok(Rendered { objects, read: files.into_read() })
+}
+
+/// Whether the tree has templates: these are programs, whose time and memory only a process of their own bounds.
+pub fn has_templates(tree: &FileTree) -> bool {
+    tree.iter().any(|(path, _)| template::is_template(path))
 }
 
 /// kustomize leaves out what is marked as an input of tools only.

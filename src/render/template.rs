@@ -45,9 +45,13 @@ pub(super) struct Output {
 
 /// Renders one template of the tree. It may include and import other files of the tree named `*.j2`, by paths relative
 /// to its own folder.
-pub(super) fn render(tree: &FileTree, path: &RepoPath, source: &str, context: &Context) -> Result<Output> {
-    let environment = environment(tree);
-    let rendered = write(&environment, path, source, context);
+pub(super) fn render(
+    environment: &Environment<'static>,
+    path: &RepoPath,
+    source: &str,
+    context: &Context,
+) -> Result<Output> {
+    let rendered = write(environment, path, source, context);
     let read = environment.templates().filter_map(|(name, _)| RepoPath::parse(name).ok()).collect();
     match rendered {
         Ok(text) => Ok(Output { text, read }),
@@ -80,7 +84,8 @@ fn variables(context: &Context) -> Value {
     }
 }
 
-fn environment(tree: &FileTree) -> Environment<'static> {
+/// What all templates of a tree share.
+pub(super) fn environment(tree: &FileTree) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);

@@ -50,6 +50,55 @@ fn error(files: &[(&str, &str)], at: &str) -> RenderError {
 }
 
 #[test]
+fn repetition_is_bounded() {
+    let mut files: Vec<(String, String)> = (0..30)
+        .map(|i| (format!("k{i}/kustomization.yaml"), format!("resources: [../k{n}, ../k{n}]\n", n = i + 1)))
+        .collect();
+    files.push(("k30/kustomization.yaml".into(), "resources: []\nnamePrefix: a-\n".into()));
+    let files: Vec<(&str, &str)> = files.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect();
+    let failed = error(&files, "k0");
+    assert_eq!(failed.reason, Reason::TooLarge, "{failed}");
+    assert!(failed.message.contains("1000 times"), "{failed}");
+}
+
+#[test]
+fn the_bytes_of_all_documents_count() {
+    let big = "x".repeat(MAX_FILE_BYTES);
+    let each = (0..9).fold(String::new(), |all, n| all + &format!("- {{name: c{n}, files: [big]}}\n"));
+    let kustomization = format!("configMapGenerator:\n{each}");
+    let failed = error(&[("big", &big), ("kustomization.yaml", &kustomization)], "");
+    assert_eq!((failed.reason, failed.message.as_str()), (Reason::TooLarge, "more than 32 MiB in one Sync; split it"));
+}
+
+#[test]
+fn a_copy_of_a_copy_is_bounded() {
+    let copies =
+        (0..40).fold(String::new(), |all, n| all + &format!("  - {{op: copy, from: /data, path: /data/c{n}}}\n"));
+    let kustomization = format!(
+        "resources: [a.yaml]\npatches:\n- target: {{kind: ConfigMap}}\n  patch: |-\n{}",
+        copies.replace("  - ", "    - ")
+    );
+    let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {a: b}\n";
+    let failed = error(&[("a.yaml", manifest), ("kustomization.yaml", &kustomization)], "");
+    assert!(failed.message.contains("copies more than"), "{failed}");
+}
+
+#[test]
+fn a_render_stops_when_nobody_waits() {
+    let tree: FileTree = [("a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n")].into_iter().collect();
+    let failed = render_until(&tree, &path(""), &context(), &|| true).unwrap_err();
+    assert_eq!(failed.message, "the render takes too long; make it smaller");
+}
+
+#[test]
+fn an_api_version_is_no_path() {
+    for bad in ["../../v1", "a/b/v1", "v1?x=1", "/v1", "V1", "apps/", "apps/v1/deployments"] {
+        let failed = error(&[("a.yaml", &format!("apiVersion: \"{bad}\"\nkind: Pod\nmetadata: {{name: a}}\n"))], "");
+        assert!(failed.message.contains("apiVersion"), "{failed}");
+    }
+}
+
+#[test]
 fn bounds_hold() {
     let long = format!("# {}\n", "x".repeat(MAX_FILE_BYTES));
     assert_eq!(error(&[("a.yaml", &long)], "").reason, Reason::TooLarge);

@@ -35,6 +35,9 @@ use crate::{
 /// How soon a pass comes again that waits for a Task to end; its event mostly comes first.
 const UNFINISHED: Duration = Duration::from_secs(10);
 
+/// An interval below this one is taken as this one: each look costs a request for every object.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
+
 /// One reconcile.
 pub(super) struct Pass<'a> {
     pub(super) all: &'a SyncReconciler,
@@ -390,7 +393,7 @@ impl<'a> Pass<'a> {
         match failure.class {
             Class::Transient => Err(failure),
             Class::Stalled => Ok(Next::OnEvent),
-            Class::Waiting => Ok(Next::After(self.sync.spec.retry_interval.or(Duration::from_mins(1)))),
+            Class::Waiting => Ok(Next::After(self.state.progress.lock().next_retry(&self.sync.spec.retry_interval))),
         }
     }
 
@@ -400,6 +403,9 @@ impl<'a> Pass<'a> {
         let after = report::status(&before, state, facts, self.all.context.now());
         if self.all.context.reports.status(self.sync, &before, &after).await? == Presence::Gone {
             return Err(gone());
+        }
+        if matches!(state, report::State::Ready | report::State::Checking(_)) {
+            self.state.progress.lock().failures = 0;
         }
         if let report::State::Failed(failure) = state
             && !before.conditions.iter().any(|c| c.reason == failure.reason && c.type_ == condition::READY)
@@ -449,7 +455,7 @@ impl<'a> Pass<'a> {
     }
 
     fn interval(&self) -> Duration {
-        self.sync.spec.interval.or(Duration::from_mins(10)).max(Duration::from_secs(1))
+        self.sync.spec.interval.or(Duration::from_mins(10)).max(SHORTEST_INTERVAL)
     }
 
     pub(super) fn wall_clock(&self) -> Timestamp {

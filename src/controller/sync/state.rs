@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    api::SyncStatus,
+    api::{GoDuration, SyncStatus},
     apply::Memory,
     object::ObjectId,
     plan::{Health, digest},
@@ -18,6 +18,9 @@ use crate::{
 
 /// First and longest delay between two rounds of looking at objects that are not healthy yet.
 const ROUNDS: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(10));
+
+/// Shortest delay before a failure is tried again, and how far repetition stretches shorter ones than it.
+const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// One Sync.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub(super) struct Progress {
     pub(super) unhealthy: BTreeMap<ObjectId, Health>,
     /// Since when health is waited for, and how many rounds there were.
     pub(super) waiting: Option<(Instant, u32)>,
+    /// Failures since the last success that wait for `spec.retryInterval`.
+    pub(super) failures: u32,
     /// When changes made by others are looked for next.
     pub(super) look_at: Option<Instant>,
     /// Objects of which an event said that they may have changed.
@@ -71,6 +76,15 @@ impl Progress {
     pub(super) fn next_round(&self) -> Duration {
         let rounds = self.waiting.map_or(0, |(_, rounds)| rounds).min(16);
         ROUNDS.0.saturating_mul(1 << rounds).min(ROUNDS.1)
+    }
+
+    /// Delay before a failure is tried again: the interval asked for, from a second on, twice as long each time up to
+    /// a minute.
+    pub(super) fn next_retry(&mut self, interval: &GoDuration) -> Duration {
+        let first = interval.or(RETRIES.1).max(RETRIES.0);
+        let delay = first.saturating_mul(1 << self.failures.min(16)).min(first.max(RETRIES.1));
+        self.failures = self.failures.saturating_add(1);
+        delay
     }
 
     /// Whether waiting has lasted longer than `timeout`.
@@ -135,6 +149,16 @@ mod tests {
             delays.push(progress.next_round().as_millis());
         }
         assert_eq!(delays, [300, 600, 9600, 10_000]);
+    }
+
+    #[test]
+    fn retries_have_a_floor_and_get_rarer() {
+        for (interval, want) in
+            [("0s", [1, 2, 4, 8, 16, 32, 60]), ("30s", [30, 60, 60, 60, 60, 60, 60]), ("5m", [300; 7])]
+        {
+            let mut progress = Progress::default();
+            assert_eq!(want.map(|_| progress.next_retry(&interval.into()).as_secs()), want, "{interval}");
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ fn accumulate(files: &Files<'_>, dir: &RepoPath, stack: &mut Vec<RepoPath>) -> R
         return Err(RenderError::new(dir, 0, Reason::FileMissing, message));
     };
     check_stack(&path, dir, stack)?;
+    files.count_build(&path)?;
     stack.push(dir.clone());
     let kustomization = Kustomization::read(files, &path)?;
     let (mut resources, mut seen) = (vec![], BTreeMap::new());

@@ -32,7 +32,7 @@ pub(super) fn apply_all(
     for (index, patch) in kustomization.patches.iter().enumerate() {
         let entry = Entry { kustomization, patch, pointer: format!("/patches/{index}"), index };
         let (source, documents) = entry.load(files, dir)?;
-        entry.apply(&source, &documents, resources)?;
+        entry.apply(files, &source, &documents, resources)?;
     }
     Ok(())
 }
@@ -80,7 +80,13 @@ impl Entry<'_> {
         }
     }
 
-    fn apply(&self, source: &Source, documents: &[Document], resources: &mut Vec<Resource>) -> Result<()> {
+    fn apply(
+        &self,
+        files: &Files<'_>,
+        source: &Source,
+        documents: &[Document],
+        resources: &mut Vec<Resource>,
+    ) -> Result<()> {
         let target = match &self.patch.target {
             Some(target) => Some(selector::compile(target).map_err(|(field, message)| {
                 self.error(
@@ -93,16 +99,21 @@ impl Entry<'_> {
         };
         match documents {
             [] => Err(self.error("", Reason::InvalidKustomization, "the patch is empty")),
-            [Document { value: Value::Array(_), .. }] => self.json(source, &documents[0], target.as_ref(), resources),
+            [Document { value: Value::Array(_), .. }] => {
+                self.json(files, source, &documents[0], target.as_ref(), resources)
+            }
             [_, _, ..] if target.is_some() => {
                 Err(self.error("", Reason::InvalidKustomization, "a patch with a target is one document"))
             }
-            _ => documents.iter().try_for_each(|document| self.strategic(source, document, target.as_ref(), resources)),
+            _ => documents
+                .iter()
+                .try_for_each(|document| self.strategic(files, source, document, target.as_ref(), resources)),
         }
     }
 
     fn json(
         &self,
+        files: &Files<'_>,
         source: &Source,
         document: &Document,
         target: Option<&Selector>,
@@ -119,8 +130,10 @@ impl Entry<'_> {
                 RenderError::new(&source.file, at(index), Reason::InvalidKustomization, message)
             })?);
         }
+        let size = document.value.to_string().len();
         for resource in resources.iter_mut().filter(|r| target.matches(r)) {
             remember(resource);
+            files.charge(&source.file, size)?;
             json6902::apply(&mut resource.value, &operations).map_err(|(index, message)| {
                 let message = format!("patches[{}]: {}: {message}", self.index, resource.describe());
                 RenderError::new(&source.file, at(index), Reason::PatchFailed, message)
@@ -131,6 +144,7 @@ impl Entry<'_> {
 
     fn strategic(
         &self,
+        files: &Files<'_>,
         source: &Source,
         document: &Document,
         target: Option<&Selector>,
@@ -144,6 +158,7 @@ impl Entry<'_> {
         }
         import::map(&mut patch)?;
         let chosen = self.choose(&patch, target, resources)?;
+        files.charge(&source.file, patch.value.to_string().len().saturating_mul(chosen.len()))?;
         let (mut kept, mut failed) = (Vec::with_capacity(resources.len()), None);
         for (index, mut resource) in resources.drain(..).enumerate() {
             if !chosen.contains(&index) {

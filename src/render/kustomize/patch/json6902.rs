@@ -21,10 +21,22 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
 
 /// Applies the operations in order. The error is about the operation of that index.
 pub(super) fn apply(object: &mut Value, operations: &[Operation]) -> Result<(), (usize, String)> {
-    operations.iter().enumerate().try_for_each(|(index, operation)| one(object, operation).map_err(|e| (index, e)))
+    let mut copied = 0;
+    operations
+        .iter()
+        .enumerate()
+        .try_for_each(|(index, operation)| one(object, operation, &mut copied).map_err(|e| (index, e)))
 }
 
-fn one(object: &mut Value, operation: &Operation) -> Result<(), String> {
+/// Bytes that the copies of one patch may add: a copy of a copy doubles.
+const MAX_COPIED: usize = 1 << 20;
+
+fn counted(value: &Value, copied: &mut usize) -> Result<Value, String> {
+    *copied = copied.saturating_add(value.to_string().len());
+    if *copied > MAX_COPIED { Err(format!("the patch copies more than {MAX_COPIED} bytes")) } else { Ok(value.clone()) }
+}
+
+fn one(object: &mut Value, operation: &Operation, copied: &mut usize) -> Result<(), String> {
     let Operation { op, path, from, value } = operation;
     let say = |message: String| format!("{op} {path}: {message}");
     let value = || value.clone().ok_or_else(|| say("value is required".into()));
@@ -33,7 +45,7 @@ fn one(object: &mut Value, operation: &Operation) -> Result<(), String> {
         "add" => add(object, path, value()?),
         "remove" => remove(object, path).map(drop),
         "replace" => get(object, path).map(|_| ()).and_then(|()| replace(object, path, value()?)),
-        "copy" => get(object, source()?).cloned().and_then(|value| add(object, path, value)),
+        "copy" => get(object, source()?).and_then(|v| counted(v, copied)).and_then(|value| add(object, path, value)),
         "move" => remove(object, source()?).and_then(|value| add(object, path, value)),
         "test" => test(object, path, &value()?),
         _ => Err("is not known; allowed operations are add, remove, replace, move, copy, test".into()),
