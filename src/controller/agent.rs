@@ -5,13 +5,17 @@ mod contents;
 mod fresh;
 mod index;
 mod listen;
+mod maps;
 mod observe;
 pub mod voice;
 mod write;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
@@ -28,7 +32,7 @@ use crate::{
 use act::Acted;
 use contents::Contents;
 use fresh::Fresh;
-use index::{OpenTasks, Referrers};
+use index::{ByAgent, OpenTasks, Referrers};
 use voice::AgentVoice;
 
 /// How often a name that somebody else has is looked at again.
@@ -45,6 +49,12 @@ pub struct Agents {
     deployments: Fresh<Deployment>,
     services: Fresh<Service>,
     config_maps: Fresh<observe::ConfigMapMeta>,
+    pods_of: ByAgent<Pod>,
+    maps_of: ByAgent<observe::ConfigMapMeta>,
+    /// Version and hash of the authority's ConfigMap that was compared last, by namespace.
+    authorities: Mutex<HashMap<String, (String, String)>>,
+    /// How often in a row a confirmation failed, by namespace and agent.
+    refused: Mutex<HashMap<(String, String), u32>>,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
     touches: Mutex<HashMap<(String, String), act::Touch>>,
 }
@@ -62,6 +72,10 @@ pub fn prepare(context: &Context, scopes: &[Scope], voice: Arc<dyn AgentVoice>) 
         deployments: Fresh::new(context.caches.deployments.clone()),
         services: Fresh::new(context.caches.services.clone()),
         config_maps: Fresh::new(context.caches.config_maps.clone()),
+        pods_of: ByAgent::new(context.caches.agent_pods.clone()),
+        maps_of: ByAgent::new(context.caches.config_maps.clone()),
+        authorities: Mutex::default(),
+        refused: Mutex::default(),
         touches: Mutex::default(),
     });
     listen::attach(&agents);
@@ -97,6 +111,7 @@ impl Reconcile for Agents {
         self.referrers.forget(namespace, name);
         self.contents.forget(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
+        self.refused.lock().remove(&(namespace.into(), name.into()));
     }
 }
 
@@ -120,7 +135,7 @@ impl Agents {
             server: report::server(deployment.as_deref()),
             applied: deployment.as_deref().and_then(observe::applied_hash),
             suspended: deployment.as_deref().is_some_and(observe::has_no_pods),
-            tasks: self.tasks.count(&namespace, &name),
+            tasks: self.open_tasks(&namespace, &name),
             activity: acted.activity.as_ref(),
             url: observe::url(agent, observe::config(&self.context).as_deref()),
             layout: deployment.as_deref().and_then(observe::layout),

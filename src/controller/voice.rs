@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     Settings,
-    agent::voice::{AgentVoice, Said},
+    agent::voice::{AgentVoice, HOLD, Said},
 };
 use crate::{
     server::voice::{
@@ -25,9 +25,6 @@ use crate::{
     status::Failure,
 };
 
-/// How long prompts are held while a change is decided and written. Longer than the API server may take for one
-/// write, shorter than a person would notice.
-const HOLD: Duration = Duration::from_secs(3);
 /// How often it is asked whether the certificate must be renewed.
 const RENEWAL: Duration = Duration::from_hours(12);
 

@@ -331,6 +331,50 @@ async fn what_is_not_ours_or_not_supported_is_left_alone() {
 }
 
 #[tokio::test]
+async fn config_maps_of_somebody_else_are_neither_used_nor_written() {
+    let place = Place::new("foreign-maps").await;
+    place.agent("first", json!({})).await;
+    let made = place.deployment_where("a Deployment", "first-server", |_| true).await;
+    let owners = |d: &Deployment| {
+        let fields = d.metadata.managed_fields.clone().unwrap_or_default();
+        let spec = |f: &Value| f.get("f:spec").is_some();
+        let ours = fields.into_iter().filter(|f| f.manager.as_deref() == Some("pilothouse-agent"));
+        ours.filter(|f| f.fields_v1.as_ref().is_some_and(|v| spec(&v.0))).map(|f| f.operation.unwrap()).collect()
+    };
+    let operations: Vec<String> = eventually("the fields of an apply", 30, || async {
+        let operations: Vec<String> = owners(&place.api::<Deployment>().get("first-server").await.unwrap());
+        (operations == ["Apply"]).then_some(operations)
+    })
+    .await;
+    assert_eq!(operations, ["Apply"], "what is not wanted any more could not be taken away");
+    let volumes = made.spec.unwrap().template.spec.unwrap().volumes.unwrap_or_default();
+    let files = volumes
+        .iter()
+        .find_map(|v| v.config_map.as_ref().map(|m| m.name.clone()).filter(|n| n.starts_with("first-server-files-")));
+    // The name is made of the content, so the same spec of another Agent asks for the same suffix.
+    let files = files.unwrap().replace("first-server", "second-server");
+    for name in [files.as_str(), "third-server-context"] {
+        place.create::<ConfigMap>(json!({"metadata": {"name": name}, "data": {"mine": "x"}})).await;
+    }
+    for (agent, map) in [("second", files.as_str()), ("third", "third-server-context")] {
+        place.agent(agent, json!({})).await;
+        let conflict = |a: &Agent| condition(a, "Ready").is_some_and(|c| c.1 == "NameConflict" && c.2.contains(map));
+        place.agent_where("a conflict", agent, conflict).await;
+        let left = place.api::<ConfigMap>().get(map).await.unwrap();
+        assert_eq!(left.data.unwrap(), [("mine".to_string(), "x".to_string())].into(), "{map}");
+        assert!(place.api::<Deployment>().get_opt(&format!("{agent}-server")).await.unwrap().is_none());
+    }
+    // Whoever replaces the authority's certificate does not keep it.
+    let data = json!({"data": {"ca.crt": "another"}});
+    place.merge::<ConfigMap>("pilothouse-authority", data).await;
+    eventually("the authority", 30, || async {
+        let map = place.api::<ConfigMap>().get("pilothouse-authority").await.unwrap();
+        map.data.unwrap()["ca.crt"].starts_with("-----BEGIN").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_unknown_server_is_protected_and_the_clock_survives_a_crash() {
     let mut place = Place::new("gate").await;
     place.agent("a", json!({})).await;

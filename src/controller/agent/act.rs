@@ -13,7 +13,6 @@ use k8s_openapi::api::{
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
-    core::PartialObjectMetaExt,
 };
 use serde_json::{Value, json};
 
@@ -32,15 +31,20 @@ use crate::{
     },
     api::{
         Agent,
-        names::{self, annotation, label, manager},
+        names::{self, annotation, manager, reasons},
         voice::Activity as Wire,
     },
-    status::{Failure, Next, Note},
+    status::{Backoff, Failure, Next, Note},
 };
 
 /// First wait before a pod is touched again, doubled up to [`TOUCH_MAX`].
 const TOUCH_FIRST: Duration = Duration::from_millis(700);
 const TOUCH_MAX: Duration = Duration::from_secs(30);
+
+/// Delays before a confirmation that failed is asked for again.
+const CONFIRM: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(1) };
+/// A write is not begun when the hold ends sooner.
+const WRITE: Duration = Duration::from_millis(300);
 
 /// What a reconcile decided and wrote, for the report.
 #[derive(Default)]
@@ -95,37 +99,7 @@ impl Agents {
 
     fn work(&self, who: &Who<'_>, said: Option<&Said>) -> Work {
         let running = self.running_pods(who.agent);
-        Work { running_tasks: self.tasks.count(&who.namespace, &who.name).0, activity: voice::activity(said, &running) }
-    }
-
-    /// The certificate that sidecars trust, one ConfigMap a namespace. It belongs to no agent and stays.
-    async fn authority(&self, namespace: &str) -> Result<(), Failure> {
-        let Some(certificate) = self.voice.authority() else { return Ok(()) };
-        let body = json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {
-                "name": names::AUTHORITY_CONFIG_MAP, "namespace": namespace,
-                "labels": { label::MANAGED_BY: names::value::MANAGED_BY },
-                "annotations": { state::OBJECT_HASH: crate::agent::hash::text(&certificate) },
-            },
-            "data": { names::AUTHORITY_KEY: certificate },
-        });
-        let present = self.config_maps.get(namespace, names::AUTHORITY_CONFIG_MAP);
-        let hash = body.pointer("/metadata/annotations").and_then(|a| a.get(state::OBJECT_HASH));
-        if present.is_some_and(|p| {
-            p.annotations().get(state::OBJECT_HASH).map(String::as_str) == hash.and_then(Value::as_str)
-        }) {
-            return Ok(());
-        }
-        self.apply_config_map(namespace, &body).await.map(|_| ())
-    }
-
-    async fn apply_config_map(&self, namespace: &str, body: &Value) -> Result<Option<ConfigMap>, Failure> {
-        let written = write::apply::<ConfigMap>(&self.context.client, namespace, body).await?;
-        if let Some(map) = &written {
-            self.config_maps.wrote(map.metadata.clone().into_response_partial::<ConfigMap>());
-        }
-        Ok(written)
+        Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, activity: voice::activity(said, &running) }
     }
 
     /// Gathered text: written when idle, then the pods are touched.
@@ -145,8 +119,20 @@ impl Agents {
         match &action {
             Action::Keep | Action::Wait { write: false, .. } => {}
             Action::Apply { .. } => {
-                let body = write::body(&desired.context, Annotations::new(), None);
-                self.apply_config_map(&who.namespace, &body).await?;
+                let version = live.as_ref().and_then(|l| l.resource_version());
+                let body = write::body(&desired.context, Annotations::new(), version.as_deref());
+                let client = &self.context.client;
+                let written = match version {
+                    Some(_) => write::apply::<ConfigMap>(client, &who.namespace, &body).await?,
+                    None => write::create::<ConfigMap>(client, &who.namespace, &body, who.agent).await?,
+                };
+                self.took(written.as_ref());
+                if written.is_none() {
+                    // Somebody wrote in between, or the cache is behind.
+                    self.config_maps.forget(&who.namespace, &names::agent::context(&who.name));
+                    acted.soon();
+                    return Ok(());
+                }
                 if !suspended {
                     let touch = Touch { hash: desired.text_hash.clone(), attempt: 0, again: Instant::now() };
                     self.touches.lock().insert((who.namespace.clone(), who.name.clone()), touch);
@@ -160,7 +146,9 @@ impl Agents {
                     return Ok(());
                 };
                 let body = remember(&json!(old), "v1", "ConfigMap", &state::pending_annotations(pending));
-                if self.apply_config_map(&who.namespace, &body).await?.is_none() {
+                let written = write::apply::<ConfigMap>(&self.context.client, &who.namespace, &body).await?;
+                self.took(written.as_ref());
+                if written.is_none() {
                     acted.soon();
                 }
             }
@@ -175,8 +163,12 @@ impl Agents {
         if live.as_ref().is_some_and(|l| decide::same_object(&json!(&**l), desired.service.value())) {
             return Ok(());
         }
-        let body = write::body(&desired.service, Annotations::new(), None);
-        let Some(service) = write::apply::<Service>(&self.context.client, &who.namespace, &body).await? else {
+        let version = live.as_ref().and_then(|l| l.resource_version());
+        let body = write::body(&desired.service, Annotations::new(), version.as_deref());
+        let marked = live.as_ref().map(|l| write::is_marked(&json!(&**l)));
+        let service = write::write::<Service>(&self.context.client, &who.namespace, &body, marked, who.agent).await?;
+        let Some(service) = service else {
+            self.services.forget(&who.namespace, &who.name);
             acted.soon();
             return Ok(());
         };
@@ -199,13 +191,22 @@ impl Agents {
         let live = seen.deployment.as_deref().map(|d| json!(d));
         let policy = decide::policy(&seen.spec);
         let mut action = decide::server(desired, live.as_ref(), work, policy, self.context.now());
-        let mut held = false;
-        if matches!(action, Action::Apply { hold: true, .. }) {
-            held = true;
-            action = self.confirm(who, desired, live.as_ref(), policy).await;
+        if matches!(action, Action::Apply { .. }) {
+            // Before prompts are held: a hold is short.
+            self.files(who.agent, desired).await?;
         }
-        let written = self.write_deployment(who, desired, live.as_ref(), &action, acted).await;
-        if held {
+        let mut held = None;
+        if matches!(action, Action::Apply { hold: true, .. }) {
+            let (confirmed, until) = self.confirm(who, desired, live.as_ref(), policy).await;
+            (action, held) = (confirmed, Some(until));
+        }
+        self.confirm_again(who, held.is_some(), &action, acted);
+        let write = self.write_deployment(who, desired, live.as_ref(), &action, acted);
+        let written = match held {
+            Some(until) if matches!(action, Action::Apply { .. }) => within(until, write).await,
+            _ => write.await,
+        };
+        if held.is_some() {
             self.voice.release(&who.namespace, &who.name).await;
         }
         acted.wake(&action, self.context.now());
@@ -213,14 +214,34 @@ impl Agents {
         written
     }
 
-    /// Holds prompts and decides again from what the doors confirm and from the Tasks that run by now.
-    async fn confirm(&self, who: &Who<'_>, desired: &Desired, live: Option<&Value>, policy: Policy) -> Action {
+    /// Holds prompts and decides again from what the doors confirm and from the Tasks that run by now. Also returned is
+    /// until when the hold lasts for sure.
+    async fn confirm(
+        &self,
+        who: &Who<'_>,
+        desired: &Desired,
+        live: Option<&Value>,
+        policy: Policy,
+    ) -> (Action, Instant) {
+        let until = Instant::now() + voice::HOLD;
         let said = self.voice.hold(&who.namespace, &who.name).await;
         let running = self.running_pods(who.agent);
         let activity =
             if running.is_empty() { Activity::NoServer } else { voice::held_activity(said.as_ref(), &running) };
-        let work = Work { running_tasks: self.tasks.count(&who.namespace, &who.name).0, activity };
-        decide::server(desired, live, work, policy, self.context.now())
+        let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, activity };
+        (decide::server(desired, live, work, policy, self.context.now()), until)
+    }
+
+    /// A confirmation that did not come (no answer, an order refused) is no event: it is asked for again.
+    fn confirm_again(&self, who: &Who<'_>, asked: bool, action: &Action, acted: &mut Acted) {
+        let key = (who.namespace.clone(), who.name.clone());
+        let mut refused = self.refused.lock();
+        if !asked || !matches!(action, Action::Wait { .. }) {
+            refused.remove(&key);
+            return;
+        }
+        let count = refused.entry(key).and_modify(|n| *n = n.saturating_add(1)).or_insert(1);
+        acted.after(CONFIRM.delay(*count, rand::random()));
     }
 
     async fn write_deployment(
@@ -239,13 +260,15 @@ impl Agents {
                 remember(live, "apps/v1", "Deployment", &state::pending_annotations(pending))
             }
             Action::Apply { causes, .. } => {
-                self.files(who, desired).await?;
                 let mut annotations = state::applied_annotations(&desired.hash, &desired.parts);
                 annotations.insert(state::TEMPLATE_GENERATION.into(), template_generation(live, causes.is_empty()));
                 write::body(&desired.deployment, annotations, version)
             }
         };
-        let Some(written) = write::apply::<Deployment>(&self.context.client, &who.namespace, &body).await? else {
+        let marked = live.map(write::is_marked);
+        let written =
+            write::write::<Deployment>(&self.context.client, &who.namespace, &body, marked, who.agent).await?;
+        let Some(written) = written else {
             // Somebody wrote in between; what was decided may be wrong by now.
             self.deployments.forget(&who.namespace, &names::agent::deployment(&who.name));
             acted.soon();
@@ -260,18 +283,6 @@ impl Agents {
         Ok(())
     }
 
-    /// The immutable ConfigMap of a pod template is written right before it.
-    async fn files(&self, who: &Who<'_>, desired: &Desired) -> Result<(), Failure> {
-        if self.config_maps.get(&who.namespace, desired.files.name()).is_some() {
-            return Ok(());
-        }
-        let body = write::body(&desired.files, Annotations::new(), None);
-        if let Some(map) = write::create::<ConfigMap>(&self.context.client, &who.namespace, &body).await? {
-            self.config_maps.wrote(map.metadata.into_response_partial::<ConfigMap>());
-        }
-        Ok(())
-    }
-
     /// The last two `ConfigMaps` of files stay: the present one and the one before, which old pods may still mount.
     async fn prune(&self, who: &Who<'_>, desired: &Desired, acted: &Acted) -> Result<(), Failure> {
         if !matches!(acted.server, Some(Action::Keep)) {
@@ -279,12 +290,13 @@ impl Agents {
         }
         let prefix = names::agent::files_prefix(&who.name);
         let uid = who.agent.uid().unwrap_or_default();
-        let mut maps = self.context.caches.config_maps.filter(|map| {
-            map.namespace().as_ref() == Some(&who.namespace)
-                && map.name_any().starts_with(&prefix)
+        let mut maps = self.maps_of.objects(&who.namespace, &who.name);
+        maps.retain(|map| {
+            let name = map.name_any();
+            name.starts_with(&prefix)
+                && name != desired.files.name()
                 && map.owner_references().iter().any(|o| o.uid == uid)
         });
-        maps.retain(|map| map.name_any() != desired.files.name());
         maps.sort_by_key(|map| std::cmp::Reverse((map.creation_timestamp().map(|t| t.0), map.name_any())));
         for old in maps.iter().skip(1) {
             let uid = old.uid().unwrap_or_default();
@@ -392,6 +404,16 @@ fn template_generation(live: Option<&Value>, same: bool) -> String {
         Some(kept) if same => kept.into(),
         _ => (live.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0) + 1).to_string(),
     }
+}
+
+/// Runs a write that is right only while prompts are held; what was decided is decided again after that.
+async fn within(until: Instant, write: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let left = until.saturating_duration_since(Instant::now());
+    let answer = if left < WRITE { None } else { tokio::time::timeout(left, write).await.ok() };
+    answer.unwrap_or_else(|| {
+        let message = "the Deployment could not be written while prompts were held; the rollout is decided again";
+        Err(Failure::transient(reasons::TIMEOUT, message))
+    })
 }
 
 /// What is there, as we would apply it, with further annotations: the template stays as it is, only annotations

@@ -1,13 +1,17 @@
 //! Who refers to what, and which Tasks an agent has: kept by events, so that a change costs what it touches.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use kube::ResourceExt;
 use parking_lot::RwLock;
 
 use crate::{
     agent::References,
-    api::{Task, TaskPhase},
+    api::{Task, TaskPhase, names::label},
+    controller::runtime::{Cache, Kind},
 };
 
 /// What an Agent refers to.
@@ -73,10 +77,58 @@ impl Inner {
     }
 }
 
+/// The cached objects that carry an agent's label, without a look at all others.
+pub(super) struct ByAgent<K: Kind> {
+    cache: Cache<K>,
+    names: Arc<RwLock<HashMap<Key, BTreeSet<String>>>>,
+}
+
+impl<K: Kind> ByAgent<K> {
+    pub(super) fn new(cache: Cache<K>) -> Self {
+        let names: Arc<RwLock<HashMap<Key, BTreeSet<String>>>> = Arc::default();
+        let mine = names.clone();
+        cache.on_change(move |change| file(&mine, change.object, change.deleted));
+        for object in cache.all() {
+            file(&names, &*object, false);
+        }
+        Self { cache, names }
+    }
+
+    /// The objects of an agent, sorted by name.
+    pub(super) fn objects(&self, namespace: &str, agent: &str) -> Vec<Arc<K>> {
+        let names = self.names.read();
+        let names = names.get(&(namespace.into(), agent.into())).into_iter().flatten();
+        let objects = names.filter_map(|name| self.cache.get(namespace, name));
+        // A label may have changed since.
+        objects.filter(|o| o.labels().get(label::AGENT).map(String::as_str) == Some(agent)).collect()
+    }
+}
+
+fn file<K: Kind>(names: &RwLock<HashMap<Key, BTreeSet<String>>>, object: &K, deleted: bool) {
+    let Some(agent) = object.labels().get(label::AGENT) else { return };
+    let key = (object.namespace().unwrap_or_default(), agent.clone());
+    let mut names = names.write();
+    let of_agent = names.entry(key.clone()).or_default();
+    if deleted {
+        of_agent.remove(&object.name_any());
+    } else {
+        of_agent.insert(object.name_any());
+    }
+    if of_agent.is_empty() {
+        names.remove(&key);
+    }
+}
+
+#[derive(Clone, PartialEq)]
+struct Open {
+    uid: String,
+    running: bool,
+}
+
 /// Tasks that are not over, by agent.
 #[derive(Default)]
 pub(super) struct OpenTasks {
-    by_agent: RwLock<HashMap<Key, BTreeMap<String, bool>>>,
+    by_agent: RwLock<HashMap<Key, BTreeMap<String, Open>>>,
 }
 
 impl OpenTasks {
@@ -87,10 +139,11 @@ impl OpenTasks {
         let key = (task.namespace().unwrap_or_default(), agent.clone());
         let mut map = self.by_agent.write();
         let tasks = map.entry(key.clone()).or_default();
-        let before = tasks.get(&task.name_any()).copied();
-        let after = (!deleted && !phase.is_terminal()).then_some(phase == TaskPhase::Running);
-        match after {
-            Some(running) => _ = tasks.insert(task.name_any(), running),
+        let before = tasks.get(&task.name_any()).cloned();
+        let running = phase == TaskPhase::Running;
+        let after = (!deleted && !phase.is_terminal()).then(|| Open { uid: task.uid().unwrap_or_default(), running });
+        match &after {
+            Some(open) => _ = tasks.insert(task.name_any(), open.clone()),
             None => _ = tasks.remove(&task.name_any()),
         }
         if tasks.is_empty() {
@@ -99,11 +152,11 @@ impl OpenTasks {
         (before != after).then_some(agent)
     }
 
-    /// Running and waiting Tasks of an agent.
-    pub(super) fn count(&self, namespace: &str, agent: &str) -> (usize, usize) {
+    /// Running and waiting Tasks of an agent. `has_pod` is asked, by name and uid, of each that is not known to run.
+    pub(super) fn count(&self, namespace: &str, agent: &str, has_pod: impl Fn(&str, &str) -> bool) -> (usize, usize) {
         let map = self.by_agent.read();
         let Some(tasks) = map.get(&(namespace.into(), agent.into())) else { return (0, 0) };
-        let running = tasks.values().filter(|running| **running).count();
+        let running = tasks.iter().filter(|(name, open)| open.running || has_pod(name, &open.uid)).count();
         (running, tasks.len() - running)
     }
 }
@@ -117,7 +170,7 @@ mod tests {
     fn task(name: &str, phase: &str) -> Task {
         serde_json::from_value(json!({
             "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task",
-            "metadata": {"name": name, "namespace": "ns"},
+            "metadata": {"name": name, "namespace": "ns", "uid": format!("u{name}")},
             "spec": {"agentRef": {"name": "a"}},
             "status": {"phase": phase},
         }))
@@ -127,16 +180,18 @@ mod tests {
     #[test]
     fn tasks_are_counted_until_they_are_over() {
         let open = OpenTasks::default();
+        let no = |_: &str, _: &str| false;
         assert_eq!(open.note(&task("1", "Queued"), false).as_deref(), Some("a"));
         assert_eq!(open.note(&task("2", "Running"), false).as_deref(), Some("a"));
         assert_eq!(open.note(&task("2", "Running"), false), None, "nothing changed");
-        assert_eq!(open.count("ns", "a"), (1, 1));
+        assert_eq!(open.count("ns", "a", no), (1, 1));
+        assert_eq!(open.count("ns", "a", |name, uid| (name, uid) == ("1", "u1")), (2, 0), "its pod is there");
         open.note(&task("1", "Running"), false);
-        assert_eq!(open.count("ns", "a"), (2, 0));
+        assert_eq!(open.count("ns", "a", no), (2, 0));
         open.note(&task("1", "Completed"), false);
         open.note(&task("2", "Running"), true);
-        assert_eq!(open.count("ns", "a"), (0, 0));
-        assert_eq!(open.count("other", "a"), (0, 0));
+        assert_eq!(open.count("ns", "a", no), (0, 0));
+        assert_eq!(open.count("other", "a", no), (0, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::{Agents, index::Of};
 use crate::{
-    api::names::label,
+    api::names::{self, label},
     controller::runtime::{Cache, Kind, Triggers},
 };
 
@@ -22,6 +22,7 @@ pub(super) fn attach(agents: &Arc<Agents>) {
     referred(agents, &caches.config_maps, Of::ConfigMap);
     referred(agents, &caches.secrets, Of::Secret);
     everybody(agents);
+    authority(agents);
     tasks(agents);
     let triggers = agents.triggers.clone();
     agents.voice.on_change(Box::new(move |namespace, agent| triggers.now(namespace, agent)));
@@ -51,7 +52,7 @@ fn referred<K: Kind>(agents: &Arc<Agents>, cache: &Cache<K>, of: Of) {
 /// The cluster's settings reach every agent.
 fn everybody(agents: &Arc<Agents>) {
     let weak = Arc::downgrade(agents);
-    agents.context.caches.configs.on_change(move |_| {
+    agents.context.caches.configs.on_spec_change(move |_| {
         let Some(agents) = weak.upgrade() else { return };
         for agent in agents.context.caches.agents.all() {
             agents.triggers.now(&agent.namespace().unwrap_or_default(), &agent.name_any());
@@ -59,6 +60,23 @@ fn everybody(agents: &Arc<Agents>) {
     });
 }
 
+/// A changed authority is healed by whichever agent of the namespace comes.
+fn authority(agents: &Arc<Agents>) {
+    let weak = Arc::downgrade(agents);
+    agents.context.caches.config_maps.on_change(move |change| {
+        if change.object.name_any() != names::AUTHORITY_CONFIG_MAP {
+            return;
+        }
+        let Some(agents) = weak.upgrade() else { return };
+        let namespace = change.object.namespace();
+        let any = agents.context.caches.agents.filter(|agent| agent.namespace() == namespace).into_iter().next();
+        if let Some(agent) = any {
+            agents.triggers.now(&namespace.unwrap_or_default(), &agent.name_any());
+        }
+    });
+}
+
+/// Tasks are counted from the first one on: what the cache holds already counts too.
 fn tasks(agents: &Arc<Agents>) {
     let weak = Arc::downgrade(agents);
     agents.context.caches.tasks.on_change(move |change| {
@@ -67,4 +85,7 @@ fn tasks(agents: &Arc<Agents>) {
             agents.triggers.now(&change.object.namespace().unwrap_or_default(), &agent);
         }
     });
+    for task in agents.context.caches.tasks.all() {
+        agents.tasks.note(&task, false);
+    }
 }

@@ -22,6 +22,7 @@ use crate::{
     },
     controller::Context,
     status::Failure,
+    task,
 };
 
 /// Metadata of a ConfigMap.
@@ -163,11 +164,15 @@ impl Agents {
 
     /// The agent's pods.
     pub(super) fn pods(&self, agent: &Agent) -> Vec<Arc<Pod>> {
-        let (namespace, name) = (agent.namespace(), agent.name_any());
-        self.context
-            .caches
-            .agent_pods
-            .filter(|pod| pod.namespace() == namespace && pod.labels().get(names::label::AGENT) == Some(&name))
+        self.pods_of.objects(&agent.namespace().unwrap_or_default(), &agent.name_any())
+    }
+
+    /// Running and waiting Tasks. A Task whose pod is there runs, even if its status does not say so yet.
+    pub(super) fn open_tasks(&self, namespace: &str, agent: &str) -> (usize, usize) {
+        self.tasks.count(namespace, agent, |task, uid| {
+            let pod = self.context.caches.task_pods.get(namespace, &names::task::pod(task));
+            matches!(task::seen::read(pod.as_deref(), uid), task::PodState::Ours(_))
+        })
     }
 
     /// Names of the pods in which a process of the server may run: all but those whose container was never started or
@@ -238,7 +243,8 @@ fn is_ours(owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerRefere
     owners.iter().any(|o| o.controller == Some(true) && o.uid == uid)
 }
 
-fn ours(
+/// An object of a generated name that is somebody else's is a `NameConflict`.
+pub(super) fn ours(
     kind: &str,
     name: &str,
     owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference],

@@ -1,8 +1,14 @@
 //! What the reconciler asks the agents' sidecars, and what it does without an answer.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 
 use crate::{agent::gate, api::voice::Activity};
+
+/// How long prompts are held while a change is decided and written: shorter than a person would notice. What is not
+/// written by then is decided again.
+pub const HOLD: Duration = Duration::from_secs(3);
 
 /// What the connected pods of an agent say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
     core::PartialObjectMeta,
 };
@@ -12,12 +12,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::observe::ours;
 use crate::{
     agent::{
         decide::object_hash,
         state::{Annotations, OBJECT_HASH},
     },
-    api::names::{manager, reasons},
+    api::{
+        Agent,
+        names::{manager, reasons},
+    },
     object::Object,
     status::Failure,
 };
@@ -27,11 +31,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Kinds that are generated.
 pub(super) trait Generated:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + Debug
 {
 }
 impl<K> Generated for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Serialize + DeserializeOwned + Debug
 {
 }
 
@@ -100,23 +104,107 @@ pub(super) async fn apply<K: Generated>(client: &Client, namespace: &str, body: 
     }
 }
 
-/// Creates an object that never changes, which costs the API server less than an apply; `None` when it is there.
-pub(super) async fn create<K: Generated + Serialize>(
+/// Creates an object; `None` where one of its name is there.
+pub(super) async fn post<K: Generated>(client: &Client, namespace: &str, body: &Value) -> Result<Option<K>, Failure> {
+    let object: K = serde_json::from_value(body.clone())
+        .map_err(|e| Failure::stalled(reasons::INTERNAL_ERROR, format!("a generated {}: {e}", K::kind(&()))))?;
+    let what = format!("creating {} {}", K::kind(&()), object.name_any());
+    let params = PostParams { field_manager: Some(manager::AGENT.into()), ..PostParams::default() };
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let created = async {
+        match api.create(&params, &object).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+            answer => answer.map(Some),
+        }
+    };
+    limited(&what, created).await
+}
+
+/// Creates an object of `agent`. One of its name that is there already is left alone: somebody else's is a
+/// `NameConflict`, our own (the cache is behind) is `None`.
+pub(super) async fn create<K: Generated>(
     client: &Client,
     namespace: &str,
     body: &Value,
+    agent: &Agent,
 ) -> Result<Option<K>, Failure> {
-    let object: K = serde_json::from_value(body.clone())
-        .map_err(|e| Failure::stalled(reasons::INTERNAL_ERROR, format!("a generated object cannot be read: {e}")))?;
-    let name = object.meta().name.clone().unwrap_or_default();
-    let api = Api::<K>::namespaced(client.clone(), namespace);
-    let params = PostParams { field_manager: Some(manager::AGENT.into()), ..PostParams::default() };
-    let what = format!("writing {} {name}", K::kind(&()));
-    match timeout(LIMIT, api.create(&params, &object)).await {
-        Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => Ok(None),
-        Ok(answer) => answer.map(Some).map_err(|error| failure(&what, &error)),
-        Err(_) => Err(Failure::transient(reasons::TIMEOUT, format!("{what}: no answer in {} s", LIMIT.as_secs()))),
+    let made = post::<K>(client, namespace, body).await?;
+    let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    if made.is_none()
+        && let Some(found) = get_metadata::<K>(client, namespace, name).await?
+    {
+        ours(&K::kind(&()), name, found.owner_references(), agent)?;
     }
+    Ok(made)
+}
+
+/// Whether an object was written completely: what was created carries its hash only once its fields are those of an
+/// apply.
+pub(super) fn is_marked(live: &Value) -> bool {
+    live.pointer("/metadata/annotations").is_some_and(|a| a.get(OBJECT_HASH).is_some())
+}
+
+/// Writes `body`: creates it where nothing is (`marked` is `None`), and applies it to what is ours. `None` when it must
+/// be looked at again: somebody wrote in between, or the cache is behind.
+pub(super) async fn write<K: Generated>(
+    client: &Client,
+    namespace: &str,
+    body: &Value,
+    marked: Option<bool>,
+    agent: &Agent,
+) -> Result<Option<K>, Failure> {
+    let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    match marked {
+        Some(true) => apply(client, namespace, body).await,
+        Some(false) => {
+            if let Some(found) = get_metadata::<K>(client, namespace, name).await? {
+                ours(&K::kind(&()), name, found.owner_references(), agent)?;
+                adopt::<K>(client, namespace, &found.metadata, "none").await?;
+            }
+            Ok(None)
+        }
+        None => {
+            let (body, hash) = unmarked(body);
+            match create::<K>(client, namespace, &body, agent).await? {
+                Some(created) => adopt(client, namespace, created.meta(), &hash).await,
+                None => Ok(None),
+            }
+        }
+    }
+}
+
+fn unmarked(body: &Value) -> (Value, String) {
+    let mut body = body.clone();
+    let annotations = body.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
+    let hash = annotations.and_then(|a| a.remove(OBJECT_HASH));
+    (body, hash.and_then(|h| h.as_str().map(String::from)).unwrap_or_default())
+}
+
+/// Turns the fields that a creation owns into fields that an apply owns (a later apply takes away only those), and
+/// marks the object in the same write.
+async fn adopt<K: Generated>(
+    client: &Client,
+    namespace: &str,
+    metadata: &ObjectMeta,
+    hash: &str,
+) -> Result<Option<K>, Failure> {
+    let mut fields = metadata.managed_fields.clone().unwrap_or_default();
+    for entry in fields.iter_mut().filter(|f| f.manager.as_deref() == Some(manager::AGENT) && f.subresource.is_none()) {
+        entry.operation = Some("Apply".into());
+    }
+    let patch = json!({ "metadata": {
+        "resourceVersion": metadata.resource_version, "managedFields": fields, "annotations": { OBJECT_HASH: hash },
+    } });
+    let name = metadata.name.clone().unwrap_or_default();
+    let params = PatchParams { field_manager: Some(manager::AGENT.into()), ..PatchParams::default() };
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let written = async {
+        match api.patch(&name, &params, &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(None),
+            answer => answer.map(Some),
+        }
+    };
+    limited(&format!("writing {} {name}", K::kind(&())), written).await
 }
 
 /// Deletes an object of this uid; one that is gone is fine.

@@ -1,6 +1,10 @@
 //! Caches: one watch a kind and namespace.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use futures::{StreamExt, TryStreamExt};
 use kube::{
@@ -11,7 +15,7 @@ use kube::{
         watcher::{self, Event},
     },
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -88,6 +92,22 @@ impl<K: Kind> Cache<K> {
     /// Calls `listener` after each change. It must be quick: it runs in the watch.
     pub fn on_change(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
         self.listeners.write().push(Arc::new(listener));
+    }
+
+    /// Calls `listener` after each change of a spec, and when an object comes or goes: a status that was written is
+    /// none of these.
+    pub fn on_spec_change(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
+        let generations: Mutex<HashMap<String, Option<i64>>> = Mutex::default();
+        self.on_change(move |change| {
+            let (uid, generation) = (change.object.uid().unwrap_or_default(), change.object.meta().generation);
+            let before = match change.deleted {
+                true => generations.lock().remove(&uid).and(None),
+                false => generations.lock().insert(uid, generation),
+            };
+            if before.is_none_or(|before| before != generation) {
+                listener(change);
+            }
+        });
     }
 
     /// Resolves when the first listing of every scope is in the cache.

@@ -32,7 +32,7 @@ pub(super) fn attach(tasks: &Arc<Tasks>) {
     let this = tasks.clone();
     caches.task_pods.on_change(move |change| this.pod_changed(change));
     let this = tasks.clone();
-    caches.configs.on_change(move |_| {
+    caches.configs.on_spec_change(move |_| {
         for task in this.context.caches.tasks.all() {
             this.triggers.now(&task.namespace().unwrap_or_default(), &task.name_any());
         }

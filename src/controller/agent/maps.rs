@@ -1,0 +1,95 @@
+//! The `ConfigMaps` that are written once: a pod template's files, and the authority of a namespace.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{ResourceExt, core::PartialObjectMetaExt};
+use serde_json::{Value, json};
+
+use super::{Agents, observe::ours, write};
+use crate::{
+    agent::{Desired, hash, state},
+    api::{
+        Agent,
+        names::{self, label, reasons},
+    },
+    status::Failure,
+};
+
+impl Agents {
+    /// The immutable ConfigMap of a pod template, written before it.
+    pub(super) async fn files(&self, agent: &Agent, desired: &Desired) -> Result<(), Failure> {
+        let namespace = agent.namespace().unwrap_or_default();
+        if let Some(found) = self.config_maps.get(&namespace, desired.files.name()) {
+            return ours("ConfigMap", desired.files.name(), found.owner_references(), agent);
+        }
+        let body = write::body(&desired.files, state::Annotations::new(), None);
+        let made = write::create::<ConfigMap>(&self.context.client, &namespace, &body, agent).await?;
+        self.took(made.as_ref());
+        Ok(())
+    }
+
+    /// Remembers a ConfigMap that was just written.
+    pub(super) fn took(&self, map: Option<&ConfigMap>) {
+        if let Some(map) = map {
+            self.config_maps.wrote(map.metadata.clone().into_response_partial::<ConfigMap>());
+        }
+    }
+
+    /// The certificate that sidecars trust, one ConfigMap a namespace. It belongs to no agent and stays. Its data is
+    /// compared once for each of its versions.
+    pub(super) async fn authority(&self, namespace: &str) -> Result<(), Failure> {
+        let Some(certificate) = self.voice.authority() else { return Ok(()) };
+        let hash = hash::text(&certificate);
+        let present = self.config_maps.get(namespace, names::AUTHORITY_CONFIG_MAP);
+        if let Some(version) = present.and_then(|p| p.resource_version())
+            && self.authorities.lock().get(namespace) == Some(&(version, hash.clone()))
+        {
+            return Ok(());
+        }
+        let map = self.write_authority(namespace, &certificate, &hash).await?;
+        self.took(Some(&map));
+        let version = map.resource_version().unwrap_or_default();
+        self.authorities.lock().insert(namespace.into(), (version, hash));
+        Ok(())
+    }
+
+    async fn write_authority(&self, namespace: &str, certificate: &str, hash: &str) -> Result<ConfigMap, Failure> {
+        let (client, name) = (&self.context.client, names::AUTHORITY_CONFIG_MAP);
+        let mut body = authority(namespace, certificate, hash);
+        let Some(found) = write::get::<ConfigMap>(client, namespace, name).await? else {
+            return write::post::<ConfigMap>(client, namespace, &body).await?.ok_or_else(again);
+        };
+        if found.labels().get(label::MANAGED_BY).map(String::as_str) != Some(names::value::MANAGED_BY) {
+            let message = format!(
+                "ConfigMap {name:?} exists and is not Pilothouse's (label {}={}); it is left alone: delete it, sidecars \
+                 need the one of this name",
+                label::MANAGED_BY,
+                names::value::MANAGED_BY
+            );
+            return Err(Failure::waiting(reasons::NAME_CONFLICT, message));
+        }
+        let data = found.data.as_ref().and_then(|d| d.get(names::AUTHORITY_KEY));
+        if data.map(String::as_str) == Some(certificate) {
+            return Ok(found);
+        }
+        body["metadata"]["resourceVersion"] = json!(found.resource_version());
+        write::apply::<ConfigMap>(client, namespace, &body).await?.ok_or_else(again)
+    }
+}
+
+/// Another agent's reconcile, or somebody else, wrote it in between.
+fn again() -> Failure {
+    let message = format!("ConfigMap {} was just written by somebody else", names::AUTHORITY_CONFIG_MAP);
+    Failure::transient(reasons::APPLY_FAILED, message)
+}
+
+fn authority(namespace: &str, certificate: &str, hash: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {
+            "name": names::AUTHORITY_CONFIG_MAP, "namespace": namespace,
+            "labels": { label::MANAGED_BY: names::value::MANAGED_BY },
+            "annotations": { state::OBJECT_HASH: hash },
+        },
+        "data": { names::AUTHORITY_KEY: certificate },
+    })
+}
