@@ -2,3 +2,6 @@
 
 mod images;
 mod opencode;
+mod pauses;
+mod texts;
+mod world;
