@@ -1,7 +1,10 @@
 //! Tests with real pods. `tests/run` runs them in namespaces of their own: see `common::node`.
 
 mod images;
+mod install;
+mod jobs;
 mod opencode;
 mod pauses;
+mod sessions;
 mod texts;
 mod world;

@@ -202,10 +202,11 @@ impl Place {
         pods.iter().find(|p| p["metadata"]["deletionTimestamp"].is_null()).cloned()
     }
 
-    /// Waits until a rollout is pending for exactly these causes.
+    /// Waits until a rollout is pending for these causes at least.
     pub(crate) async fn pending(&self, causes: &[&str]) -> Value {
         self.until(&format!("a rollout waits because of {causes:?}"), "agent/coder", |agent| {
-            agent["status"]["state"] == "RolloutPending" && agent["status"]["rollout"]["causes"] == json!(causes)
+            let named = agent["status"]["rollout"]["causes"].as_array().cloned().unwrap_or_default();
+            agent["status"]["state"] == "RolloutPending" && causes.iter().all(|c| named.contains(&json!(c)))
         })
         .await
     }
@@ -279,6 +280,13 @@ pub(crate) fn restarts(pod: &Value) -> i64 {
         .iter()
         .filter_map(|c| c["restartCount"].as_i64())
         .sum()
+}
+
+/// A condition's status, reason and message.
+pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> [&'a str; 3] {
+    let list = object["status"]["conditions"].as_array();
+    let found = list.and_then(|l| l.iter().find(|c| c["type"] == kind));
+    ["status", "reason", "message"].map(|key| found.and_then(|c| c[key].as_str()).unwrap_or_default())
 }
 
 async fn eventually_or<T>(seconds: u64, mut check: impl FnMut() -> Option<T>) -> Option<T> {
