@@ -44,7 +44,7 @@ async fn a_task_survives_a_push_and_stops_when_told() {
     let log = place.kubectl(&["logs", "long-pod"]);
     assert!(log.contains("word0 word1 word2 word3 word4 word5"), "{log}");
     let pod = place.ready(uid(&pod)).await;
-    assert_eq!(place.exec(&["printenv", "TEAM"]), "blue");
+    assert_eq!(place.exec(&["sh", "-c", "printf %s \"$TEAM\""]), "blue");
 
     let task = running(&place, "stopped", "Never end. [[words=6 hold]]").await;
     place.kubectl(&["annotate", "task/stopped", "pilothouse.dev/stop=true"]);

@@ -25,7 +25,7 @@ const CHANGES: [Change; 3] = [
     Change {
         cause: "env",
         make: |spec| spec["podSpec"] = json!({"extraEnv": [{"name": "TEAM", "value": "blue"}]}),
-        arrived: |place, _| place.exec(&["printenv", "TEAM"]) == "blue",
+        arrived: |place, _| place.exec(&["sh", "-c", "printf %s \"$TEAM\""]) == "blue",
     },
     Change {
         cause: "config",
