@@ -32,7 +32,7 @@ const CHANGES: [Change; 3] = [
         make: |spec| spec["config"]["username"] = json!("crew"),
         arrived: |place, _| {
             let config =
-                place.exec(&["sh", "-c", "cat \"$OPENCODE_CONFIG\" 2>/dev/null; printenv OPENCODE_CONFIG_CONTENT"]);
+                place.exec(&["sh", "-c", "cat \"$OPENCODE_CONFIG\" 2>/dev/null; printf %s \"$OPENCODE_CONFIG_CONTENT\""]);
             config.contains("\"crew\"")
         },
     },
