@@ -43,6 +43,8 @@ pub struct Inputs<'a> {
     pub config: Option<&'a PilothouseConfigSpec>,
     /// Image of the sidecar where the cluster's settings name none.
     pub system_image: Option<&'a str>,
+    /// Seconds that pods have to end, where those of the applied template are kept; else from the spec.
+    pub grace: Option<i64>,
     /// How sidecars reach the controller, `host:port`.
     pub voice_address: Option<&'a str>,
     /// Whether the agent is to have no pod.

@@ -163,7 +163,7 @@ enum Change {
 fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, ready: bool) -> Vec<Change> {
     let exists = |kind: &str| before.conditions.iter().any(|c| c.type_ == kind);
     let mut changes = ready_conditions(outcome, ready);
-    changes.extend(server_conditions(outcome));
+    changes.extend(server_conditions(outcome, is_unprotected(outcome, before)));
     if outcome.suspended {
         changes.push(Change::Set(Condition::yes(kinds::SUSPENDED, reasons::USER_REQUESTED, "no pod, as asked")));
     } else if exists(kinds::SUSPENDED) {
@@ -246,7 +246,19 @@ fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
     }
 }
 
-fn server_conditions(outcome: &Outcome<'_>) -> Vec<Change> {
+const UNPROTECTED: &str = "the server also listens on the pod's address, where nobody asks for the password: let \
+                           spec.command listen on 127.0.0.1";
+
+/// Whether the server can be reached past the door. While no sidecar speaks, what was said last holds.
+fn is_unprotected(outcome: &Outcome<'_>, before: &AgentStatus) -> bool {
+    let was = || {
+        let healthy = before.conditions.iter().find(|c| c.type_ == kinds::SERVER_HEALTHY);
+        healthy.is_some_and(|c| c.reason == reasons::UNPROTECTED_SERVER)
+    };
+    outcome.activity.map_or_else(was, |a| a.server_exposed)
+}
+
+fn server_conditions(outcome: &Outcome<'_>, unprotected: bool) -> Vec<Change> {
     let ready = |c| Change::Set(c);
     match outcome.server {
         _ if outcome.suspended => {
@@ -262,7 +274,11 @@ fn server_conditions(outcome: &Outcome<'_>) -> Vec<Change> {
         ],
         Server::Rolling | Server::Failed { available: true } | Server::Ready => vec![
             ready(Condition::yes(kinds::SERVER_READY, reasons::DEPLOYMENT_READY, "a pod is ready")),
-            ready(Condition::yes(kinds::SERVER_HEALTHY, reasons::DEPLOYMENT_HEALTHY, "the server answers")),
+            ready(if unprotected {
+                Condition::yes(kinds::SERVER_HEALTHY, reasons::UNPROTECTED_SERVER, UNPROTECTED)
+            } else {
+                Condition::yes(kinds::SERVER_HEALTHY, reasons::DEPLOYMENT_HEALTHY, "the server answers")
+            }),
         ],
     }
 }
@@ -294,6 +310,11 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     {
         notes.push(Note::warning(failure.reason, "Reconcile", failure.message.as_str()));
     }
+    if reason(after, kinds::SERVER_HEALTHY) == reasons::UNPROTECTED_SERVER
+        && reason(before, kinds::SERVER_HEALTHY) != reasons::UNPROTECTED_SERVER
+    {
+        notes.push(Note::warning(reasons::UNPROTECTED_SERVER, "Reconcile", UNPROTECTED));
+    }
     if after.suspended == Some(true) && before.suspended != Some(true) {
         notes.push(Note::normal("UserSuspended", "Suspend", "the agent has no pod, as asked"));
     }
@@ -320,3 +341,6 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     }
     notes
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,6 +104,8 @@ pub struct Activity {
     pub idle: bool,
     /// Whether new prompts are held right now.
     pub held: bool,
+    /// Whether the pod ends: it takes no new prompts, and what it still does is nobody's concern any more.
+    pub draining: bool,
     /// Whether the server answers.
     pub server_ready: bool,
     /// Version of opencode; empty while unknown.

@@ -4,6 +4,7 @@ pub mod completion;
 pub mod controller;
 pub mod crds;
 pub mod diff;
+pub mod drain;
 mod local_tree;
 pub mod output;
 pub mod reconcile;
@@ -82,6 +83,9 @@ pub enum Command {
     /// Run beside an agent's server, in its pod
     #[command(hide = true)]
     Sidecar(Box<crate::pod::sidecar::SidecarArgs>),
+    /// Tell the sidecar that its pod ends
+    #[command(hide = true)]
+    Drain(crate::pod::sidecar::drain::DrainArgs),
     /// Take a Task to its agent, in the Task's pod
     #[command(hide = true)]
     TaskRun(Box<crate::pod::task_run::TaskRunArgs>),
@@ -120,6 +124,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reconcile(args) => reconcile::run(&cli.global, &args).await,
         Command::Uninstall(args) => uninstall::run(&cli.global, &args).await,
         Command::Sidecar(args) => sidecar::run(&args).await,
+        Command::Drain(args) => drain::run(&args),
         Command::TaskRun(args) => Ok(task_run::run(&args).await),
         Command::Version => version::run(&cli.global),
         Command::Completion(args) => completion::run(&args),

@@ -26,7 +26,10 @@ use super::{
 };
 use crate::{
     agent::report,
-    api::{Agent, names::reasons},
+    api::{
+        Agent,
+        names::{self, label, manager, reasons},
+    },
     status::{Class, Failure, Next},
 };
 use act::Acted;
@@ -122,7 +125,20 @@ impl Agents {
         acted.template_generation = seen.template_generation;
         let desired = seen.build(agent)?;
         self.check_names(agent).await?;
-        self.act(agent, &seen, &desired, acted).await
+        self.act(agent, &seen, &desired, acted).await?;
+        self.label(agent).await
+    }
+
+    /// Says on the Agent which template it is made from, so that `kubectl get agents -l` finds it. Nothing else of the
+    /// Agent is touched; a label of somebody else stays.
+    async fn label(&self, agent: &Agent) -> Result<(), Failure> {
+        let wanted = agent.spec.template_ref.as_ref().map(|t| names::label_value(&t.name));
+        let has = agent.labels().get(label::AGENT_TEMPLATE);
+        let is_ours = || agent.managed_fields().iter().any(|f| f.manager.as_deref() == Some(manager::AGENT));
+        if has == wanted.as_ref() || (wanted.is_none() && !is_ours()) {
+            return Ok(());
+        }
+        write::label(&self.context.client, agent, label::AGENT_TEMPLATE, wanted.as_deref()).await
     }
 
     fn outcome<'a>(&self, agent: &Agent, acted: &'a Acted, failure: Option<&'a Failure>) -> report::Outcome<'a> {

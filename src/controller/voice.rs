@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     Settings,
-    agent::voice::{AgentVoice, HOLD, Said},
+    agent::voice::{AgentVoice, HOLD, Listener, Said, Whose},
 };
 use crate::{
     server::voice::{
@@ -98,7 +98,7 @@ impl AgentVoice for Voices {
     fn activity(&self, namespace: &str, agent: &str) -> Option<Said> {
         let seen = self.hub.activity(namespace, agent);
         let activity = seen.activity()?;
-        Some(Said { activity, pods: seen.pods.into_iter().map(|p| p.pod).collect() })
+        Some(Said { activity, pods: seen.staying().map(|p| p.pod.clone()).collect() })
     }
 
     fn hold<'a>(&'a self, namespace: &'a str, agent: &'a str) -> BoxFuture<'a, Option<Said>> {
@@ -132,15 +132,16 @@ impl AgentVoice for Voices {
         Some(self.authority.to_string())
     }
 
-    fn on_change(&self, listener: Box<dyn Fn(&str, &str) + Send + Sync>) {
+    fn on_change(&self, listener: Listener) {
         let mut changes = self.hub.changes();
         tokio::spawn(async move {
             loop {
                 match changes.recv().await {
-                    Ok(AgentKey { namespace, agent }) => listener(&namespace, &agent),
-                    // Whoever was missed speaks again with its next change, at the latest with its next heartbeat.
+                    Ok(AgentKey { namespace, agent }) => listener(Whose::One { namespace: &namespace, agent: &agent }),
+                    // A heartbeat without news tells nothing: whoever was missed would wait for its next change.
                     Err(RecvError::Lagged(missed)) => {
-                        warn!(missed, "changes of sidecars came faster than they were read");
+                        warn!(missed, "changes of sidecars came faster than they were read: all agents are looked at");
+                        listener(Whose::Any);
                     }
                     Err(RecvError::Closed) => return,
                 }

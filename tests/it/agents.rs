@@ -288,6 +288,26 @@ async fn what_is_missing_is_waited_for_and_taken_up() {
         (files.len() == 2 && content).then_some(())
     })
     .await;
+
+    // The Agent says which template it is made from, as long as it is.
+    let label = |a: &Agent| a.labels().get("pilothouse.dev/agent-template").cloned();
+    let agent = place.agent_where("the label", "a", |a| label(a).as_deref() == Some("base")).await;
+    assert_eq!(agent.spec.template_ref.map(|t| t.name).as_deref(), Some("base"));
+    place.agent("a", json!({})).await;
+    place.agent_where("no label without a template", "a", |a| label(a).is_none()).await;
+
+    // Another time that pods have to end waits for another cause.
+    let grace =
+        |d: &Deployment| d.spec.as_ref().unwrap().template.spec.as_ref().unwrap().termination_grace_period_seconds;
+    let before = place.deployment_where("the Agent's own image", "a-server", |d| image(d) == "devbox:1").await;
+    assert_eq!(grace(&before), Some(3600));
+    place.agent("a", json!({"rollout": {"timeout": "5m"}})).await;
+    place.agent_where("the timeout is seen", "a", |a| a.spec.rollout.is_some()).await;
+    let kept = place.api::<Deployment>().get("a-server").await.unwrap();
+    assert_eq!((kept.metadata.generation, grace(&kept)), (before.metadata.generation, Some(3600)));
+    place.agent("a", json!({"rollout": {"timeout": "5m"}, "executorImage": "devbox:2"})).await;
+    let next = place.deployment_where("the next image", "a-server", |d| image(d) == "devbox:2").await;
+    assert_eq!(grace(&next), Some(300));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The init container that brings opencode, and the container of the agent's work.
 
 use k8s_openapi::{
-    api::core::v1::{Container, ContainerPort, HTTPGetAction, Probe, VolumeMount},
+    api::core::v1::{Container, ContainerPort, HTTPGetAction, Lifecycle, LifecycleHandler, Probe, VolumeMount},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
@@ -54,7 +54,6 @@ pub(super) fn opencode_init(plan: &Plan<'_>) -> Container {
 
 /// The opencode server, on loopback: others come through the door.
 pub(super) fn server(plan: &Plan<'_>) -> Container {
-    let spec = plan.inputs.spec;
     let credentials = &plan.credentials;
     let probe = |path: &str| Probe { http_get: Some(door(path)), ..Probe::default() };
     Container {
@@ -67,7 +66,7 @@ pub(super) fn server(plan: &Plan<'_>) -> Container {
         ports: Some(ports(plan)).filter(|list| !list.is_empty()),
         resources: Some(security::resources(plan)),
         volume_mounts: Some(mounts(plan)),
-        lifecycle: spec.pod_spec.as_ref().and_then(|p| p.lifecycle.clone()),
+        lifecycle: Some(lifecycle(plan)),
         security_context: Some(security::of_container(plan)),
         // A first start migrates a database: a minute and more under load.
         startup_probe: Some(Probe {
@@ -91,6 +90,14 @@ pub(super) fn server(plan: &Plan<'_>) -> Container {
         }),
         ..Container::default()
     }
+}
+
+/// Before the server is stopped, work has time to end. A hook of the user takes this one's place: there is one only.
+fn lifecycle(plan: &Plan<'_>) -> Lifecycle {
+    let mut own = plan.inputs.spec.pod_spec.as_ref().and_then(|p| p.lifecycle.clone()).unwrap_or_default();
+    let wait = || LifecycleHandler { http_get: Some(door("/drained")), ..LifecycleHandler::default() };
+    own.pre_stop.get_or_insert_with(wait);
+    own
 }
 
 /// A question to the door.

@@ -68,6 +68,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
     let template = pod::template(&plan);
     let parts = parts::parts(&plan, &template);
     let mut hashed = template.clone();
+    parts::without_grace(&mut hashed);
     if plan.images.own_system {
         parts::without_system_image(&mut hashed);
     }

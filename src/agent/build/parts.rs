@@ -38,6 +38,9 @@ const POINTERS: &[(&str, &str)] = &[
     ("security", "/spec/containers/0/securityContext"),
 ];
 
+/// Seconds that the pod has to end.
+const GRACE: &str = "/spec/terminationGracePeriodSeconds";
+
 /// Names what the pod template is made of.
 pub(super) fn parts(plan: &Plan<'_>, template: &Value) -> Parts {
     let mut rest = template.clone();
@@ -96,6 +99,7 @@ fn podspec(plan: &Plan<'_>) -> Value {
 fn remove_what_parts_name(rest: &mut Value) {
     for pointer in [
         "/metadata/annotations/pilothouse.dev~1credentials-hash",
+        GRACE,
         "/spec/volumes",
         "/spec/initContainers/0/volumeMounts",
         "/spec/initContainers/1/env",
@@ -111,6 +115,11 @@ fn remove_what_parts_name(rest: &mut Value) {
 /// A new release of the controller alone must not replace pods: its own image is no part of what is compared.
 pub(super) fn without_system_image(template: &mut Value) {
     take(template, "/spec/initContainers/1/image");
+}
+
+/// Nor must another time to end: it matters to the next pod.
+pub(super) fn without_grace(template: &mut Value) {
+    take(template, GRACE);
 }
 
 fn take(value: &mut Value, pointer: &str) -> Option<Value> {

@@ -12,14 +12,19 @@ use k8s_openapi::{
 use serde_json::Value;
 
 use super::{Plan, containers, json, layout, security, sidecar};
-use crate::api::names::{self, annotation};
+use crate::{
+    agent::{decide, gate::Protect},
+    api::names::{self, annotation},
+};
 
 /// Pod annotation: keyed hashes of credentials, so that a new value makes a new pod. (The door
 /// takes a new password of its own without one.).
 const CREDENTIALS_HASH: &str = "pilothouse.dev/credentials-hash";
 
-/// Seconds that a pod has to end: the server goes at once when asked.
-const GRACE_S: i64 = 30;
+/// Seconds that a pod has to end at least: the server goes at once when asked.
+const LEAST_GRACE_S: u64 = 30;
+/// Seconds that a pod has to end at most, whatever the rollout's timeout is.
+const MOST_GRACE_S: u64 = 86_400;
 
 /// Seconds that a token for the controller is good for; the kubelet renews it.
 const TOKEN_S: i64 = 3600;
@@ -53,13 +58,23 @@ fn spec(plan: &Plan<'_>) -> PodSpec {
         enable_service_links: Some(false),
         image_pull_secrets: pull_secrets(plan),
         security_context: Some(security::of_pod(plan)),
-        termination_grace_period_seconds: Some(GRACE_S),
+        termination_grace_period_seconds: Some(plan.inputs.grace.unwrap_or_else(|| grace(plan))),
         runtime_class_name: own.and_then(|p| p.runtime_class_name.clone()),
         node_selector: scheduling.map(|s| s.node_selector.clone()).filter(|m| !m.is_empty()),
         tolerations: scheduling.map(|s| s.tolerations.clone()).filter(|l| !l.is_empty()),
         affinity: scheduling.and_then(|s| s.affinity.clone()),
         ..PodSpec::default()
     }
+}
+
+/// Work that was begun before a pod ends has as long to end as a rollout would have waited for it.
+fn grace(plan: &Plan<'_>) -> i64 {
+    let policy = decide::policy(plan.inputs.spec);
+    let seconds = match policy.protect {
+        Protect::None => LEAST_GRACE_S,
+        Protect::Tasks | Protect::TasksAndSessions => policy.timeout.as_secs().clamp(LEAST_GRACE_S, MOST_GRACE_S),
+    };
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 fn pull_secrets(plan: &Plan<'_>) -> Option<Vec<LocalObjectReference>> {

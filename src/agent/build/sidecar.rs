@@ -1,6 +1,6 @@
 //! The sidecar: door, activity, voice; it also puts the files of contexts into the workspace.
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Probe};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, ExecAction, Lifecycle, LifecycleHandler, Probe};
 
 use super::{Plan, containers, env, layout, security};
 
@@ -39,6 +39,7 @@ pub(super) fn sidecar(plan: &Plan<'_>) -> Container {
         resources: Some(security::sidecar_resources()),
         volume_mounts: Some(mounts),
         security_context: Some(security::of_container(plan)),
+        lifecycle: Some(Lifecycle { pre_stop: Some(drain()), ..Lifecycle::default() }),
         // Passes when all content is in place: the server starts after it.
         startup_probe: Some(Probe {
             period_seconds: Some(1),
@@ -54,6 +55,12 @@ pub(super) fn sidecar(plan: &Plan<'_>) -> Container {
         }),
         ..Container::default()
     }
+}
+
+/// The kubelet alone can tell the door that the pod ends.
+fn drain() -> LifecycleHandler {
+    let command = ["pilothouse", "drain"].map(String::from).into();
+    LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }
 }
 
 fn variables(plan: &Plan<'_>) -> Vec<k8s_openapi::api::core::v1::EnvVar> {

@@ -22,6 +22,7 @@ struct World {
     suspended: bool,
     system_image: &'static str,
     voice: &'static str,
+    grace: Option<i64>,
 }
 
 impl World {
@@ -34,6 +35,7 @@ impl World {
             suspended: false,
             system_image: "pilothouse:1",
             voice: "pilothouse.system.svc:9443",
+            grace: None,
         }
     }
 
@@ -54,6 +56,7 @@ impl World {
             agent: &agent,
             spec: &merge(&spec, None),
             config: Some(&config),
+            grace: self.grace,
             system_image: Some(self.system_image),
             voice_address: Some(self.voice),
             suspended: self.suspended,
@@ -195,6 +198,7 @@ fn causes_are_named() {
             set("/podSpec/systemContainers/openCodeInit/extraEnv", json!([])),
             &["env", "template"],
         ),
+        ("time to end", set("/rollout", json!({"timeout": "2h"})), &[]),
         ("port", set("/port", json!(4300)), &["command", "port"]),
         ("extra ports", set("/extraPorts", json!([])), &["ports"]),
         ("account", set("/serviceAccountName", json!("other")), &["service-account"]),
@@ -237,6 +241,45 @@ fn a_new_release_alone_is_no_cause() {
     let after = world.build().unwrap();
     assert!(before.own_system_image && before.hash == after.hash);
     assert_ne!(before.deployment, after.deployment);
+}
+
+#[test]
+fn pods_have_the_time_that_work_is_protected_for() {
+    let table = [
+        (json!({}), None, 3600),
+        (json!({"timeout": "2h30m"}), None, 9000),
+        (json!({"timeout": "1s"}), None, 30),
+        (json!({"timeout": "1000h"}), None, 86_400),
+        (json!({"protect": "Tasks", "timeout": "10m", "onTimeout": "Wait"}), None, 600),
+        (json!({"protect": "None", "timeout": "10m"}), None, 30),
+        (json!({"timeout": "10m"}), Some(3600), 3600),
+    ];
+    let hash = minimal().build().unwrap().hash;
+    for (rollout, kept, expected) in table {
+        let mut world = minimal();
+        (world.spec["rollout"], world.grace) = (rollout.clone(), kept);
+        assert_eq!(world.pod()["spec"]["terminationGracePeriodSeconds"], expected, "{rollout}");
+        assert_eq!(world.build().unwrap().hash, hash, "{rollout}: no cause of a rollout by itself");
+    }
+}
+
+#[test]
+fn a_hook_of_the_user_replaces_ours_and_other_hooks_stay_beside_it() {
+    let hook = |lifecycle: &Value| {
+        let mut world = minimal();
+        world.spec["podSpec"] = json!({"lifecycle": lifecycle});
+        world.pod()["spec"]["containers"][0]["lifecycle"].take()
+    };
+    let ours = json!({"httpGet": {"path": "/drained", "port": 14096}});
+    let sleep = json!({"exec": {"command": ["sleep", "1"]}});
+    let table = [
+        (json!({}), json!({"preStop": ours})),
+        (json!({"postStart": sleep}), json!({"postStart": sleep, "preStop": ours})),
+        (json!({"preStop": sleep}), json!({"preStop": sleep})),
+    ];
+    for (own, expected) in table {
+        assert_eq!(hook(&own), expected, "{own}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn read(contexts: Value, maps: &[(&str, Value)]) -> Result<Content, Invalid> {
         agent: &agent,
         spec: &spec,
         config: None,
+        grace: None,
         system_image: None,
         voice_address: None,
         suspended: false,

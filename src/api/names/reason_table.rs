@@ -149,8 +149,6 @@ pub mod text {
         HEALTH_CHECK_FAILED "HealthCheckFailed" &["Sync"],
             "An applied object is not healthy, or did not get so in time.",
             "See that object's own conditions and events.";
-        SUPERSEDED "Superseded" &["Sync"],
-            "A newer revision came before this one was healthy.", "Nothing.";
 
         // Agent.
         AVAILABLE "Available" &["Agent"],
@@ -170,8 +168,6 @@ pub mod text {
         NAME_CONFLICT "NameConflict" &["Agent", "Task"],
             "An object of a generated name exists and is not ours; it is left alone.",
             "Rename the Agent or Task, or delete that object.";
-        FIELD_IMMUTABLE "FieldImmutable" &["Agent"],
-            "The cluster does not let this field change in place.", "Undo the change, or delete and create anew.";
         DEPLOYMENT_READY "DeploymentReady" &["Agent"],
             "The Deployment has a ready pod.", "Nothing.";
         DEPLOYMENT_NOT_READY "DeploymentNotReady" &["Agent"],
@@ -185,14 +181,9 @@ pub mod text {
         UNPROTECTED_SERVER "UnprotectedServer" &["Agent"],
             "A custom command makes the server listen on all addresses, beside the door that asks for the password.",
             "Let it listen on 127.0.0.1.";
-        SIDECAR_DISCONNECTED "SidecarDisconnected" &["Agent"],
-            "The sidecar is not connected, so whether work goes on is not known; changes wait.",
-            "Check NetworkPolicies from the agent's namespace to the controller, port 9443.";
         USER_REQUESTED "UserRequested" &["Agent"],
             "Suspended by spec.suspend or by the annotation pilothouse.dev/suspend-override.",
             "Set it to false to wake the agent.";
-        STANDBY "Standby" &["Agent"],
-            "Suspended because it was idle.", "A Task or a connection wakes it.";
         ACTIVE "Active" &["Agent"],
             "Not suspended.", "Nothing.";
         WAITING_FOR_TASKS "WaitingForTasks" &["Agent"],
@@ -205,12 +196,8 @@ pub mod text {
             "Nothing waits.", "Nothing.";
         SKILLS_LOADED "SkillsLoaded" &["Agent"],
             "The server has loaded the skills.", "Nothing.";
-        RELOAD_FAILED "ReloadFailed" &["Agent"],
-            "The server did not load what it was given; the former state is back.", "See the message.";
 
         // Task.
-        ACCEPTED "Accepted" &["Task"],
-            "The Task is accepted.", "Nothing.";
         QUEUED "Queued" &["Task"],
             "The Task waits for the agent or for a free place.", "Wait; the condition Queued says for what.";
         RUNNING "Running" &["Task"],
@@ -227,8 +214,6 @@ pub mod text {
             "The agent's server does not take work yet.", "See the Agent's conditions.";
         AGENT_AT_CAPACITY "AgentAtCapacity" &["Task"],
             "The agent runs as many Tasks as maxConcurrentTasks allows.", "Wait, or raise it.";
-        QUOTA_EXCEEDED "QuotaExceeded" &["Task"],
-            "The agent's quota of starts is used up.", "Wait for the window to move on, or raise the quota.";
         CAPACITY_AVAILABLE "CapacityAvailable" &["Task"],
             "There was a free place.", "Nothing.";
         NO_LIMITS "NoLimits" &["Task"],

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{Agents, index::Of};
+use super::{Agents, index::Of, voice::Whose};
 use crate::{
     api::names::{self, label},
     controller::runtime::{Cache, Kind, Triggers},
@@ -24,8 +24,7 @@ pub(super) fn attach(agents: &Arc<Agents>) {
     everybody(agents);
     authority(agents);
     tasks(agents);
-    let triggers = agents.triggers.clone();
-    agents.voice.on_change(Box::new(move |namespace, agent| triggers.now(namespace, agent)));
+    voices(agents);
 }
 
 /// Objects that carry an agent's label wake it.
@@ -53,9 +52,8 @@ fn referred<K: Kind>(agents: &Arc<Agents>, cache: &Cache<K>, of: Of) {
 fn everybody(agents: &Arc<Agents>) {
     let weak = Arc::downgrade(agents);
     agents.context.caches.configs.on_spec_change(move |_| {
-        let Some(agents) = weak.upgrade() else { return };
-        for agent in agents.context.caches.agents.all() {
-            agents.triggers.now(&agent.namespace().unwrap_or_default(), &agent.name_any());
+        if let Some(agents) = weak.upgrade() {
+            wake_all(&agents);
         }
     });
 }
@@ -74,6 +72,23 @@ fn authority(agents: &Arc<Agents>) {
             agents.triggers.now(&namespace.unwrap_or_default(), &agent.name_any());
         }
     });
+}
+
+fn wake_all(agents: &Agents) {
+    for agent in agents.context.caches.agents.all() {
+        agents.triggers.now(&agent.namespace().unwrap_or_default(), &agent.name_any());
+    }
+}
+
+fn voices(agents: &Arc<Agents>) {
+    let weak = Arc::downgrade(agents);
+    agents.voice.on_change(Box::new(move |whose| {
+        let Some(agents) = weak.upgrade() else { return };
+        match whose {
+            Whose::One { namespace, agent } => agents.triggers.now(namespace, agent),
+            Whose::Any => wake_all(&agents),
+        }
+    }));
 }
 
 /// Tasks are counted from the first one on: what the cache holds already counts too.

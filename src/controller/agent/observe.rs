@@ -176,39 +176,42 @@ impl Agents {
     }
 
     /// Names of the pods in which a process of the server may run: all but those whose container was never started or
-    /// has ended.
+    /// has ended. Pods that end do not count: they finish their work by themselves.
     pub(super) fn running_pods(&self, agent: &Agent) -> Vec<String> {
         self.pods(agent).iter().filter(|pod| may_run(pod)).map(|pod| pod.name_any()).collect()
     }
 }
 
 fn may_run(pod: &Pod) -> bool {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
     let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
     let mut server = containers.filter(|c| c.name == agent::build::layout::SERVER);
     server.any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
 }
 
 impl Seen {
-    /// Builds the objects. A newer image of the controller alone replaces no pod: the applied one is kept until another
-    /// cause comes.
+    /// Builds the objects. A newer image of the controller alone replaces no pod, nor does another time that pods have
+    /// to end: the applied ones are kept until another cause comes.
     pub(super) fn build(&self, agent: &Agent) -> Result<Desired, Invalid> {
-        let kept = self.deployment.as_deref().and_then(sidecar_image);
-        if let Some(kept) = kept.filter(|kept| Some(kept) != self.system_image.as_ref()) {
-            let desired = agent::build(&self.inputs(agent, Some(&kept)))?;
-            let applied = self.deployment.as_deref().and_then(applied_hash);
-            if desired.own_system_image && applied.as_ref() == Some(&desired.hash) {
+        if let Some(deployment) = self.deployment.as_deref() {
+            let image = sidecar_image(deployment).or_else(|| self.system_image.clone());
+            let desired = agent::build(&self.inputs(agent, image.as_deref(), grace(deployment)))?;
+            if applied_hash(deployment).as_ref() == Some(&desired.hash) {
                 return Ok(desired);
             }
         }
-        agent::build(&self.inputs(agent, self.system_image.as_deref()))
+        agent::build(&self.inputs(agent, self.system_image.as_deref(), None))
     }
 
-    fn inputs<'a>(&'a self, agent: &'a Agent, system_image: Option<&'a str>) -> Inputs<'a> {
+    fn inputs<'a>(&'a self, agent: &'a Agent, system_image: Option<&'a str>, grace: Option<i64>) -> Inputs<'a> {
         Inputs {
             agent,
             spec: &self.spec,
             config: self.config.as_deref().map(|c| &c.spec),
             system_image,
+            grace,
             voice_address: self.voice_address.as_deref(),
             suspended: self.suspended,
             config_maps: &self.content.config_maps,
@@ -285,6 +288,10 @@ pub(super) fn layout(deployment: &Deployment) -> Option<i32> {
 fn sidecar_image(deployment: &Deployment) -> Option<String> {
     let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
     pod.init_containers.iter().flatten().find(|c| c.name == SIDECAR)?.image.clone()
+}
+
+fn grace(deployment: &Deployment) -> Option<i64> {
+    deployment.spec.as_ref()?.template.spec.as_ref()?.termination_grace_period_seconds
 }
 
 /// Address inside the cluster.

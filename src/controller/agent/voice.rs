@@ -26,8 +26,22 @@ impl Said {
     }
 }
 
-/// Is told namespace and name of an agent.
-pub type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
+/// Whose sidecars have something new to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// Those of one agent.
+    One {
+        /// Its namespace.
+        namespace: &'a str,
+        /// Its name.
+        agent: &'a str,
+    },
+    /// Nobody knows: every agent's may have.
+    Any,
+}
+
+/// Is told of each change.
+pub type Listener = Box<dyn Fn(Whose<'_>) + Send + Sync>;
 
 /// The sidecars, as the reconciler sees them.
 pub trait AgentVoice: Send + Sync + 'static {
@@ -46,7 +60,7 @@ pub trait AgentVoice: Send + Sync + 'static {
     /// Certificate of the authority that sidecars trust, in PEM; `None` while nothing is served.
     fn authority(&self) -> Option<String>;
 
-    /// Calls `listener` with namespace and agent after each change.
+    /// Calls `listener` after each change.
     fn on_change(&self, listener: Listener);
 }
 

@@ -1,6 +1,6 @@
 //! Writes: server-side apply of generated objects, never over an object that is not ours.
 
-use std::{fmt::Debug, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
@@ -19,7 +19,7 @@ use crate::{
         state::{Annotations, OBJECT_HASH},
     },
     api::{
-        Agent,
+        API_VERSION, Agent,
         names::{manager, reasons},
     },
     object::Object,
@@ -205,6 +205,24 @@ async fn adopt<K: Generated>(
         }
     };
     limited(&format!("writing {} {name}", K::kind(&())), written).await
+}
+
+/// Sets our label on an Agent, or takes it off; the one of another manager stays. The uid keeps an Agent that was
+/// deleted meanwhile from being created by this.
+pub(super) async fn label(client: &Client, agent: &Agent, key: &str, value: Option<&str>) -> Result<(), Failure> {
+    let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
+    let labels: BTreeMap<_, _> = value.map(|value| (key, value)).into_iter().collect();
+    let body = json!({
+        "apiVersion": API_VERSION, "kind": "Agent",
+        "metadata": { "name": name, "namespace": namespace, "uid": agent.uid(), "labels": labels },
+    });
+    let api = Api::<Agent>::namespaced(client.clone(), &namespace);
+    let what = format!("labelling Agent {name}");
+    match timeout(LIMIT, api.patch_metadata(&name, &PatchParams::apply(manager::AGENT), &Patch::Apply(body))).await {
+        Ok(Err(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Ok(answer) => answer.map(|_| ()).map_err(|error| failure(&what, &error)),
+        Err(_) => Err(Failure::transient(reasons::TIMEOUT, format!("{what}: no answer in {} s", LIMIT.as_secs()))),
+    }
 }
 
 /// Deletes an object of this uid; one that is gone is fine.

@@ -43,6 +43,7 @@ pub struct Activity {
     nameless: Option<Instant>,
     known: bool,
     held_until: Option<Instant>,
+    draining: bool,
 }
 
 /// A copy of the state that leaves the pod.
@@ -62,6 +63,8 @@ pub struct Snapshot {
     pub held: bool,
     /// Whether the server's events are being followed. Without them nothing is known of its sessions.
     pub known: bool,
+    /// Whether the pod ends: new prompts are refused, and what was begun goes on.
+    pub draining: bool,
 }
 
 impl Snapshot {
@@ -83,6 +86,7 @@ impl Activity {
             nameless: None,
             known: false,
             held_until: None,
+            draining: false,
         }
     }
 
@@ -216,6 +220,14 @@ impl Activity {
         self.held_until.filter(|until| *until > now)
     }
 
+    /// The pod ends: from now on new prompts are refused. There is no way back.
+    pub fn drain(&mut self, now: Instant) {
+        if !self.draining {
+            self.draining = true;
+            self.change(now);
+        }
+    }
+
     /// Whether any session is at work or expected to be: then the listing is read more often.
     pub fn has_sessions(&self) -> bool {
         !self.sessions.is_empty() || self.nameless.is_some()
@@ -233,6 +245,7 @@ impl Activity {
             attached: self.attached,
             held: self.held(now).is_some(),
             known: self.known,
+            draining: self.draining,
         }
     }
 

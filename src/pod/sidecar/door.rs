@@ -22,8 +22,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     auth::{Lock, OWN_HEADER},
     probes::Probes,
-    route::Route,
-    work::{Attached, Entered, Held, Work},
+    route::{Probe, Route},
+    work::{Attached, Entered, NotEnding, Refused, Work},
 };
 
 /// Longest request or answer head.
@@ -106,6 +106,9 @@ impl Door {
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let route = Route::of(request.method(), request.uri().path());
+        if route == Route::Probe(Probe::Drained) {
+            return self.drained().await;
+        }
         if let Route::Probe(probe) = route {
             let (status, text) = self.probes.answer(probe).await;
             return own(status, &text);
@@ -124,7 +127,16 @@ impl Door {
         };
         match self.work.enter(session).await {
             Ok(entered) => self.forward(request, Some(entered), waits).await,
-            Err(held) => busy(held),
+            Err(refused) => busy(refused),
+        }
+    }
+
+    /// The kubelet's hook before it stops the server: answers when nothing is left to be cut. Harmless without a
+    /// password, because asking does not make the pod end.
+    async fn drained(&self) -> Answer {
+        match self.work.drained().await {
+            Ok(()) => own(StatusCode::OK, "no work is left"),
+            Err(NotEnding) => own(StatusCode::CONFLICT, "this pod does not end"),
         }
     }
 
@@ -247,10 +259,19 @@ fn own(status: StatusCode, text: &str) -> Answer {
     answer
 }
 
-fn busy(held: Held) -> Answer {
-    let text = "a change is being rolled out to this agent: try again in a moment";
+fn busy(refused: Refused) -> Answer {
+    let (text, retry_after) = match refused {
+        Refused::Held { retry_after } => {
+            ("a change is being rolled out to this agent: try again in a moment", retry_after)
+        }
+        Refused::Ending => ("this pod of the agent ends: try again, another one answers", Duration::from_secs(1)),
+    };
     let mut answer = own(StatusCode::SERVICE_UNAVAILABLE, text);
-    let seconds = held.retry_after.as_millis().div_ceil(1000).max(1);
+    if refused == Refused::Ending {
+        // The next connection goes to a pod that stays.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let seconds = retry_after.as_millis().div_ceil(1000).max(1);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(1)));
     answer
 }

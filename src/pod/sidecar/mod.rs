@@ -8,6 +8,7 @@ pub mod activity;
 pub mod auth;
 mod content;
 pub mod door;
+pub mod drain;
 pub mod probes;
 pub mod route;
 mod text;
@@ -211,7 +212,14 @@ impl Sidecar {
 pub async fn run(args: &SidecarArgs) -> Result<(), SidecarError> {
     let sidecar = Sidecar::start(args).await?;
     tracing::info!(door = %sidecar.address, server_port = args.server_port, "the door is open");
-    super::terminated().await;
+    tokio::select! {
+        () = super::terminated() => {}
+        () = drain::listen(&sidecar.work) => {}
+    }
+    let left = sidecar.work.snapshot();
+    if left.draining && !left.without_work() {
+        tracing::warn!(requests = left.in_flight, sessions = left.busy, "the pod's time is over: work is cut");
+    }
     tracing::info!("the door closes");
     sidecar.stop().await;
     Ok(())

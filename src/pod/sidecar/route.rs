@@ -29,6 +29,8 @@ pub enum Probe {
     Ready,
     /// `/server-livez`: the server behind answers, or the door is young.
     ServerLive,
+    /// `/drained`: the pod ends and its work has ended; waits for both.
+    Drained,
     /// `/startz`: the content is in place; the sidecar's own startup probe.
     Started,
 }
@@ -44,6 +46,7 @@ impl Route {
         match path {
             "/healthz" if read => return Self::Probe(Probe::Health),
             "/readyz" if read => return Self::Probe(Probe::Ready),
+            "/drained" if *method == Method::GET => return Self::Probe(Probe::Drained),
             "/startz" if read => return Self::Probe(Probe::Started),
             "/server-livez" if read => return Self::Probe(Probe::ServerLive),
             _ => {}
@@ -76,6 +79,8 @@ mod tests {
             (Method::GET, "/readyz", Route::Probe(Probe::Ready)),
             (Method::GET, "/server-livez", Route::Probe(Probe::ServerLive)),
             (Method::GET, "/startz", Route::Probe(Probe::Started)),
+            (Method::GET, "/drained", Route::Probe(Probe::Drained)),
+            (Method::POST, "/drained", Route::Change),
             (Method::POST, "/healthz", Route::Change),
             (Method::GET, "/healthz/", Route::Read),
             (Method::GET, "/session/ses_1/message", Route::Read),

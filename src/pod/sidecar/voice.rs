@@ -151,6 +151,7 @@ impl Voice {
             attached: snapshot.attached,
             idle,
             held: snapshot.held,
+            draining: snapshot.draining,
             server_ready: snapshot.known,
             server_version: self.server.version(),
             server_exposed: self.server.exposed(),

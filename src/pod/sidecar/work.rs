@@ -24,12 +24,26 @@ pub struct Work {
     sequence: watch::Sender<u64>,
 }
 
-/// Prompts were held for longer than one may wait.
+/// How long an answer to "has all work ended?" waits for the end to begin: two hooks of a pod run side by side.
+const BEGINS: Duration = Duration::from_secs(10);
+/// A server whose events are not seen for this long while the pod ends has nothing left that could be waited for.
+const LOST: Duration = Duration::from_secs(15);
+
+/// Why a prompt does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// When to try again.
-    pub retry_after: Duration,
+pub enum Refused {
+    /// Prompts were held for longer than one may wait.
+    Held {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The pod ends; another one takes the next prompt.
+    Ending,
 }
+
+/// The pod does not end, so there is no end of work to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotEnding;
 
 impl Default for Work {
     fn default() -> Self {
@@ -67,21 +81,15 @@ impl Work {
 
     /// Begins a request that may change something. A prompt (`session` given) waits while prompts are held; checking
     /// and counting is one step, so none slips between.
-    pub async fn enter(&self, session: Option<String>) -> Result<Entered, Held> {
+    pub async fn enter(&self, session: Option<String>) -> Result<Entered, Refused> {
         let deadline = Instant::now() + LONGEST_WAIT;
         let mut changes = self.changes();
         loop {
             changes.mark_unchanged();
-            let held = self.update(|activity, now| match activity.held(now) {
-                Some(until) if session.is_some() => Some(until),
-                _ => {
-                    activity.begin(session.as_deref(), now);
-                    None
-                }
-            });
+            let held = self.update(|activity, now| try_begin(activity, session.as_deref(), now))?;
             let Some(until) = held else { return Ok(Entered { work: self.clone(), session, served: false }) };
             if Instant::now() >= deadline {
-                return Err(Held { retry_after: until.saturating_duration_since(Instant::now()) });
+                return Err(Refused::Held { retry_after: until.saturating_duration_since(Instant::now()) });
             }
             let wake = until.min(deadline).into();
             let _ = tokio::time::timeout_at(wake, changes.changed()).await;
@@ -103,6 +111,29 @@ impl Work {
         }
     }
 
+    /// The pod ends: new prompts are refused from now on, those that wait included.
+    pub fn drain(&self) {
+        self.update(Activity::drain);
+    }
+
+    /// Returns when the pod ends and its work has ended. Whoever asks changes nothing.
+    pub async fn drained(&self) -> Result<(), NotEnding> {
+        let mut changes = self.changes();
+        let begun = async { while !self.snapshot().draining && changes.changed().await.is_ok() {} };
+        tokio::time::timeout(BEGINS, begun).await.map_err(|_| NotEnding)?;
+        let mut heard = Instant::now();
+        loop {
+            let (snapshot, idle) = self.verdict();
+            if snapshot.known {
+                heard = Instant::now();
+            }
+            if idle || heard.elapsed() >= LOST {
+                return Ok(());
+            }
+            tokio::time::sleep(QUIET).await;
+        }
+    }
+
     /// State and idleness, read at one moment.
     pub fn verdict(&self) -> (Snapshot, bool) {
         let now = Instant::now();
@@ -121,6 +152,20 @@ impl Work {
     pub fn release(&self) {
         self.update(Activity::release);
     }
+}
+
+/// Begins a request, or says until when its prompt is held.
+fn try_begin(activity: &mut Activity, session: Option<&str>, now: Instant) -> Result<Option<Instant>, Refused> {
+    if session.is_some() {
+        if activity.snapshot(now).draining {
+            return Err(Refused::Ending);
+        }
+        if let Some(until) = activity.held(now) {
+            return Ok(Some(until));
+        }
+    }
+    activity.begin(session, now);
+    Ok(None)
 }
 
 /// A request under way; dropping it ends it.

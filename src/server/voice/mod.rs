@@ -133,8 +133,8 @@ impl Hub {
     /// connected.
     pub fn context_hash(&self, namespace: &str, agent: &str) -> Option<String> {
         let seen = self.activity(namespace, agent);
-        let first = seen.pods.first()?.activity.context_hash.clone();
-        seen.pods.iter().all(|pod| pod.activity.context_hash == first).then_some(first)
+        let first = seen.staying().next()?.activity.context_hash.clone();
+        seen.staying().all(|pod| pod.activity.context_hash == first).then_some(first)
     }
 
     /// Agents of which something worth a look changed: connected, gone, idle, busy, ready, or another text. A receiver
@@ -181,6 +181,8 @@ impl Hub {
         }
         let asked = pods.into_iter().map(|(pod, orders)| ask(pod, orders, make, wish.clone()));
         let mut answered = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        // It began to end while it was asked.
+        answered.retain(|(_, activity)| !activity.draining);
         answered.sort_by(|a, b| a.0.cmp(&b.0));
         let activity = table::merge(answered.iter().map(|(_, activity)| activity)).unwrap_or_default();
         Ok(Answer { activity, pods: answered.into_iter().map(|(pod, _)| pod).collect() })

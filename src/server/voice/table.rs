@@ -46,9 +46,14 @@ pub struct Seen {
 
 impl Seen {
     /// The pods' activities as one: counts added up, `idle`, `held` and `serverReady` only where all are, hash and
-    /// version empty where they differ. `None` if no pod is connected.
+    /// version empty where they differ. Pods that end do not count. `None` if no other is connected.
     pub fn activity(&self) -> Option<Activity> {
-        merge(self.pods.iter().map(|pod| &pod.activity))
+        merge(self.staying().map(|pod| &pod.activity))
+    }
+
+    /// Pods that are not about to end: what the others still do goes on to its end and concerns no decision.
+    pub fn staying(&self) -> impl Iterator<Item = &PodSeen> {
+        self.pods.iter().filter(|pod| !pod.activity.draining)
     }
 
     /// When the pod that spoke least recently did.
@@ -85,7 +90,10 @@ pub(super) fn merge<'a>(all: impl Iterator<Item = &'a Activity>) -> Option<Activ
 /// Whether a controller should look again: not for every number that ticks.
 fn worth_a_look(old: &Activity, new: &Activity) -> bool {
     let facts = |a: &Activity| (a.idle, a.server_ready, a.server_exposed, a.works_on() == 0, a.attached == 0);
-    facts(old) != facts(new) || old.context_hash != new.context_hash || old.server_version != new.server_version
+    facts(old) != facts(new)
+        || old.draining != new.draining
+        || old.context_hash != new.context_hash
+        || old.server_version != new.server_version
 }
 
 #[derive(Debug)]
@@ -165,10 +173,11 @@ impl<H: Clone> Table<H> {
         Seen { pods }
     }
 
-    /// How to reach the pods of an agent.
+    /// How to reach the pods of an agent that are not about to end.
     pub(super) fn handles(&self, key: &AgentKey) -> Vec<(String, H)> {
         let pods = self.agents.get(key).into_iter().flatten();
-        pods.map(|(_, pod)| (pod.name.clone(), pod.handle.clone())).collect()
+        let staying = pods.filter(|(_, pod)| !pod.activity.draining);
+        staying.map(|(_, pod)| (pod.name.clone(), pod.handle.clone())).collect()
     }
 
     /// Number of connected pods.
@@ -217,6 +226,22 @@ mod tests {
         ] {
             assert_eq!(say(new.clone()), look, "{new:?}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_ends_is_left_out() {
+        let (mut table, key, now) = (Table::default(), AgentKey::new("ns", "a"), Instant::now());
+        let old = table.connect(&key, "a-1", "old", 1, now);
+        let new = table.connect(&key, "a-2", "new", 2, now);
+        let busy = Activity { in_flight: 1, ..activity(1, false) };
+        table.heard(&key, "old", old, busy.clone(), now);
+        table.heard(&key, "new", new, activity(1, true), now);
+        assert!(!table.seen(&key).activity().unwrap().idle);
+        assert!(table.heard(&key, "old", old, Activity { draining: true, ..busy }, now), "worth a look");
+        assert_eq!(table.seen(&key).activity(), Some(activity(1, true)));
+        assert_eq!(table.handles(&key), [("a-2".to_owned(), 2)]);
+        table.disconnect(&key, "new", new);
+        assert_eq!(table.seen(&key).activity(), None, "unknown, not idle");
     }
 
     #[test]

@@ -57,6 +57,41 @@ fn every_reason_in_the_code_is_documented() {
     assert!(unknown.is_empty(), "add to src/api/names/reason_table.rs:\n{}", unknown.join("\n"));
 }
 
+/// A reason in the documentation that nothing ever says would be looked for in vain.
+#[test]
+fn every_documented_reason_is_in_the_code() {
+    let mut files = vec![];
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let (table, code): (Vec<_>, Vec<_>) = files.into_iter().partition(|(file, _)| file.ends_with("reason_table.rs"));
+    let code: String = code.into_iter().map(|(_, code)| code).collect();
+    let unused: Vec<_> = names::REASONS
+        .iter()
+        .map(|r| (r.name, constant(&table[0].1, r.name)))
+        .filter(|(name, constant)| !says(&code, name, constant))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(unused.is_empty(), "remove from src/api/names/reason_table.rs: {unused:?}");
+}
+
+/// The constant of a reason, from its line in the table.
+fn constant<'a>(table: &'a str, name: &str) -> &'a str {
+    let line = table.lines().find(|line| line.contains(&format!(" \"{name}\" "))).unwrap();
+    line.trim_start().split(' ').next().unwrap()
+}
+
+/// Whether code uses the constant, or the text itself.
+fn says(code: &str, name: &str, constant: &str) -> bool {
+    let whole = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    code.contains(&format!("\"{name}\"")) || code.split(&format!("reasons::{constant}")).skip(1).any(whole)
+}
+
+#[test]
+fn a_constant_is_found_whole() {
+    assert!(says("Condition::yes(x, reasons::READY)", "Ready", "READY"));
+    assert!(!says("reasons::READY_SOON", "Ready", "READY"));
+    assert!(says("\"Ready\"", "Ready", "READY") && !says("\"ReadySoon\"", "Ready", "READY"));
+}
+
 #[test]
 fn the_scan_reads_arguments() {
     assert_eq!(literal("\"A\", x)", 0), Some("A"));

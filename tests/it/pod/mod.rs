@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 mod door;
+mod drain;
 mod task_run;
 mod voice;
 

@@ -1,0 +1,40 @@
+use super::*;
+
+fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
+    Outcome {
+        failure: None,
+        action: None,
+        text: None,
+        server: Server::Ready,
+        applied: None,
+        suspended: false,
+        tasks: (0, 0),
+        activity,
+        url: String::new(),
+        layout: None,
+        template_generation: None,
+        now: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// What was said last holds while nobody speaks, and an event is written once.
+#[test]
+fn a_server_past_the_door_is_reported() {
+    let mut agent = Agent::new("coder", serde_json::from_str("{}").unwrap());
+    let (open, closed) = (Activity { server_exposed: true, ..Activity::default() }, Activity::default());
+    let table = [
+        (None, reasons::DEPLOYMENT_HEALTHY, false),
+        (Some(&open), reasons::UNPROTECTED_SERVER, true),
+        (Some(&open), reasons::UNPROTECTED_SERVER, false),
+        (None, reasons::UNPROTECTED_SERVER, false),
+        (Some(&closed), reasons::DEPLOYMENT_HEALTHY, false),
+        (Some(&open), reasons::UNPROTECTED_SERVER, true),
+    ];
+    for (step, (activity, reason, event)) in table.into_iter().enumerate() {
+        let (status, notes) = report(&agent, &outcome(activity));
+        let healthy = status.conditions.iter().find(|c| c.type_ == kinds::SERVER_HEALTHY).unwrap();
+        assert_eq!((healthy.reason.as_str(), healthy.status.as_str()), (reason, "True"), "step {step}");
+        assert_eq!(notes.iter().any(|n| n.reason == reasons::UNPROTECTED_SERVER), event, "step {step}");
+        agent.status = Some(status);
+    }
+}
