@@ -134,11 +134,18 @@ impl Agents {
     async fn label(&self, agent: &Agent) -> Result<(), Failure> {
         let wanted = agent.spec.template_ref.as_ref().map(|t| names::label_value(&t.name));
         let has = agent.labels().get(label::AGENT_TEMPLATE);
-        let is_ours = || agent.managed_fields().iter().any(|f| f.manager.as_deref() == Some(manager::AGENT));
-        if has == wanted.as_ref() || (wanted.is_none() && !is_ours()) {
+        if has == wanted.as_ref() || (wanted.is_none() && !self.has_label_of_ours(agent).await?) {
             return Ok(());
         }
         write::label(&self.context.client, agent, label::AGENT_TEMPLATE, wanted.as_deref()).await
+    }
+
+    /// The cache has no field managers.
+    async fn has_label_of_ours(&self, agent: &Agent) -> Result<bool, Failure> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let found = write::get_metadata::<Agent>(&self.context.client, &namespace, &agent.name_any()).await?;
+        let managers = found.and_then(|f| f.metadata.managed_fields).unwrap_or_default();
+        Ok(managers.iter().any(|f| f.manager.as_deref() == Some(manager::AGENT)))
     }
 
     fn outcome<'a>(&self, agent: &Agent, acted: &'a Acted, failure: Option<&'a Failure>) -> report::Outcome<'a> {

@@ -18,6 +18,7 @@ async fn work_that_was_begun_ends_and_nothing_new_begins() {
     real.model.play(Script::held());
     let session = client.create_session("begun before the end", None, &[]).await.unwrap();
     client.prompt_async(&session.id, &Prompt::text("hello")).await.unwrap();
+    eventually("the model is asked", || !real.model.calls().is_empty()).await;
 
     // The two hooks of the kubelet: whichever comes first.
     let asked = work.clone();
