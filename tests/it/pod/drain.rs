@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::Method;
-use pilothouse::pod::opencode::Prompt;
+use pilothouse::pod::opencode::{Prompt, Signal};
 
 use super::{PASSWORD, Pod, Real, args, door::Echo, eventually};
 use crate::common::{model::Script, opencode::free_port};
@@ -17,8 +17,17 @@ async fn work_that_was_begun_ends_and_nothing_new_begins() {
     let (client, work) = (real.pod.client(), real.pod.sidecar.work.clone());
     real.model.play(Script::held());
     let session = client.create_session("begun before the end", None, &[]).await.unwrap();
+    let mut events = client.events();
+    assert_eq!(events.next().await, Signal::Connected);
     client.prompt_async(&session.id, &Prompt::text("hello")).await.unwrap();
-    eventually("the model is asked", || !real.model.calls().is_empty()).await;
+    // A model that is released before it was asked would hold for ever.
+    loop {
+        if let Signal::Event(event) = events.next().await
+            && event.payload.kind == "message.part.delta"
+        {
+            break;
+        }
+    }
 
     // The two hooks of the kubelet: whichever comes first.
     let asked = work.clone();
