@@ -60,8 +60,8 @@ impl Caches {
             services: watches.objects(&agents),
             agent_pods: watches.objects(&servers),
             task_pods: watches.objects(&watcher::Config::default().labels(OF_TASKS)),
-            config_maps: watches.objects(&all),
-            secrets: watches.objects(&all),
+            config_maps: watches.metadata(&all),
+            secrets: watches.metadata(&all),
         }
     }
 }

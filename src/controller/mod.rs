@@ -144,6 +144,7 @@ async fn lead(context: &Context, kinds: Vec<Loop>, known: watch::Sender<Leadersh
             backoff: Backoff::default(),
             stop: stop.clone(),
             metrics: context.metrics.clone(),
+            reports: context.reports.clone(),
         };
         let loops = futures::future::join_all(kinds.into_iter().map(|start| tokio::spawn(start(runtime.clone()))));
         async move {

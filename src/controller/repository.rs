@@ -132,12 +132,9 @@ impl Reconcile for Repositories {
         self.context.sources.unsubscribe(&gone);
         let mut memories = self.memories.lock();
         let secret = memories.secret_of(namespace, name);
-        let uid = memories.forget(namespace, name);
+        memories.forget(namespace, name);
         drop(memories);
         self.drop_unread(namespace, secret);
-        if let Some(uid) = uid {
-            self.context.reports.forget(&uid);
-        }
     }
 }
 

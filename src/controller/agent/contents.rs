@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 
-use super::write;
+use super::{index::Referrers, write};
 use crate::{
     agent::{ConfigMapData, References, SecretKeys},
     api::names::{self, reasons},
@@ -43,6 +43,8 @@ pub(super) struct Contents {
     client: Client,
     caches: Caches,
     maps: Arc<Mutex<Maps>>,
+    /// Who reads which `ConfigMaps`: what nobody reads is not kept.
+    readers: Referrers,
     passwords: Arc<Mutex<HashMap<Key, Password>>>,
     /// By namespace and agent.
     secrets: Mutex<HashMap<Key, Hashed>>,
@@ -57,8 +59,14 @@ pub(super) struct Content {
 
 impl Contents {
     pub(super) fn new(client: Client, caches: Caches) -> Self {
-        let contents =
-            Self { client, caches, maps: Arc::default(), passwords: Arc::default(), secrets: Mutex::default() };
+        let contents = Self {
+            client,
+            caches,
+            maps: Arc::default(),
+            readers: Referrers::default(),
+            passwords: Arc::default(),
+            secrets: Mutex::default(),
+        };
         let maps = contents.maps.clone();
         contents.caches.config_maps.on_change(move |change| {
             if change.deleted {
@@ -73,6 +81,14 @@ impl Contents {
         let key = (namespace.to_string(), agent.to_string());
         self.secrets.lock().remove(&key);
         self.passwords.lock().remove(&key);
+        self.drop_maps(namespace, self.readers.forget(namespace, agent));
+    }
+
+    fn drop_maps(&self, namespace: &str, names: Vec<String>) {
+        let mut maps = self.maps.lock();
+        for name in names {
+            maps.remove(&(namespace.to_string(), name));
+        }
     }
 
     /// The password of an existing Secret `{agent}-server-auth`.
@@ -107,6 +123,7 @@ impl Contents {
         password: &Password,
     ) -> Result<Content, Failure> {
         let mut content = Content::default();
+        self.drop_maps(namespace, self.readers.set(namespace, agent, None, references));
         for name in &references.config_maps {
             if let Some(data) = self.config_map(namespace, name).await? {
                 content.config_maps.insert(name.clone(), (*data).clone());

@@ -38,23 +38,32 @@ struct Inner {
 }
 
 impl Referrers {
-    /// Replaces what an agent refers to.
-    pub(super) fn set(&self, namespace: &str, agent: &str, template: Option<&str>, references: &References) {
+    /// Replaces what an agent refers to. Returned are the `ConfigMaps` to which nobody refers any more.
+    pub(super) fn set(
+        &self,
+        namespace: &str,
+        agent: &str,
+        template: Option<&str>,
+        references: &References,
+    ) -> Vec<String> {
         let target = |of: Of, name: &str| (of, namespace.to_string(), name.to_string());
         let mut targets: Vec<Target> = template.map(|name| target(Of::Template, name)).into_iter().collect();
         targets.extend(references.config_maps.iter().map(|name| target(Of::ConfigMap, name)));
         targets.extend(references.secrets.iter().map(|name| target(Of::Secret, name)));
         let mut inner = self.inner.write();
-        inner.forget(namespace, agent);
+        let before = inner.forget(namespace, agent);
         for target in &targets {
             inner.by_target.entry(target.clone()).or_default().insert(agent.into());
         }
         inner.by_agent.insert((namespace.into(), agent.into()), targets);
+        inner.left(before)
     }
 
-    /// The agent is gone.
-    pub(super) fn forget(&self, namespace: &str, agent: &str) {
-        self.inner.write().forget(namespace, agent);
+    /// The agent is gone. Returned are the `ConfigMaps` to which nobody refers any more.
+    pub(super) fn forget(&self, namespace: &str, agent: &str) -> Vec<String> {
+        let mut inner = self.inner.write();
+        let before = inner.forget(namespace, agent);
+        inner.left(before)
     }
 
     /// The agents of `namespace` that refer to an object.
@@ -65,15 +74,23 @@ impl Referrers {
 }
 
 impl Inner {
-    fn forget(&mut self, namespace: &str, agent: &str) {
-        for target in self.by_agent.remove(&(namespace.into(), agent.into())).unwrap_or_default() {
-            if let Some(set) = self.by_target.get_mut(&target) {
+    /// The `ConfigMaps` among `targets` to which nobody refers.
+    fn left(&self, targets: Vec<Target>) -> Vec<String> {
+        let nobodys = targets.into_iter().filter(|t| t.0 == Of::ConfigMap && !self.by_target.contains_key(t));
+        nobodys.map(|(_, _, name)| name).collect()
+    }
+
+    fn forget(&mut self, namespace: &str, agent: &str) -> Vec<Target> {
+        let before = self.by_agent.remove(&(namespace.into(), agent.into())).unwrap_or_default();
+        for target in &before {
+            if let Some(set) = self.by_target.get_mut(target) {
                 set.remove(agent);
                 if set.is_empty() {
-                    self.by_target.remove(&target);
+                    self.by_target.remove(target);
                 }
             }
         }
+        before
     }
 }
 
@@ -205,10 +222,11 @@ mod tests {
         index.set("ns", "b", Some("t"), &references(&["m"]));
         assert_eq!(index.of(Of::ConfigMap, "ns", "m"), ["a", "b"]);
         assert_eq!(index.of(Of::Template, "ns", "t"), ["a", "b"]);
-        index.set("ns", "a", None, &references(&["n"]));
+        assert!(index.set("ns", "a", None, &references(&["n"])).is_empty(), "b still reads m");
         assert_eq!(index.of(Of::ConfigMap, "ns", "m"), ["b"]);
-        index.forget("ns", "b");
+        assert_eq!(index.forget("ns", "b"), ["m"]);
         assert!(index.of(Of::ConfigMap, "ns", "m").is_empty() && index.of(Of::Secret, "ns", "n").is_empty());
         assert_eq!(index.of(Of::ConfigMap, "ns", "n"), ["a"]);
+        assert_eq!(index.set("ns", "a", None, &references(&[])), ["n"]);
     }
 }

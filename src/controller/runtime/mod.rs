@@ -25,6 +25,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 pub use triggers::Triggers;
 pub use watch::{Cache, Change, Scope, Watches};
 
+use super::report::Reports;
 use crate::{
     server::metrics::Metrics,
     status::{Backoff, Class, Failure, Next},
@@ -71,6 +72,8 @@ pub struct Runtime {
     pub stop: CancellationToken,
     /// Counters and durations.
     pub metrics: Arc<Metrics>,
+    /// What was written; an object that is gone is forgotten there.
+    pub reports: Reports,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +124,7 @@ fn listen<R: Reconcile>(cache: &Cache<R::Object>, triggers: &Triggers<R::Object>
             if let Some(worker) = weak.upgrade() {
                 worker.failures.lock().remove(&ObjectRef::from_obj(change.object));
                 worker.reconciler.forget(&namespace, &name);
+                worker.runtime.reports.forget(&change.object.uid().unwrap_or_default());
             }
         } else {
             own.now(&namespace, &name);

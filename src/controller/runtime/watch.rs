@@ -9,6 +9,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt};
 use kube::{
     Api, Client, Resource, ResourceExt,
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store},
@@ -20,6 +21,9 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::Kind;
+
+/// `kubectl apply` keeps the whole object here, so also what a Secret held.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Where a watch looks: everywhere, or in one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,20 +157,26 @@ impl Watches {
         &self.scopes
     }
 
-    /// Caches objects of a namespaced kind. With `PartialObjectMeta<Secret>` as the kind only metadata is fetched and
-    /// kept: right for Secrets and ConfigMaps, whose content is read where it is needed.
+    /// Caches whole objects of a namespaced kind.
     pub fn objects<K>(&mut self, config: &watcher::Config) -> Cache<K>
     where
         K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {
         let client = self.client.clone();
-        self.start(self.scopes.clone(), move |scope| {
-            let api = match scope {
-                Scope::All => Api::all(client.clone()),
-                Scope::Namespace(name) => Api::namespaced(client.clone(), name),
-            };
-            watcher::watcher(api, config.clone()).boxed()
-        })
+        let open = move |scope: &Scope| watcher::watcher(api(&client, scope), config.clone()).boxed();
+        self.start(self.scopes.clone(), open, |_| {})
+    }
+
+    /// Caches metadata of a namespaced kind; nothing else is fetched. Right for Secrets and `ConfigMaps`, whose content
+    /// is read where it is needed.
+    pub fn metadata<K>(&mut self, config: &watcher::Config) -> Cache<PartialObjectMeta<K>>
+    where
+        K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        PartialObjectMeta<K>: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        let client = self.client.clone();
+        let open = move |scope: &Scope| watcher::watcher(api(&client, scope), config.clone()).boxed();
+        self.start(self.scopes.clone(), open, without_last_applied)
     }
 
     /// Caches whole objects of a cluster-scoped kind.
@@ -175,7 +185,7 @@ impl Watches {
         K: Kind + Resource<Scope = k8s_openapi::ClusterResourceScope>,
     {
         let api = Api::<K>::all(self.client.clone());
-        self.start(vec![Scope::All], move |_| watcher::watcher(api.clone(), config.clone()).boxed())
+        self.start(vec![Scope::All], move |_| watcher::watcher(api.clone(), config.clone()).boxed(), |_| {})
     }
 
     /// Resolves when every cache is filled.
@@ -183,7 +193,7 @@ impl Watches {
         futures::future::join_all(self.ready.drain(..)).await;
     }
 
-    fn start<K: Kind>(&mut self, scopes: Vec<Scope>, open: impl Fn(&Scope) -> Events<K>) -> Cache<K> {
+    fn start<K: Kind>(&mut self, scopes: Vec<Scope>, open: impl Fn(&Scope) -> Events<K>, trim: fn(&mut K)) -> Cache<K> {
         let (stores, writers): (Vec<_>, Vec<_>) = scopes
             .into_iter()
             .map(|scope| {
@@ -193,12 +203,35 @@ impl Watches {
             .unzip();
         let cache = Cache { stores: Arc::new(stores), listeners: Arc::default() };
         for ((_, store), (scope, writer)) in cache.stores.iter().zip(writers) {
-            self.tasks.spawn(follow(cache.clone(), store.clone(), writer, scope.clone(), open(&scope)));
+            let events = open(&scope)
+                .map_ok(move |event| {
+                    event.modify(|object| {
+                        object.managed_fields_mut().clear();
+                        trim(object);
+                    })
+                })
+                .boxed();
+            self.tasks.spawn(follow(cache.clone(), store.clone(), writer, scope.clone(), events));
         }
         let waiting = cache.clone();
         self.ready.push(Box::pin(async move { waiting.ready().await }));
         cache
     }
+}
+
+fn api<K>(client: &Client, scope: &Scope) -> Api<K>
+where
+    K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    match scope {
+        Scope::All => Api::all(client.clone()),
+        Scope::Namespace(name) => Api::namespaced(client.clone(), name),
+    }
+}
+
+/// Nothing reads it in a cache of metadata, and a Secret's content has no place there.
+fn without_last_applied<K: Kind>(object: &mut PartialObjectMeta<K>) {
+    object.annotations_mut().remove(LAST_APPLIED);
 }
 
 type Events<K> = futures::stream::BoxStream<'static, Result<Event<K>, watcher::Error>>;
@@ -214,12 +247,7 @@ async fn follow<K: Kind>(
     // Listeners are told after the store has the change, so that what they trigger reads the new state.
     let mut gone: Vec<Arc<K>> = vec![];
     let mut listed: HashSet<ObjectRef<K>> = HashSet::new();
-    let mut stream = std::pin::pin!(
-        events
-            .default_backoff()
-            .map_ok(|event| event.modify(|object| object.managed_fields_mut().clear()))
-            .reflect(writer)
-    );
+    let mut stream = std::pin::pin!(events.default_backoff().reflect(writer));
     let kind = K::kind(&()).into_owned();
     let mut failing = false;
     while let Some(event) = stream.next().await {
@@ -261,4 +289,24 @@ fn explain(kind: &str, error: &watcher::Error) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Secret;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_of_metadata_holds_no_content() {
+        let annotations = json!({LAST_APPLIED: "{\"data\":{\"token\":\"c2VjcmV0\"}}", "kept": "yes"});
+        let seen = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": "s", "namespace": "ns", "annotations": annotations},
+        });
+        let mut secret: PartialObjectMeta<Secret> = serde_json::from_value(seen).unwrap();
+        without_last_applied(&mut secret);
+        assert_eq!(serde_json::to_value(secret.annotations()).unwrap(), json!({"kept": "yes"}));
+    }
 }

@@ -66,9 +66,6 @@ impl Reconcile for SyncReconciler {
     fn forget(&self, namespace: &str, name: &str) {
         let key = format!("{namespace}/{name}");
         self.index.set(namespace, name, None);
-        if let Some(state) = self.states.get(&key) {
-            self.context.reports.forget(&state.uid);
-        }
         self.states.forget(&key);
         let heirs = self.with_claims(|claims| claims.forget(&key));
         self.trigger_all(heirs);

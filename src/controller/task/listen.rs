@@ -55,7 +55,6 @@ impl Tasks {
         if deleted {
             self.written.lock().remove(&uid);
             self.labelled.lock().remove(&uid);
-            self.context.reports.forget(&uid);
         }
         self.file(task, deleted);
     }
