@@ -17,6 +17,7 @@ pub mod gate;
 pub mod hash;
 pub mod inputs;
 pub mod merge;
+pub mod own;
 pub mod references;
 pub mod report;
 pub mod state;
@@ -24,6 +25,7 @@ pub mod state;
 pub use build::{Desired, build};
 pub use inputs::{ConfigMapData, Inputs, SecretKeys};
 pub use merge::merge;
+pub use own::refuse_own;
 pub use references::{References, references};
 
 use crate::status::Failure;

@@ -10,6 +10,9 @@ pub struct Settings {
     /// Namespace that the controller itself runs in: its Lease and its Secrets are there
     #[arg(long, env = "POD_NAMESPACE", default_value = "pilothouse-system", value_name = "NAMESPACE")]
     pub namespace: String,
+    /// ServiceAccount that the controller runs as: Syncs and Agents of its own namespace may not use it
+    #[arg(long, env = "PILOTHOUSE_SERVICE_ACCOUNT", value_name = "NAME")]
+    pub service_account: Option<String>,
     /// Name of this replica, unique among them; default: a random one
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
@@ -59,8 +62,43 @@ impl Settings {
     pub fn identity(&self) -> String {
         self.pod_name.clone().unwrap_or_else(|| self.fallback_identity.clone())
     }
+
+    /// The controller's own `ServiceAccount`, in [`namespace`](Self::namespace).
+    pub fn own_account(&self) -> Option<&str> {
+        self.service_account.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// Whether this is the controller's own `ServiceAccount`.
+    pub fn is_own_account(&self, namespace: &str, name: &str) -> bool {
+        self.namespace == namespace && self.own_account() == Some(name)
+    }
 }
 
 fn random_identity() -> String {
     format!("pilothouse-{:08x}", rand::random::<u32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn the_controller_s_own_account_is_known_in_its_namespace_alone() {
+        let parse = |account: &str| {
+            let flags = ["x", "--namespace", "system", "--service-account", account];
+            Flags::try_parse_from(flags).unwrap().settings
+        };
+        let settings = parse("ph");
+        assert!(settings.is_own_account("system", "ph"));
+        assert!(!settings.is_own_account("team", "ph") && !settings.is_own_account("system", "default"));
+        assert!(!parse("").is_own_account("system", ""));
+    }
 }

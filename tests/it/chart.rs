@@ -37,8 +37,11 @@ fn a_typo_in_values_is_refused_by_name() {
         let key = if typo.starts_with("controler") { "controler" } else { key };
         assert!(message.contains(key), "{typo}: {message}");
     }
+    assert!(refusal("agentNamespaces={a},rbac.allowReleaseNamespaces=true").contains("allowReleaseNamespaces"));
     assert!(refusal("rbac.clusterWide=true,agentNamespaces={a}").contains("exclude each other"));
-    assert!(refusal("artifacts.persistence.enabled=true,controller.replicas=2").contains("replicas=1"));
+    assert!(
+        refusal("agentNamespaces={a},artifacts.persistence.enabled=true,controller.replicas=2").contains("replicas=1")
+    );
 }
 
 #[test]
@@ -79,8 +82,14 @@ fn no_rule_has_a_wildcard() {
 }
 
 #[test]
-fn without_namespaces_the_release_manages_its_own_only() {
-    let all = objects(&[]);
+fn agents_beside_the_controller_must_be_asked_for() {
+    for (settings, said) in
+        [("controller.replicas=1", "set agentNamespaces"), ("agentNamespaces={a,system}", "contains system")]
+    {
+        let message = refusal(settings);
+        assert!(message.contains(said) && message.contains("rbac.allowReleaseNamespace=true"), "{settings}: {message}");
+    }
+    let all = objects(&["rbac.allowReleaseNamespace=true"]);
     let args = of_kind(&all, "Deployment")[0].pointer("/spec/template/spec/containers/0/args").unwrap().to_string();
     assert!(args.contains("--watch-namespaces=system"), "{args}");
     let all = objects(&["rbac.clusterWide=true"]);
@@ -89,8 +98,8 @@ fn without_namespaces_the_release_manages_its_own_only() {
 }
 
 #[test]
-fn the_controller_runs_restricted() {
-    let all = objects(&[]);
+fn the_controller_runs_restricted_and_knows_its_account() {
+    let all = objects(&["agentNamespaces={a}"]);
     let pod = of_kind(&all, "Deployment")[0].pointer("/spec/template/spec").unwrap();
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
@@ -98,11 +107,14 @@ fn the_controller_runs_restricted() {
     assert_eq!(container["readOnlyRootFilesystem"], true);
     assert_eq!(container["allowPrivilegeEscalation"], false);
     assert_eq!(container["capabilities"]["drop"][0], "ALL");
+    let env = pod["containers"][0]["env"].as_array().unwrap();
+    let account = env.iter().find(|e| e["name"] == "PILOTHOUSE_SERVICE_ACCOUNT").unwrap();
+    assert_eq!(account["valueFrom"]["fieldRef"]["fieldPath"], "spec.serviceAccountName");
 }
 
 #[test]
 fn flags_of_the_chart_are_flags_of_the_program() {
-    let args: Vec<String> = objects(&["controller.allowFileRepositories=true"])
+    let args: Vec<String> = objects(&["agentNamespaces={a},controller.allowFileRepositories=true"])
         .iter()
         .filter(|o| o["kind"] == "Deployment")
         .flat_map(|o| o.pointer("/spec/template/spec/containers/0/args").unwrap().as_array().unwrap().clone())

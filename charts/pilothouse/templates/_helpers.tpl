@@ -49,7 +49,15 @@ app.kubernetes.io/component: controller
 {{- end -}}
 []
 {{- else -}}
-{{- default (list .Release.Namespace) .Values.agentNamespaces | uniq | sortAlpha | toJson -}}
+{{- $namespaces := .Values.agentNamespaces -}}
+{{- if not .Values.rbac.allowReleaseNamespace -}}
+{{- if not $namespaces -}}
+{{- fail "no namespace for agents: set agentNamespaces, for example agentNamespaces={agents} (or rbac.allowReleaseNamespace=true to use the release's own: who may create Agents or Syncs there can read the Secrets beside the controller)" -}}
+{{- else if has .Release.Namespace $namespaces -}}
+{{- fail (printf "agentNamespaces contains %s, where the controller itself runs: who may create Agents or Syncs there can read the Secrets beside it. Choose another namespace, or set rbac.allowReleaseNamespace=true" .Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- default (list .Release.Namespace) $namespaces | uniq | sortAlpha | toJson -}}
 {{- end -}}
 {{- end -}}
 

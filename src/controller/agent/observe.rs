@@ -56,6 +56,10 @@ impl Agents {
         }
         let config = config(&self.context);
         let spec = agent::merge(&agent.spec, template.as_ref().map(|t| &t.spec));
+        let settings = &self.context.settings;
+        if settings.namespace == namespace {
+            agent::refuse_own(&spec, settings.own_account())?;
+        }
         let references = agent::references(&spec);
         self.referrers.set(&namespace, &name, template_name.as_deref(), &references);
         let password = self.password(agent).await?;

@@ -442,6 +442,12 @@ impl<'a> Pass<'a> {
 
     pub(super) fn account(&self) -> Result<Account, Failure> {
         let name = self.sync.spec.service_account_name.as_deref().unwrap_or("default");
+        if self.all.context.settings.is_own_account(&self.namespace(), name) {
+            let message = format!(
+                "spec.serviceAccountName: {name:?} is the controller's own account, which no Sync may use: name another"
+            );
+            return Err(Failure::stalled(reasons::INVALID_SPEC, message));
+        }
         Account::service_account(self.all.context.client.clone(), &self.namespace(), name)
             .map_err(|e| Failure::stalled(reasons::INVALID_SPEC, format!("spec.serviceAccountName: {e}")))
     }
