@@ -48,6 +48,14 @@ fn named(namespace: &str, name: &str) -> ConfigMap {
     ConfigMap { metadata, ..ConfigMap::default() }
 }
 
+/// A cluster that is not there.
+fn nobody() -> kube::Client {
+    let refuse = |_: http::Request<kube::client::Body>| async {
+        Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("nobody"))
+    };
+    kube::Client::new(tower::service_fn(refuse), "default")
+}
+
 /// Runs the loop over these objects in two namespaces for two (paused) minutes.
 async fn run_over(names: &[&str], concurrency: u16) -> Arc<Fussy> {
     let scopes: Vec<_> = ["a", "b"].map(|n| Scope::Namespace(n.into())).into();
@@ -65,8 +73,13 @@ async fn run_over(names: &[&str], concurrency: u16) -> Arc<Fussy> {
     }
     let (cache, triggers) = (Cache::of(stores), Triggers::new(&scopes));
     let (fussy, stop) = (Arc::new(Fussy::default()), CancellationToken::new());
-    let runtime =
-        Runtime { concurrency, backoff: Backoff::default(), stop: stop.clone(), metrics: Arc::new(Metrics::default()) };
+    let runtime = Runtime {
+        concurrency,
+        backoff: Backoff::default(),
+        stop: stop.clone(),
+        metrics: Arc::new(Metrics::default()),
+        reports: Reports::new(nobody(), "test"),
+    };
     let running = tokio::spawn(run(fussy.clone(), cache, triggers, runtime));
     tokio::time::sleep(Duration::from_mins(2)).await;
     stop.cancel();
