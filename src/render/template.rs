@@ -29,6 +29,8 @@ const FUEL: u64 = 2_000_000;
 const RECURSION: usize = 200;
 /// Bytes that one template may write.
 const MAX_OUTPUT: usize = 4 << 20;
+/// Largest template, in bytes. An expression nests at most this deep, so that a stack can be large enough for all.
+pub(super) const MAX_SOURCE: usize = 64 << 10;
 /// What a template may name at its top.
 const NAMES: &str = "values, sync, repository, namespace";
 
@@ -65,10 +67,19 @@ fn write(
     source: &str,
     context: &Context,
 ) -> std::result::Result<String, Error> {
+    check_size(source)?;
     let template = environment.template_from_named_str(path.as_str(), source)?;
     let mut output = Bounded(vec![]);
     template.render_captured_to(variables(context), &mut output)?;
     String::from_utf8(output.0).map_err(|_| Error::new(ErrorKind::WriteFailure, "the output is no UTF-8 text"))
+}
+
+fn check_size(source: &str) -> std::result::Result<(), Error> {
+    if source.len() > MAX_SOURCE {
+        let message = format!("a template has at most {} KiB; split it", MAX_SOURCE >> 10);
+        return Err(Error::new(ErrorKind::SyntaxError, message));
+    }
+    Ok(())
 }
 
 fn variables(context: &Context) -> Value {
@@ -113,6 +124,7 @@ pub(super) fn environment(tree: &FileTree) -> Environment<'static> {
         let Some(bytes) = found else { return Ok(None) };
         let text =
             std::str::from_utf8(&bytes).map_err(|_| Error::new(ErrorKind::BadInclude, "the file is no UTF-8 text"))?;
+        check_size(text)?;
         Ok(Some(text.to_owned()))
     });
     filters::add(&mut environment);

@@ -99,6 +99,12 @@ fn an_api_version_is_no_path() {
 }
 
 #[test]
+fn a_template_has_a_largest_size() {
+    let failed = error(&[("a.yaml.j2", &"#".repeat(template::MAX_SOURCE + 1))], "");
+    assert!(failed.message.contains("at most 64 KiB"), "{failed}");
+}
+
+#[test]
 fn bounds_hold() {
     let long = format!("# {}\n", "x".repeat(MAX_FILE_BYTES));
     assert_eq!(error(&[("a.yaml", &long)], "").reason, Reason::TooLarge);

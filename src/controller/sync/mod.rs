@@ -3,6 +3,7 @@
 mod cleanup;
 mod index;
 mod pass;
+mod rendering;
 mod report;
 mod state;
 

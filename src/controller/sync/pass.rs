@@ -177,9 +177,8 @@ impl<'a> Pass<'a> {
             return Err(Failure::stalled(reasons::PATH_NOT_FOUND, message));
         }
         let context = self.render_context(repository, artifact);
-        let rendered = tokio::task::spawn_blocking(move || render::render(&tree, &path, &context))
-            .await
-            .map_err(|_| Failure::transient(reasons::INTERNAL_ERROR, "a bug in Pilothouse: the render panicked"))?
+        let rendered = super::rendering::render(tree, path, context)
+            .await?
             .map_err(|e| Failure::stalled(reasons::RENDER_FAILED, e.to_string()))?;
         let origin = |item: &render::Item| Origin { file: item.file.to_string(), line: item.line };
         Ok(rendered.objects.into_iter().map(|item| (item.object.clone(), origin(&item))).collect())
