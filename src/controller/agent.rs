@@ -93,7 +93,7 @@ impl Reconcile for Agents {
             return Ok(Next::OnEvent);
         }
         let mut acted = Acted::default();
-        let failure = self.converge(&agent, &mut acted).await.err();
+        let failure = Box::pin(self.converge(&agent, &mut acted)).await.err();
         if acted.begun && failure.is_none() {
             self.context.reports.events(&*agent, acted.notes);
             return Ok(acted.next);
@@ -125,7 +125,7 @@ impl Agents {
         acted.template_generation = seen.template_generation;
         let desired = seen.build(agent)?;
         self.check_names(agent).await?;
-        self.act(agent, &seen, &desired, acted).await?;
+        Box::pin(self.act(agent, &seen, &desired, acted)).await?;
         self.label(agent).await
     }
 

@@ -54,7 +54,9 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
         let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS).max(1);
         for _ in 0..rounds {
             // Of the rounds before only what they made in the cluster is left.
-            loads.iter_mut().for_each(|load: &mut Load| load.controller.kill());
+            for load in &mut loads {
+                load.controller.kill();
+            }
             loads.push(load(cluster, &git.url("many.git")).await);
             // What the creation set off may end first.
             tokio::time::sleep(Duration::from_secs(15)).await;

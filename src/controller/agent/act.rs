@@ -88,7 +88,7 @@ impl Agents {
         self.authority(&who.namespace).await?;
         let work = self.work(&who, said.as_ref());
         self.text(&who, seen, desired, work, acted).await?;
-        self.deployment(&who, seen, desired, work, acted).await?;
+        Box::pin(self.deployment(&who, seen, desired, work, acted)).await?;
         if acted.begun {
             return Ok(());
         }
@@ -203,7 +203,7 @@ impl Agents {
         self.confirm_again(who, held.is_some(), &action, acted);
         let write = self.write_deployment(who, desired, live.as_ref(), &action, acted);
         let written = match held {
-            Some(until) if matches!(action, Action::Apply { .. }) => within(until, write).await,
+            Some(until) if matches!(action, Action::Apply { .. }) => Box::pin(within(until, write)).await,
             _ => write.await,
         };
         if held.is_some() {

@@ -104,9 +104,10 @@ impl<K: Kind> Cache<K> {
         let generations: Mutex<HashMap<String, Option<i64>>> = Mutex::default();
         self.on_change(move |change| {
             let (uid, generation) = (change.object.uid().unwrap_or_default(), change.object.meta().generation);
-            let before = match change.deleted {
-                true => generations.lock().remove(&uid).and(None),
-                false => generations.lock().insert(uid, generation),
+            let before = if change.deleted {
+                generations.lock().remove(&uid).and(None)
+            } else {
+                generations.lock().insert(uid, generation)
             };
             if before.is_none_or(|before| before != generation) {
                 listener(change);

@@ -36,5 +36,5 @@ pub(super) async fn listen(work: &Work) {
         }
         Err(error) => tracing::warn!(%error, "cannot listen for the pod's end: it may cut work"),
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -9,7 +9,7 @@ fn since(deployment: &Value) -> &Value {
 }
 
 /// Deletes the controller's pod as a lost node would, and waits for its successor.
-async fn kill_the_controller(place: &Place) {
+fn kill_the_controller(place: &Place) {
     let cluster = &place.node.cluster;
     let label = "app.kubernetes.io/component=controller";
     let killed =
@@ -31,7 +31,7 @@ async fn suspension_waits_for_work_also_without_the_controller() {
     place.pending(&["suspend"]).await;
     let before = place.get("deployment/coder-server");
     assert!(since(&before).is_string(), "no clock: {:#}", before["metadata"]["annotations"]);
-    kill_the_controller(&place).await;
+    kill_the_controller(&place);
     place.stays(&pod, 10).await;
     let after = place.get("deployment/coder-server");
     assert_eq!(since(&after), since(&before), "the clock began anew");

@@ -31,8 +31,11 @@ const CHANGES: [Change; 3] = [
         cause: "config",
         make: |spec| spec["config"]["username"] = json!("crew"),
         arrived: |place, _| {
-            let config =
-                place.exec(&["sh", "-c", "cat \"$OPENCODE_CONFIG\" 2>/dev/null; printf %s \"$OPENCODE_CONFIG_CONTENT\""]);
+            let config = place.exec(&[
+                "sh",
+                "-c",
+                "cat \"$OPENCODE_CONFIG\" 2>/dev/null; printf %s \"$OPENCODE_CONFIG_CONTENT\"",
+            ]);
             config.contains("\"crew\"")
         },
     },

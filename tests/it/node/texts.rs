@@ -51,7 +51,7 @@ async fn a_text_reaches_the_next_prompt_without_a_new_pod() {
     place.ask("And now? [[words=2]]").await.await.unwrap();
     assert!(system_text(&place, "And now?").contains("Rule three: rest."));
     place.stays(&pod, 1).await;
-    the_door_is_the_only_way_in(&place, &pod).await;
+    the_door_is_the_only_way_in(&place, &pod);
 }
 
 /// The system text of the call in which the agent answered a prompt: the one that may use tools.
@@ -63,7 +63,7 @@ fn system_text(place: &Place, prompt: &str) -> String {
 }
 
 /// From another pod of the namespace: the password is asked for, and opencode itself does not answer.
-async fn the_door_is_the_only_way_in(place: &Place, pod: &Value) {
+fn the_door_is_the_only_way_in(place: &Place, pod: &Value) {
     let image = place.node.image("executor");
     place.apply(&json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"},
