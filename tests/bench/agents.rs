@@ -50,7 +50,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
     remote.commit("main", &files.iter().map(|(p, t)| (p.as_str(), t.as_str())).collect::<Vec<_>>());
     runtime.block_on(async {
         let cluster = world::cluster();
-        let mut loads = vec![];
+        let mut loads: Vec<Load> = vec![];
         let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS).max(1);
         for _ in 0..rounds {
             // Of the rounds before only what they made in the cluster is left.

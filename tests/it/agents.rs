@@ -203,7 +203,7 @@ async fn an_agent_gets_its_objects_and_loses_them() {
     assert!(text.contains("Be kind.") && text.contains("<file name=\"a\">\none\n</file>"), "{text}");
     let json = serde_json::to_string(&deployment).unwrap();
     assert!(!json.contains("t0p") && !json.contains("dDBw"), "no secret in the Deployment");
-    eventually("events", 10, || async {
+    eventually("events", 60, || async {
         let both = [place.events("DeploymentCreated").await, place.events("ServiceCreated").await];
         both.iter().all(|list| list.len() == 1).then_some(())
     })
@@ -507,7 +507,7 @@ async fn suspension_waits_in_the_gate_and_text_is_live() {
     place.deployment_where("a pod again", "a-server", |d| d.spec.as_ref().unwrap().replicas == Some(1)).await;
     let agent = place.agent_where("resumed", "a", |a| condition(a, "Suspended").is_some_and(|c| c.0 == "False")).await;
     assert_eq!(condition(&agent, "Suspended").unwrap().1, "Active");
-    eventually("events", 10, || async {
+    eventually("events", 60, || async {
         let both = [place.events("UserSuspended").await, place.events("Resumed").await];
         both.iter().all(|list| !list.is_empty()).then_some(())
     })

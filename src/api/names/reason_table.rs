@@ -61,6 +61,9 @@ pub mod text {
         CLUSTER_UNAVAILABLE "ClusterUnavailable" ALL,
             "The API server did not answer or refused for now; the controller keeps trying.",
             "Check the API server.";
+        GONE "Gone" ALL,
+            "The object was deleted while it was reconciled; nothing more happens to it.",
+            "Nothing is to be done.";
         SERVING_SECRET_CONFLICT "ServingSecretConflict" ALL,
             "Other replicas keep writing the Secret pilothouse-serving; the controller does not start.",
             "See who else writes it; it must belong to one installation only.";

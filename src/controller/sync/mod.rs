@@ -191,7 +191,7 @@ impl SyncReconciler {
 /// The Sync is not there any more: the pass ends here, before it applies what no inventory would ever list. Nothing
 /// brings it back but an event of another object of its name.
 fn gone() -> Failure {
-    Failure::waiting("Gone", "the Sync is gone")
+    Failure::waiting(api::names::reasons::GONE, "the Sync is gone")
 }
 
 fn key_of(sync: &SyncObject) -> String {

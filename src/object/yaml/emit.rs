@@ -58,6 +58,11 @@ fn node(out: &mut String, value: &Value, indent: usize, place: Place) {
                 node(out, item, indent + 2, Place::Item);
             }
         }
+        // A block text that is a whole document is refused by our own reader.
+        Value::String(text) if place == Place::Top => {
+            quoted(out, text);
+            out.push('\n');
+        }
         scalar => {
             if place != Place::Top {
                 out.push(' ');
