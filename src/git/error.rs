@@ -57,11 +57,6 @@ impl Reason {
             Self::Cancelled => "Cancelled",
         }
     }
-
-    /// Whether a slower pace for the whole host is called for, not only for this remote.
-    pub fn concerns_host(self) -> bool {
-        matches!(self, Self::Timeout | Self::Unreachable | Self::RateLimited | Self::TLSFailed)
-    }
 }
 
 /// A failed listing or fetch. Never holds a credential.

@@ -64,31 +64,6 @@ pub trait AgentVoice: Send + Sync + 'static {
     fn on_change(&self, listener: Listener);
 }
 
-/// No sidecar ever connects.
-pub struct Silent;
-
-impl AgentVoice for Silent {
-    fn activity(&self, _: &str, _: &str) -> Option<Said> {
-        None
-    }
-
-    fn hold<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Option<Said>> {
-        Box::pin(async { None })
-    }
-
-    fn release<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async {})
-    }
-
-    fn touched(&self, _: &str, _: &str, _: &str) {}
-
-    fn authority(&self) -> Option<String> {
-        None
-    }
-
-    fn on_change(&self, _: Listener) {}
-}
-
 /// What the gate counts. `running` are the pods in which a server process may run.
 pub(super) fn activity(said: Option<&Said>, running: &[String]) -> gate::Activity {
     match said {
