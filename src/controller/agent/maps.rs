@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{ResourceExt, core::PartialObjectMetaExt};
 use serde_json::{Value, json};
 
-use super::{Agents, observe::ours, write};
+use super::{Agents, act::Who, observe::ours, write};
 use crate::{
     agent::{Desired, hash, state},
     api::{
@@ -24,6 +24,25 @@ impl Agents {
         let body = write::body(&desired.files, state::Annotations::new(), None);
         let made = write::create::<ConfigMap>(&self.context.client, &namespace, &body, agent).await?;
         self.took(made.as_ref());
+        Ok(())
+    }
+
+    /// The last two `ConfigMaps` of files stay: the present one and the one before, which old pods may still mount.
+    pub(super) async fn prune(&self, who: &Who<'_>, desired: &Desired) -> Result<(), Failure> {
+        let prefix = names::agent::files_prefix(&who.name);
+        let uid = who.agent.uid().unwrap_or_default();
+        let mut maps = self.maps_of.objects(&who.namespace, &who.name);
+        maps.retain(|map| {
+            let name = map.name_any();
+            name.starts_with(&prefix)
+                && name != desired.files.name()
+                && map.owner_references().iter().any(|o| o.uid == uid)
+        });
+        maps.sort_by_key(|map| std::cmp::Reverse((map.creation_timestamp().map(|t| t.0), map.name_any())));
+        for old in maps.iter().skip(1) {
+            let uid = old.uid().unwrap_or_default();
+            write::delete::<ConfigMap>(&self.context.client, &who.namespace, &old.name_any(), &uid).await?;
+        }
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use crate::{
     },
     api::{
         API_VERSION, Agent,
-        names::{manager, reasons},
+        names::{PREFIX, manager, reasons},
     },
     object::Object,
     status::Failure,
@@ -87,6 +87,35 @@ pub(super) fn body(object: &Object, annotations: Annotations, resource_version: 
     let mut body = body.into_value();
     if let Some(version) = resource_version {
         body["metadata"]["resourceVersion"] = json!(version);
+    }
+    body
+}
+
+/// What is there, as we would apply it, with further annotations: the template stays as it is, only annotations
+/// change. Fields that nobody asked for (defaults) become ours by this, and nobody's again with the next real apply.
+pub(super) fn remember(live: &Value, api_version: &str, kind: &str, annotations: &Annotations) -> Value {
+    let of = |pointer: &str| live.pointer(pointer).cloned().unwrap_or(Value::Null);
+    let kept = live.pointer("/metadata/annotations").and_then(Value::as_object);
+    let mut marks: BTreeMap<String, Value> = kept
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| key.starts_with(PREFIX))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    marks.extend(annotations.iter().map(|(key, value)| (key.clone(), json!(value))));
+    let mut body = json!({
+        "apiVersion": api_version, "kind": kind,
+        "metadata": {
+            "name": of("/metadata/name"), "namespace": of("/metadata/namespace"),
+            "resourceVersion": of("/metadata/resourceVersion"),
+            "labels": of("/metadata/labels"), "ownerReferences": of("/metadata/ownerReferences"),
+            "annotations": marks,
+        },
+    });
+    for field in ["spec", "data", "binaryData", "immutable"] {
+        if let Some(value) = live.get(field) {
+            body[field] = value.clone();
+        }
     }
     body
 }

@@ -1,0 +1,151 @@
+//! The Deployment, through the gate.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::{Acted, Who};
+use crate::{
+    agent::{
+        Desired,
+        decide::{self, Action},
+        gate::{Activity, Policy, Work},
+        state,
+    },
+    api::names::{self, reasons},
+    controller::agent::{Agents, observe::Seen, voice, write},
+    status::{Backoff, Failure, Note},
+};
+
+/// Delays before a confirmation that failed is asked for again.
+const CONFIRM: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(1) };
+/// A write is not begun when the hold ends sooner.
+const WRITE: Duration = Duration::from_millis(300);
+
+impl Agents {
+    /// The Deployment, through the gate.
+    pub(super) async fn deployment(
+        &self,
+        who: &Who<'_>,
+        seen: &Seen,
+        desired: &Desired,
+        work: Work,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let live = seen.deployment.as_deref().map(|d| json!(d));
+        let policy = decide::policy(&seen.spec);
+        let mut action = decide::server(desired, live.as_ref(), work, policy, self.context.now());
+        if matches!(action, Action::Apply { .. }) {
+            // Before prompts are held: a hold is short.
+            self.files(who.agent, desired).await?;
+        }
+        let mut held = None;
+        if matches!(action, Action::Apply { hold: true, .. }) {
+            let (confirmed, until) = self.confirm(who, desired, live.as_ref(), policy).await;
+            (action, held) = (confirmed, Some(until));
+        }
+        self.confirm_again(who, held.is_some(), &action, acted);
+        let write = self.write_deployment(who, desired, live.as_ref(), &action, acted);
+        let written = match held {
+            Some(until) if matches!(action, Action::Apply { .. }) => Box::pin(within(until, write)).await,
+            _ => write.await,
+        };
+        if held.is_some() {
+            self.voice.release(&who.namespace, &who.name).await;
+        }
+        acted.wake(&action, self.context.now());
+        acted.server = Some(action);
+        written
+    }
+
+    /// Holds prompts and decides again from what the doors confirm and from the Tasks that run by now. Also returned is
+    /// until when the hold lasts for sure.
+    async fn confirm(
+        &self,
+        who: &Who<'_>,
+        desired: &Desired,
+        live: Option<&Value>,
+        policy: Policy,
+    ) -> (Action, Instant) {
+        let until = Instant::now() + voice::HOLD;
+        let said = self.voice.hold(&who.namespace, &who.name).await;
+        let running = self.running_pods(who.agent);
+        let activity =
+            if running.is_empty() { Activity::NoServer } else { voice::held_activity(said.as_ref(), &running) };
+        let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, activity };
+        (decide::server(desired, live, work, policy, self.context.now()), until)
+    }
+
+    /// A confirmation that did not come (no answer, an order refused) is no event: it is asked for again.
+    fn confirm_again(&self, who: &Who<'_>, asked: bool, action: &Action, acted: &mut Acted) {
+        let key = (who.namespace.clone(), who.name.clone());
+        let mut refused = self.refused.lock();
+        if !asked || !matches!(action, Action::Wait { .. }) {
+            refused.remove(&key);
+            return;
+        }
+        let count = refused.entry(key).and_modify(|n| *n = n.saturating_add(1)).or_insert(1);
+        acted.after(CONFIRM.delay(*count, rand::random()));
+    }
+
+    async fn write_deployment(
+        &self,
+        who: &Who<'_>,
+        desired: &Desired,
+        live: Option<&Value>,
+        action: &Action,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let version = live.and_then(|l| l.pointer("/metadata/resourceVersion")).and_then(Value::as_str);
+        let body = match action {
+            Action::Keep | Action::Wait { write: false, .. } => return Ok(()),
+            Action::Wait { pending, .. } => {
+                let Some(live) = live else { return Ok(()) };
+                write::remember(live, "apps/v1", "Deployment", &state::pending_annotations(pending))
+            }
+            Action::Apply { causes, .. } => {
+                let mut annotations = state::applied_annotations(&desired.hash, &desired.parts);
+                annotations.insert(state::TEMPLATE_GENERATION.into(), template_generation(live, causes.is_empty()));
+                write::body(&desired.deployment, annotations, version)
+            }
+        };
+        let marked = live.map(write::is_marked);
+        let written =
+            write::write::<Deployment>(&self.context.client, &who.namespace, &body, marked, who.agent).await?;
+        let Some(written) = written else {
+            // Somebody wrote in between; what was decided may be wrong by now.
+            self.deployments.forget(&who.namespace, &names::agent::deployment(&who.name));
+            acted.soon();
+            return Ok(());
+        };
+        if live.is_none() {
+            acted.begin();
+            let message = format!("created Deployment {}", written.name_any());
+            acted.notes.push(Note::normal("DeploymentCreated", "Create", message));
+        }
+        self.deployments.wrote(written);
+        Ok(())
+    }
+}
+
+/// The generation that a write makes (`resourceVersion` pins the one before it), or the one that stays the template's.
+fn template_generation(live: Option<&Value>, same: bool) -> String {
+    let Some(live) = live else { return "1".into() };
+    let kept = live.pointer("/metadata/annotations").and_then(|a| a.get(state::TEMPLATE_GENERATION)?.as_str());
+    match kept {
+        Some(kept) if same => kept.into(),
+        _ => (live.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0) + 1).to_string(),
+    }
+}
+
+/// Runs a write that is right only while prompts are held; what was decided is decided again after that.
+async fn within(until: Instant, write: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let left = until.saturating_duration_since(Instant::now());
+    let answer = if left < WRITE { None } else { tokio::time::timeout(left, write).await.ok() };
+    answer.unwrap_or_else(|| {
+        let message = "the Deployment could not be written while prompts were held; the rollout is decided again";
+        Err(Failure::transient(reasons::TIMEOUT, message))
+    })
+}

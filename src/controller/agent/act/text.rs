@@ -1,0 +1,162 @@
+//! Gathered text: into its ConfigMap, and from there into the pods.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::{Acted, Who};
+use crate::{
+    agent::{
+        Desired,
+        decide::{self, Action},
+        gate::Work,
+        state::{self, Annotations},
+    },
+    api::names::{self, annotation, manager},
+    controller::agent::{
+        Agents,
+        observe::{self, Seen},
+        voice::Said,
+        write,
+    },
+    status::Failure,
+};
+
+/// First wait before a pod is touched again, doubled up to [`TOUCH_MAX`].
+const TOUCH_FIRST: Duration = Duration::from_millis(700);
+const TOUCH_MAX: Duration = Duration::from_secs(30);
+
+/// Gathered text on its way into the pods.
+pub(in super::super) struct Touch {
+    hash: String,
+    attempt: u32,
+    again: Instant,
+}
+
+impl Agents {
+    /// Gathered text: written when idle, then the pods are touched.
+    pub(super) async fn text(
+        &self,
+        who: &Who<'_>,
+        seen: &Seen,
+        desired: &Desired,
+        work: Work,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let live = self.config_maps.get(&who.namespace, &names::agent::context(&who.name));
+        let annotations: Option<Annotations> = live.as_ref().map(|l| l.annotations().clone());
+        let suspended = seen.deployment.as_deref().is_none_or(observe::has_no_pods);
+        let policy = decide::live_policy(&seen.spec);
+        let action = decide::text(desired, annotations.as_ref(), suspended, work, policy, self.context.now());
+        match &action {
+            Action::Keep | Action::Wait { write: false, .. } => {}
+            Action::Apply { .. } => {
+                let version = live.as_ref().and_then(|l| l.resource_version());
+                let body = write::body(&desired.context, Annotations::new(), version.as_deref());
+                let client = &self.context.client;
+                let written = match version {
+                    Some(_) => write::apply::<ConfigMap>(client, &who.namespace, &body).await?,
+                    None => write::create::<ConfigMap>(client, &who.namespace, &body, who.agent).await?,
+                };
+                self.took(written.as_ref());
+                if written.is_none() {
+                    // Somebody wrote in between, or the cache is behind.
+                    self.config_maps.forget(&who.namespace, &names::agent::context(&who.name));
+                    acted.soon();
+                    return Ok(());
+                }
+                if !suspended {
+                    let touch = Touch { hash: desired.text_hash.clone(), attempt: 0, again: Instant::now() };
+                    self.touches.lock().insert((who.namespace.clone(), who.name.clone()), touch);
+                }
+            }
+            Action::Wait { pending, .. } => {
+                let Some(old) =
+                    write::get::<ConfigMap>(&self.context.client, &who.namespace, &names::agent::context(&who.name))
+                        .await?
+                else {
+                    return Ok(());
+                };
+                let body = write::remember(&json!(old), "v1", "ConfigMap", &state::pending_annotations(pending));
+                let written = write::apply::<ConfigMap>(&self.context.client, &who.namespace, &body).await?;
+                self.took(written.as_ref());
+                if written.is_none() {
+                    acted.soon();
+                }
+            }
+        }
+        acted.wake(&action, self.context.now());
+        acted.text = Some(action);
+        Ok(())
+    }
+
+    /// Makes the kubelet look at the gathered text at once, until the sidecar has seen it.
+    pub(super) async fn touch(
+        &self,
+        who: &Who<'_>,
+        desired: &Desired,
+        said: Option<&Said>,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let key = (who.namespace.clone(), who.name.clone());
+        if !matches!(acted.text, Some(Action::Keep | Action::Apply { .. })) {
+            return Ok(());
+        }
+        let arrived = said.map(|s| s.activity.context_hash == desired.text_hash);
+        let Some(attempt) = self.next_touch(&key, &desired.text_hash, arrived, acted) else { return Ok(()) };
+        let map = self.config_maps.get(&who.namespace, &names::agent::context(&who.name));
+        let version = map.and_then(|m| m.resource_version()).unwrap_or_default();
+        let mark = if attempt == 0 { version } else { format!("{version}.{attempt}") };
+        for pod in self.pods(who.agent) {
+            self.touch_pod(&who.namespace, &pod, &mark).await?;
+        }
+        self.voice.touched(&who.namespace, &who.name, &desired.text_hash);
+        Ok(())
+    }
+
+    /// The number of the attempt that is due now, if any. Without a sidecar (`arrived` is `None`) one attempt is all.
+    fn next_touch(&self, key: &(String, String), hash: &str, arrived: Option<bool>, acted: &mut Acted) -> Option<u32> {
+        let mut touches = self.touches.lock();
+        if arrived == Some(true) {
+            touches.remove(key);
+            return None;
+        }
+        let now = Instant::now();
+        if arrived == Some(false) && touches.get(key).is_none_or(|t| t.hash != hash) {
+            touches.insert(key.clone(), Touch { hash: hash.into(), attempt: 0, again: now + TOUCH_FIRST });
+        }
+        let touch = touches.get_mut(key)?;
+        if touch.again > now {
+            acted.after(touch.again - now);
+            return None;
+        }
+        let attempt = touch.attempt;
+        if arrived.is_none() {
+            touches.remove(key);
+            return Some(attempt);
+        }
+        let wait = TOUCH_MAX.min(TOUCH_FIRST * 2_u32.saturating_pow(attempt.min(10)));
+        touch.attempt = attempt.saturating_add(1);
+        touch.again = now + wait;
+        acted.after(wait);
+        Some(attempt)
+    }
+
+    async fn touch_pod(&self, namespace: &str, pod: &Pod, mark: &str) -> Result<(), Failure> {
+        if pod.annotations().get(annotation::CONTEXT_VERSION).map(String::as_str) == Some(mark) {
+            return Ok(());
+        }
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), namespace);
+        let patch = json!({ "metadata": { "annotations": { annotation::CONTEXT_VERSION: mark } } });
+        let params = PatchParams { field_manager: Some(manager::AGENT.into()), ..PatchParams::default() };
+        match api.patch_metadata(&pod.name_any(), &params, &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            answer => write::limited("touching a pod", async { answer }).await.map(|_| ()),
+        }
+    }
+}
