@@ -159,7 +159,7 @@ fn drifted(desired: &Desired, live: &Value) -> bool {
 
 /// Whether a live object is what we last wanted it to be, and still is.
 pub fn same_object(live: &Value, wanted: &Value) -> bool {
-    annotations(live).get(state::OBJECT_HASH) == Some(&object_hash(wanted)) && covers(live, wanted)
+    state::object_hash(&annotations(live)) == Some(object_hash(wanted).as_str()) && covers(live, wanted)
 }
 
 /// Hash of an object as it is wanted, for the annotation that [`same_object`] compares with.
@@ -167,7 +167,8 @@ pub fn object_hash(wanted: &Value) -> String {
     hash::short(wanted)
 }
 
-fn annotations(live: &Value) -> Annotations {
+/// The annotations of an object.
+pub fn annotations(live: &Value) -> Annotations {
     let map = live.pointer("/metadata/annotations").and_then(Value::as_object);
     map.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
 }

@@ -2,11 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    effect::Parts,
-    gate::{Applied, Pending},
-    hash::canonical,
-};
+use super::{effect::Parts, gate::Pending, hash::canonical};
 use crate::api::names::annotation;
 
 /// Deployment: the parts of what was applied, as JSON.
@@ -16,6 +12,9 @@ pub const PARTS: &str = "pilothouse.dev/template-parts";
 pub const TEMPLATE_GENERATION: &str = "pilothouse.dev/template-generation";
 /// Every object we generate: hash of it as we want it, so that a field that is wanted no more is noticed too.
 pub const OBJECT_HASH: &str = "pilothouse.dev/object-hash";
+/// Before the hash of an object that was created and not applied since: its fields are owned by a creation, and have to
+/// become those of an apply before an apply can take any of them away.
+const CREATED: &str = "created/";
 
 /// Annotations, as Kubernetes has them.
 pub type Annotations = BTreeMap<String, String>;
@@ -44,11 +43,21 @@ impl State {
         let applied = annotations.get(annotation::CONTEXT_HASH).cloned();
         Self { applied, parts: Parts::new(), pending: pending(annotations) }
     }
+}
 
-    /// What the gate compares with.
-    pub fn as_applied(&self, suspended: bool) -> Option<Applied> {
-        self.applied.clone().map(|hash| Applied { hash, suspended })
-    }
+/// The value of [`OBJECT_HASH`] in a creation.
+pub fn created(hash: &str) -> String {
+    format!("{CREATED}{hash}")
+}
+
+/// The hash that an object carries, of what was created or applied last.
+pub fn object_hash(annotations: &Annotations) -> Option<&str> {
+    annotations.get(OBJECT_HASH).map(|mark| mark.strip_prefix(CREATED).unwrap_or(mark))
+}
+
+/// Whether the object's fields are those of an apply.
+pub fn is_applied(annotations: &Annotations) -> bool {
+    annotations.get(OBJECT_HASH).is_some_and(|mark| !mark.starts_with(CREATED))
 }
 
 fn pending(annotations: &Annotations) -> Option<Pending> {
@@ -99,6 +108,19 @@ mod tests {
             State::of_deployment(&annotations),
             State { applied: Some("a".into()), parts, pending: Some(pending) }
         );
+    }
+
+    #[test]
+    fn a_creation_carries_its_hash_and_is_no_apply() {
+        let marked = |mark: &str| Annotations::from([(OBJECT_HASH.into(), mark.into())]);
+        let table = [
+            (marked(&created("h")), Some("h"), false),
+            (marked("h"), Some("h"), true),
+            (Annotations::new(), None, false),
+        ];
+        for (annotations, hash, applied) in table {
+            assert_eq!((object_hash(&annotations), is_applied(&annotations)), (hash, applied), "{annotations:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod index;
 mod listen;
 mod maps;
 mod observe;
+mod starts;
 pub mod voice;
 mod write;
 
@@ -60,6 +61,9 @@ pub struct Agents {
     refused: Mutex<HashMap<(String, String), u32>>,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
     touches: Mutex<HashMap<(String, String), act::Touch>>,
+    starts: starts::Starts,
+    /// One agent at a time sees to the authority of its namespace.
+    authority_turn: tokio::sync::Mutex<()>,
 }
 
 /// Prepares the loop.
@@ -80,6 +84,8 @@ pub fn prepare(context: &Context, scopes: &[Scope], voice: Arc<dyn AgentVoice>) 
         authorities: Mutex::default(),
         refused: Mutex::default(),
         touches: Mutex::default(),
+        starts: starts::Starts::default(),
+        authority_turn: tokio::sync::Mutex::default(),
     });
     listen::attach(&agents);
     start(agents, context.caches.agents.clone(), triggers)
@@ -114,6 +120,7 @@ impl Reconcile for Agents {
         self.referrers.forget(namespace, name);
         self.contents.forget(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
+        self.starts.take(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
     }
 }
@@ -121,6 +128,13 @@ impl Reconcile for Agents {
 impl Agents {
     /// Reads, decides, writes; a failure is an answer that the status shows.
     async fn converge(&self, agent: &Arc<Agent>, acted: &mut Acted) -> Result<(), Failure> {
+        let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
+        if self.starts.can_wait(&namespace, &name) {
+            acted.begin();
+            return Ok(());
+        }
+        acted.notes.extend(self.starts.take(&namespace, &name));
+        let _first = self.own_deployment(agent).is_none().then(|| self.starts.first());
         let seen = self.observe(agent).await?;
         acted.template_generation = seen.template_generation;
         let desired = seen.build(agent)?;

@@ -350,23 +350,48 @@ async fn what_is_not_ours_or_not_supported_is_left_alone() {
     assert!(condition(&agent, "Stalled").unwrap().2.ends_with("line 1 column 11"));
 }
 
+/// The first write is a creation, whose fields no apply can take away as long as they are a creation's.
+#[tokio::test]
+async fn what_is_wanted_no_more_goes_from_what_was_created() {
+    let place = Place::new("created").await;
+    let audit = control_plane().audit().later();
+    let ports = json!({"extraPorts": [{"name": "preview", "port": 3000}], "podSpec": {"labels": {"team": "x"}}});
+    place.agent("first", ports).await;
+    let made = place.deployment_where("a Deployment", "first-server", |_| true).await;
+    assert_eq!(made.labels().get("team").map(String::as_str), Some("x"));
+    eventually("a Service", 30, || async { place.api::<Service>().get_opt("first").await.unwrap() }).await;
+    place.agent_where("a status", "first", |a| condition(a, "ServerReady").is_some()).await;
+    let objects = ["secrets", "configmaps", "deployments", "services"];
+    let writes: Vec<_> =
+        audit.writes(&place.release.user()).into_iter().map(|w| (w.verb.clone(), w.object())).collect();
+    for (kind, count) in objects.into_iter().zip([1, 2, 1, 1]) {
+        let own = |o: &str| o.contains(&format!("/{kind}/first"));
+        let of: Vec<_> = writes.iter().filter(|(_, o)| own(o)).collect();
+        assert!(of.len() == count && of.iter().all(|(verb, _)| verb == "create"), "{kind}: {of:?}");
+    }
+
+    place.agent("first", json!({})).await;
+    let changed = place.deployment_where("no label", "first-server", |d| !d.labels().contains_key("team")).await;
+    let fields = changed.metadata.managed_fields.clone().unwrap_or_default();
+    let ours = fields.into_iter().filter(|f| f.manager.as_deref() == Some("pilothouse-agent"));
+    let operations: Vec<_> = ours.filter_map(|f| f.operation).collect();
+    assert_eq!(operations, ["Apply"], "what is not wanted any more could not be taken away");
+    let pod = changed.spec.unwrap().template.spec.unwrap();
+    assert!(pod.containers[0].ports.iter().flatten().all(|p| p.container_port != 3000));
+    eventually("one port", 30, || async {
+        let service = place.api::<Service>().get("first").await.unwrap();
+        (service.spec?.ports?.len() == 1).then_some(())
+    })
+    .await;
+    place.agent("first", json!({"executorImage": "devbox:2"})).await;
+    place.deployment_where("a second change", "first-server", |d| image(d) == "devbox:2").await;
+}
+
 #[tokio::test]
 async fn config_maps_of_somebody_else_are_neither_used_nor_written() {
     let place = Place::new("foreign-maps").await;
     place.agent("first", json!({})).await;
     let made = place.deployment_where("a Deployment", "first-server", |_| true).await;
-    let owners = |d: &Deployment| {
-        let fields = d.metadata.managed_fields.clone().unwrap_or_default();
-        let spec = |f: &Value| f.get("f:spec").is_some();
-        let ours = fields.into_iter().filter(|f| f.manager.as_deref() == Some("pilothouse-agent"));
-        ours.filter(|f| f.fields_v1.as_ref().is_some_and(|v| spec(&v.0))).map(|f| f.operation.unwrap()).collect()
-    };
-    let operations: Vec<String> = eventually("the fields of an apply", 30, || async {
-        let operations: Vec<String> = owners(&place.api::<Deployment>().get("first-server").await.unwrap());
-        (operations == ["Apply"]).then_some(operations)
-    })
-    .await;
-    assert_eq!(operations, ["Apply"], "what is not wanted any more could not be taken away");
     let volumes = made.spec.unwrap().template.spec.unwrap().volumes.unwrap_or_default();
     let files = volumes
         .iter()

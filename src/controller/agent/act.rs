@@ -87,8 +87,8 @@ impl Agents {
         }
         let version = live.as_ref().and_then(|l| l.resource_version());
         let body = write::body(&desired.service, Annotations::new(), version.as_deref());
-        let marked = live.as_ref().map(|l| write::is_marked(&json!(&**l)));
-        let service = write::write::<Service>(&self.context.client, &who.namespace, &body, marked, who.agent).await?;
+        let marks = live.as_ref().map(|l| l.annotations());
+        let service = write::write::<Service>(&self.context.client, &who.namespace, body, marks, who.agent).await?;
         let Some(service) = service else {
             self.services.forget(&who.namespace, &who.name);
             acted.soon();
@@ -108,9 +108,9 @@ impl Acted {
     }
 
     /// Pods take long to start, and other agents may wait for theirs: those go first.
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.begun = true;
-        self.soon();
+        self.after(Duration::from_millis(50));
     }
 
     /// The cache is behind; its next event wakes the agent as well.

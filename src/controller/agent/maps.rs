@@ -58,10 +58,11 @@ impl Agents {
     pub(super) async fn authority(&self, namespace: &str) -> Result<(), Failure> {
         let Some(certificate) = self.voice.authority() else { return Ok(()) };
         let hash = hash::text(&certificate);
-        let present = self.config_maps.get(namespace, names::AUTHORITY_CONFIG_MAP);
-        if let Some(version) = present.and_then(|p| p.resource_version())
-            && self.authorities.lock().get(namespace) == Some(&(version, hash.clone()))
-        {
+        if self.has_authority(namespace, &hash) {
+            return Ok(());
+        }
+        let _turn = self.authority_turn.lock().await;
+        if self.has_authority(namespace, &hash) {
             return Ok(());
         }
         let map = self.write_authority(namespace, &certificate, &hash).await?;
@@ -69,6 +70,13 @@ impl Agents {
         let version = map.resource_version().unwrap_or_default();
         self.authorities.lock().insert(namespace.into(), (version, hash));
         Ok(())
+    }
+
+    /// Whether what is there now was compared already.
+    fn has_authority(&self, namespace: &str, hash: &str) -> bool {
+        let present = self.config_maps.get(namespace, names::AUTHORITY_CONFIG_MAP);
+        let Some(version) = present.and_then(|p| p.resource_version()) else { return false };
+        self.authorities.lock().get(namespace).is_some_and(|(v, h)| *v == version && h == hash)
     }
 
     async fn write_authority(&self, namespace: &str, certificate: &str, hash: &str) -> Result<ConfigMap, Failure> {

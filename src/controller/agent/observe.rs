@@ -17,7 +17,7 @@ use crate::{
     agent::{self, Desired, Inputs, Invalid, References, build::layout::SIDECAR, state},
     api::{
         Agent, AgentSpec, PilothouseConfig,
-        names::{self, annotation, manager, reasons},
+        names::{self, annotation, condition, manager, reasons},
         not_yet,
     },
     controller::Context,
@@ -137,27 +137,39 @@ impl Agents {
         is_ours(found.owner_references(), agent).then_some(found)
     }
 
-    /// Every object of a generated name is ours or does not exist.
+    /// Every object of a generated name is ours or does not exist, as far as that is known: a creation never touches
+    /// what is there, and tells.
+    ///
+    /// Objects without our label are not in the caches. Of a Service that the agent cannot have it is to be known before
+    /// the Deployment is made; and after a conflict everything is asked for, so that nothing is written in vain.
     pub(super) async fn check_names(&self, agent: &Agent) -> Result<(), Failure> {
         let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
         let client = &self.context.client;
         let (deployment, service) = (names::agent::deployment(&name), names::agent::service(&name));
-        // Objects without our label are not in the caches: what is not there is asked for before it is created.
-        match self.deployments.get(&namespace, &deployment) {
+        let conflict = has_conflict(agent);
+        let present = self.deployments.get(&namespace, &deployment);
+        match &present {
             Some(found) => ours("Deployment", &deployment, found.owner_references(), agent)?,
-            None => {
+            None if conflict => {
                 if let Some(found) = write::get_metadata::<Deployment>(client, &namespace, &deployment).await? {
                     ours("Deployment", &deployment, found.owner_references(), agent)?;
                 }
             }
+            None => {}
         }
         match self.services.get(&namespace, &service) {
             Some(found) => ours("Service", &service, found.owner_references(), agent)?,
-            None => {
-                if let Some(found) = write::get_metadata::<Service>(client, &namespace, &service).await? {
+            None if conflict || present.is_none() => {
+                let found = if conflict {
+                    write::get_metadata::<Service>(client, &namespace, &service).await?
+                } else {
+                    write::peek_metadata::<Service>(client, &namespace, &service).await?
+                };
+                if let Some(found) = found {
                     ours("Service", &service, found.owner_references(), agent)?;
                 }
             }
+            None => {}
         }
         let context = names::agent::context(&name);
         match self.config_maps.get(&namespace, &context) {
@@ -184,6 +196,12 @@ impl Agents {
     pub(super) fn running_pods(&self, agent: &Agent) -> Vec<String> {
         self.pods(agent).iter().filter(|pod| may_run(pod)).map(|pod| pod.name_any()).collect()
     }
+}
+
+/// Whether the last reconcile met an object of somebody else.
+fn has_conflict(agent: &Agent) -> bool {
+    let conditions = agent.status.iter().flat_map(|s| &s.conditions);
+    conditions.filter(|c| c.type_ == condition::READY).any(|c| c.reason == reasons::NAME_CONFLICT)
 }
 
 fn may_run(pod: &Pod) -> bool {

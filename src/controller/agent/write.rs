@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams},
     core::PartialObjectMeta,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,7 +16,7 @@ use super::observe::ours;
 use crate::{
     agent::{
         decide::object_hash,
-        state::{Annotations, OBJECT_HASH},
+        state::{self, Annotations, OBJECT_HASH},
     },
     api::{
         API_VERSION, Agent,
@@ -75,6 +75,17 @@ pub(super) async fn get_metadata<K: Generated>(
 ) -> Result<Option<PartialObjectMeta<K>>, Failure> {
     let api = Api::<K>::namespaced(client.clone(), namespace);
     limited(&format!("reading {} {name}", K::kind(&())), api.get_metadata_opt(name)).await
+}
+
+/// The same from the API server's own cache: cheaper, and perhaps a moment old.
+pub(super) async fn peek_metadata<K: Generated>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<PartialObjectMeta<K>>, Failure> {
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let any = GetParams { resource_version: Some("0".into()) };
+    limited(&format!("reading {} {name}", K::kind(&())), api.get_metadata_opt_with(name, &any)).await
 }
 
 /// What is applied: the object with its hash and further annotations.
@@ -167,70 +178,66 @@ pub(super) async fn create<K: Generated>(
     Ok(made)
 }
 
-/// Whether an object was written completely: what was created carries its hash only once its fields are those of an
-/// apply.
-pub(super) fn is_marked(live: &Value) -> bool {
-    live.pointer("/metadata/annotations").is_some_and(|a| a.get(OBJECT_HASH).is_some())
-}
-
-/// Writes `body`: creates it where nothing is (`marked` is `None`), and applies it to what is ours. `None` when it must
-/// be looked at again: somebody wrote in between, or the cache is behind.
+/// Writes `body`: creates it where nothing is (`live` is `None`), and applies it to what is ours. `None` when it must be
+/// looked at again: somebody wrote in between, or the cache is behind.
+///
+/// A creation is one request; its fields become those of an apply with the first change.
 pub(super) async fn write<K: Generated>(
     client: &Client,
     namespace: &str,
-    body: &Value,
-    marked: Option<bool>,
+    mut body: Value,
+    live: Option<&Annotations>,
     agent: &Agent,
 ) -> Result<Option<K>, Failure> {
-    let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    match marked {
-        Some(true) => apply(client, namespace, body).await,
-        Some(false) => {
-            if let Some(found) = get_metadata::<K>(client, namespace, name).await? {
-                ours(&K::kind(&()), name, found.owner_references(), agent)?;
-                adopt::<K>(client, namespace, &found.metadata, "none").await?;
-            }
-            Ok(None)
-        }
-        None => {
-            let (body, hash) = unmarked(body);
-            match create::<K>(client, namespace, &body, agent).await? {
-                Some(created) => adopt(client, namespace, created.meta(), &hash).await,
-                None => Ok(None),
-            }
-        }
+    let Some(live) = live else {
+        mark(&mut body, state::created);
+        return create::<K>(client, namespace, &body, agent).await;
+    };
+    if !state::is_applied(live) {
+        let Some(version) = adopt::<K>(client, namespace, &body, agent).await? else { return Ok(None) };
+        body["metadata"]["resourceVersion"] = json!(version);
+        mark(&mut body, str::to_string);
+    }
+    apply(client, namespace, &body).await
+}
+
+/// Says with its hash how an object is written.
+fn mark(body: &mut Value, how: fn(&str) -> String) {
+    let mark = body.pointer_mut("/metadata/annotations").and_then(|a| a.get_mut(OBJECT_HASH));
+    if let Some(mark) = mark {
+        let hash = mark.as_str().unwrap_or_default();
+        *mark = json!(how(hash.rsplit('/').next().unwrap_or(hash)));
     }
 }
 
-fn unmarked(body: &Value) -> (Value, String) {
-    let mut body = body.clone();
-    let annotations = body.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
-    let hash = annotations.and_then(|a| a.remove(OBJECT_HASH));
-    (body, hash.and_then(|h| h.as_str().map(String::from)).unwrap_or_default())
-}
-
-/// Turns the fields that a creation owns into fields that an apply owns (a later apply takes away only those), and
-/// marks the object in the same write.
+/// Turns the fields that a creation owns into fields that an apply owns: a later apply takes away only those. The
+/// answer is the version then; `None` when the object is not the one that `body` was decided for.
 async fn adopt<K: Generated>(
     client: &Client,
     namespace: &str,
-    metadata: &ObjectMeta,
-    hash: &str,
-) -> Result<Option<K>, Failure> {
+    body: &Value,
+    agent: &Agent,
+) -> Result<Option<String>, Failure> {
+    let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let Some(found) = get_metadata::<K>(client, namespace, name).await? else { return Ok(None) };
+    ours(&K::kind(&()), name, found.owner_references(), agent)?;
+    let metadata = found.metadata;
+    if body.pointer("/metadata/resourceVersion").and_then(Value::as_str) != metadata.resource_version.as_deref() {
+        return Ok(None);
+    }
     let mut fields = metadata.managed_fields.clone().unwrap_or_default();
     for entry in fields.iter_mut().filter(|f| f.manager.as_deref() == Some(manager::AGENT) && f.subresource.is_none()) {
         entry.operation = Some("Apply".into());
     }
     let patch = json!({ "metadata": {
-        "resourceVersion": metadata.resource_version, "managedFields": fields, "annotations": { OBJECT_HASH: hash },
+        "resourceVersion": metadata.resource_version, "managedFields": fields,
     } });
-    let name = metadata.name.clone().unwrap_or_default();
     let params = PatchParams { field_manager: Some(manager::AGENT.into()), ..PatchParams::default() };
     let api = Api::<K>::namespaced(client.clone(), namespace);
     let written = async {
-        match api.patch(&name, &params, &Patch::Merge(patch)).await {
+        match api.patch_metadata(name, &params, &Patch::Merge(patch)).await {
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(None),
-            answer => answer.map(Some),
+            answer => answer.map(|adopted| adopted.resource_version()),
         }
     };
     limited(&format!("writing {} {name}", K::kind(&())), written).await

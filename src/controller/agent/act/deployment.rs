@@ -111,9 +111,9 @@ impl Agents {
                 write::body(&desired.deployment, annotations, version)
             }
         };
-        let marked = live.map(write::is_marked);
+        let marks = live.map(decide::annotations);
         let written =
-            write::write::<Deployment>(&self.context.client, &who.namespace, &body, marked, who.agent).await?;
+            write::write::<Deployment>(&self.context.client, &who.namespace, body, marks.as_ref(), who.agent).await?;
         let Some(written) = written else {
             // Somebody wrote in between; what was decided may be wrong by now.
             self.deployments.forget(&who.namespace, &names::agent::deployment(&who.name));
@@ -123,7 +123,8 @@ impl Agents {
         if live.is_none() {
             acted.begin();
             let message = format!("created Deployment {}", written.name_any());
-            acted.notes.push(Note::normal("DeploymentCreated", "Create", message));
+            let note = Note::normal("DeploymentCreated", "Create", message);
+            self.starts.began(&who.namespace, &who.name, note);
         }
         self.deployments.wrote(written);
         Ok(())
