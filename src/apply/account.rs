@@ -22,6 +22,7 @@ const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8
 pub struct Account {
     client: Client,
     impersonate: Option<(HeaderValue, String, String)>,
+    role: Option<String>,
 }
 
 /// What an apply does to the cluster.
@@ -39,12 +40,24 @@ impl Account {
         let user = format!("system:serviceaccount:{namespace}:{name}");
         let header = HeaderValue::from_str(&user)
             .map_err(|_| ApiError::Rejected { code: 0, message: format!("{name:?} is no name of a ServiceAccount") })?;
-        Ok(Self { client, impersonate: Some((header, namespace.into(), name.into())) })
+        Ok(Self { client, impersonate: Some((header, namespace.into(), name.into())), role: None })
     }
 
     /// The client's own rights (of the person at the command line).
     pub fn own(client: Client) -> Self {
-        Self { client, impersonate: None }
+        Self { client, impersonate: None, role: None }
+    }
+
+    /// Names the `ClusterRole` that whoever lacks rights is told to bind.
+    #[must_use]
+    pub fn with_role(mut self, role: Option<&str>) -> Self {
+        self.role = role.map(Into::into);
+        self
+    }
+
+    /// The `ClusterRole` to bind, `None` where the controller was not told of one.
+    pub fn role(&self) -> Option<&str> {
+        self.role.as_deref()
     }
 
     /// `namespace:name` of the `ServiceAccount`; `None` for [`own`](Self::own).

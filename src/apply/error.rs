@@ -160,9 +160,10 @@ fn forbidden(account: &Account, tried: Tried<'_>, message: &str) -> String {
     } else {
         (format!("in namespace {}", tried.namespace), "rolebinding", format!(" -n {}", tried.namespace))
     };
+    let role = account.role().unwrap_or("ROLE");
     format!(
         "ServiceAccount {name} of namespace {namespace} may not {verb} {} {place}; bind a role that allows it, for \
-         example: kubectl create {binding} pilothouse-sync-{name} --clusterrole=pilothouse-sync \
+         example: kubectl create {binding} pilothouse-sync-{name} --clusterrole={role} \
          --serviceaccount={namespace}:{name}{flag}",
         tried.plural
     )

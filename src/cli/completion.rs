@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
+use super::output;
+
 /// Flags of `pilothouse completion`.
 #[derive(clap::Args, Debug)]
 #[command(
@@ -18,6 +20,8 @@ pub struct Args {
 
 /// Prints the script.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "pilothouse", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "pilothouse", &mut script);
+    output::write(&String::from_utf8(script)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 
-use super::{Global, output::Format};
+use super::{
+    Global,
+    output::{self, Format},
+};
 use crate::api::crd;
 
 /// Flags of `pilothouse crds`.
@@ -14,7 +17,7 @@ use crate::api::crd;
 )]
 pub struct Args {
     /// Write one file a kind into this folder instead of printing
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, env = "PILOTHOUSE_CRDS_DIR", value_name = "FOLDER")]
     pub dir: Option<PathBuf>,
 }
 
@@ -32,11 +35,11 @@ pub fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     match global.output {
         Format::Json => {
             let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": all.iter().map(|c| &c.json).collect::<Vec<_>>() });
-            println!("{}", serde_json::to_string_pretty(&list)?);
+            output::write(&format!("{}\n", serde_json::to_string_pretty(&list)?))?;
         }
         Format::Text | Format::Yaml => {
             for one in &all {
-                print!("---\n{}", one.yaml()?);
+                output::write(&format!("---\n{}", one.yaml()?))?;
             }
         }
     }

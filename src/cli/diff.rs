@@ -86,7 +86,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let shown: Vec<Shown> = differences.into_iter().map(|d| show(d, &key)).collect();
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     match global.output {
-        Format::Text => print!("{}", text(&shown, &plan, color)),
+        Format::Text => output::write(&text(&shown, &plan, color))?,
         format => output::print(format, &shown, String::new)?,
     }
     let changed = shown.iter().any(|s| s.change != "kept");

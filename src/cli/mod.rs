@@ -36,6 +36,13 @@ Examples:
   pilothouse reconcile repository team -n agents --wait
   pilothouse crds | kubectl apply --server-side -f -";
 
+const CONTROLLER_EXAMPLES: &str = "\
+It runs until SIGTERM or SIGINT. The chart starts it with what it needs; by hand, with a kubeconfig:
+
+Examples:
+  pilothouse controller --watch-namespaces agents --data-dir /tmp/pilothouse --system-image pilothouse:dev
+  pilothouse controller --leader-elect false --log debug --log-format human --listen 127.0.0.1:8080";
+
 /// GitOps for AI coding agents on Kubernetes
 #[derive(Parser, Debug)]
 #[command(name = "pilothouse", version, propagate_version = true, after_long_help = EXIT_CODES)]
@@ -69,6 +76,7 @@ pub struct Global {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the controller (in the cluster, or with a kubeconfig)
+    #[command(after_help = CONTROLLER_EXAMPLES)]
     Controller(Box<crate::controller::Settings>),
     /// Print what a folder renders to, without a cluster
     Render(render::Args),
@@ -90,6 +98,7 @@ pub enum Command {
     #[command(hide = true)]
     TaskRun(Box<crate::pod::task_run::TaskRunArgs>),
     /// Print the version
+    #[command(after_help = "Examples:\n  pilothouse version\n  pilothouse version -o json | jq -r .version")]
     Version,
     /// Print a completion script for a shell
     Completion(completion::Args),

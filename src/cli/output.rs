@@ -1,5 +1,8 @@
 //! `-o text|json|yaml`.
 
+use std::io::{self, ErrorKind, Write as _};
+
+use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -18,9 +21,17 @@ pub enum Format {
 /// Prints `value` as JSON or YAML, or the text of `text`.
 pub fn print(format: Format, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     match format {
-        Format::Text => println!("{}", text().trim_end()),
-        Format::Json => println!("{}", serde_json::to_string_pretty(value)?),
-        Format::Yaml => print!("{}", serde_saphyr::to_string(value)?),
+        Format::Text => write(&format!("{}\n", text().trim_end())),
+        Format::Json => write(&format!("{}\n", serde_json::to_string_pretty(value)?)),
+        Format::Yaml => write(&serde_saphyr::to_string(value)?),
     }
-    Ok(())
+}
+
+/// Prints `text` as it is. Whoever reads us may have had enough (`| head`): that is no failure.
+pub fn write(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
 }

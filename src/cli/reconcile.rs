@@ -47,10 +47,10 @@ pub struct Args {
     #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
     /// Wait until the controller has looked at it and it is ready
-    #[arg(short, long)]
+    #[arg(short, long, env = "PILOTHOUSE_WAIT")]
     pub wait: bool,
     /// How long to wait, for example 30s or 5m
-    #[arg(long, default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
+    #[arg(long, env = "PILOTHOUSE_TIMEOUT", default_value = "5m", value_parser = duration::parse, value_name = "DURATION")]
     pub timeout: Duration,
 }
 

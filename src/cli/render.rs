@@ -2,7 +2,10 @@
 
 use std::{fmt::Write, path::PathBuf, process::ExitCode};
 
-use super::{Global, local_tree, output::Format};
+use super::{
+    Global, local_tree,
+    output::{self, Format},
+};
 use crate::{
     object::yaml,
     render::{self, Rendered},
@@ -45,14 +48,14 @@ pub fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let objects: Vec<_> = rendered.objects.iter().map(|item| item.object.value()).collect();
     if global.output == Format::Json {
         let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": objects });
-        println!("{}", serde_json::to_string_pretty(&list)?);
+        output::write(&format!("{}\n", serde_json::to_string_pretty(&list)?))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = String::new();
     for item in &rendered.objects {
         write!(text, "---\n# {}:{}\n{}", item.file, item.line, yaml::to_string(item.object.value()))?;
     }
-    print!("{text}");
+    output::write(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

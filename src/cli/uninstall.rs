@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
     /// Only print what would be released
-    #[arg(long)]
+    #[arg(long, env = "PILOTHOUSE_DRY_RUN")]
     pub dry_run: bool,
 }
 

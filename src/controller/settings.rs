@@ -37,6 +37,9 @@ pub struct Settings {
     /// Image of Pilothouse itself, for the sidecar and for Task pods
     #[arg(long, env = "PILOTHOUSE_SYSTEM_IMAGE", value_name = "IMAGE")]
     pub system_image: Option<String>,
+    /// ClusterRole that Syncs which lack rights are told to bind to their account; the chart makes one
+    #[arg(long, env = "PILOTHOUSE_SYNC_CLUSTER_ROLE", value_name = "NAME")]
+    pub sync_cluster_role: Option<String>,
     /// Folder for clones and artifacts; it may be lost at any time, it is then fetched again
     #[arg(long, env = "PILOTHOUSE_DATA_DIR", default_value = "/var/lib/pilothouse", value_name = "FOLDER")]
     pub data_dir: PathBuf,
@@ -66,6 +69,11 @@ impl Settings {
     /// The controller's own `ServiceAccount`, in [`namespace`](Self::namespace).
     pub fn own_account(&self) -> Option<&str> {
         self.service_account.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// The `ClusterRole` for the accounts of Syncs.
+    pub fn sync_role(&self) -> Option<&str> {
+        self.sync_cluster_role.as_deref().filter(|name| !name.is_empty())
     }
 
     /// Whether this is the controller's own `ServiceAccount`.

@@ -1,5 +1,8 @@
 //! The chart: what helm renders, and that it asks for no more than it needs.
 
+mod rights;
+mod schemas;
+
 use std::{collections::BTreeSet, process::Command};
 
 use clap::Parser as _;
@@ -51,7 +54,7 @@ fn rights_stay_in_the_listed_namespaces() {
         of_kind(&all, "Role").iter().map(|r| r["metadata"]["namespace"].as_str().unwrap()).collect();
     assert_eq!(roles, ["default", "system", "team-a", "team-b"].into());
     let bound: Vec<_> = of_kind(&all, "ClusterRoleBinding").iter().map(|b| b["roleRef"]["name"].clone()).collect();
-    assert_eq!(bound, ["ph-pilothouse-system"]);
+    assert_eq!(bound, ["ph-pilothouse:system"]);
     let cluster = of_kind(&all, "ClusterRole").into_iter().find(|r| r["metadata"]["name"] == bound[0]).unwrap();
     let allowed: BTreeSet<String> = cluster["rules"]
         .as_array()

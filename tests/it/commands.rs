@@ -1,5 +1,7 @@
 //! `pilothouse render` and `pilothouse diff` as people run them.
 
+mod program;
+
 use std::{
     path::Path,
     process::{Command, Output},

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::common::{cluster::control_plane, controller::install_crds};
 
-fn rendered(overlay: &str) -> String {
+pub(crate) fn rendered(overlay: &str) -> String {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/examples-repo/overlays/").to_owned() + overlay;
     let values = format!("{root}/values.yaml");
     let out = Command::new(env!("CARGO_BIN_EXE_pilothouse"))

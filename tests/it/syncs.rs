@@ -342,6 +342,15 @@ async fn a_missing_right_is_named_with_the_binding_to_write() {
     // The first pass writes at once, later ones look first: the account may do neither.
     assert!(["may not patch configmaps", "may not get configmaps"].iter().any(|verb| text.contains(verb)), "{text}");
     assert!(w.maps().get_opt("a").await.unwrap().is_none());
+
+    // Whoever does what the message says is done.
+    let (_, command) = text.split_once("for example: kubectl ").unwrap();
+    let mut kubectl = std::process::Command::new(w.cluster.ready.bin.join("kubectl"));
+    kubectl.env("KUBECONFIG", &w.cluster.ready.kubeconfig).args(command.split(';').next().unwrap().split_whitespace());
+    let out = kubectl.output().unwrap();
+    assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+    w.reconcile("app", "now").await;
+    w.until_reason("app", "Applied").await;
 }
 
 #[tokio::test]

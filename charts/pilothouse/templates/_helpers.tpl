@@ -61,36 +61,57 @@ app.kubernetes.io/component: controller
 {{- end -}}
 {{- end -}}
 
-{{/* What the controller may do where agents live: the same rules as a Role or as a ClusterRole. */}}
+{{/*
+Names of cluster-wide objects, and of those in namespaces that releases share. No namespace and no release has a colon in its
+name, so those of two releases never meet.
+*/}}
+{{- define "pilothouse.unique" -}}
+{{- printf "%s:%s" (include "pilothouse.fullname" .) .Release.Namespace -}}
+{{- end -}}
+
+{{- define "pilothouse.syncRole" -}}
+{{- printf "%s:sync" (include "pilothouse.unique" .) -}}
+{{- end -}}
+
+{{/*
+What the controller may do where agents live: the same rules as a Role or as a ClusterRole. Each has its caller in the table of
+tests/it/chart/rights.rs.
+*/}}
 {{- define "pilothouse.rules" -}}
 - apiGroups: [pilothouse.dev]
   resources: [repositories, syncs, agents, agenttemplates, tasks]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [pilothouse.dev]
   resources: [repositories/status, syncs/status, agents/status, agenttemplates/status, tasks/status]
   verbs: [patch]
-# Labels and finalizers that the controller sets itself, each with its own field manager.
+# Before an answer that counts, the object itself is read and not the cache. Finalizers and labels that the controller sets
+# have field managers of their own.
 - apiGroups: [pilothouse.dev]
-  resources: [syncs, agents, tasks]
-  verbs: [patch]
-# ownerReferences that block deletion.
-- apiGroups: [pilothouse.dev]
-  resources: [syncs/finalizers, agents/finalizers, tasks/finalizers]
-  verbs: [update]
-# Cleanup of finished Tasks.
+  resources: [syncs, agents]
+  verbs: [get, patch]
+# The label of a Task's agent, and the cleanup of finished Tasks.
 - apiGroups: [pilothouse.dev]
   resources: [tasks]
-  verbs: [delete]
-# Credentials of Repositories and Agents are read; each agent's password is created.
+  verbs: [patch, delete]
+# ownerReferences that block deletion, where the API server checks them, and the finalizer of a Sync.
+- apiGroups: [pilothouse.dev]
+  resources: [syncs/finalizers, agents/finalizers]
+  verbs: [update]
+# Credentials of Repositories and Agents are read; each agent's password is created, and never changed.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create]
 - apiGroups: [""]
-  resources: [configmaps, services]
+  resources: [configmaps]
   verbs: [get, list, watch, create, patch, delete]
+# Those of a deleted Agent go with it.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
+# Tasks; the patch tells the kubelet to look at a changed ConfigMap now.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]

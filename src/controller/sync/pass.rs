@@ -448,6 +448,7 @@ impl<'a> Pass<'a> {
             return Err(Failure::stalled(reasons::INVALID_SPEC, message));
         }
         Account::service_account(self.all.context.client.clone(), &self.namespace(), name)
+            .map(|account| account.with_role(self.all.context.settings.sync_role()))
             .map_err(|e| Failure::stalled(reasons::INVALID_SPEC, format!("spec.serviceAccountName: {e}")))
     }
 

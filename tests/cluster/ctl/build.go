@@ -132,6 +132,7 @@ func build(wanted []component) error {
 		return err
 	}
 	total, began := len(todo), time.Now()
+	say("%s to build, each once: about %s on two cores", plural(total, "program"), roughly(cost(todo)))
 	for len(todo) > 0 {
 		batch := []component{todo[0]}
 		rest := []component{}
@@ -147,7 +148,7 @@ func build(wanted []component) error {
 		}
 		todo = rest
 	}
-	say("%d programs built in %s", total, took(began))
+	say("%s built in %s", plural(total, "program"), took(began))
 	return nil
 }
 
@@ -205,7 +206,19 @@ func buildBatch(batch []component, position string) error {
 	if err := runWatched(goCommand(append(args, pkgs...)...), func(string) { bar.step() }); err != nil {
 		return fmt.Errorf("build of %s: %w", strings.Join(names, ", "), err)
 	}
-	return publish(batch, tmp)
+	if err := publish(batch, tmp); err != nil {
+		return err
+	}
+	bar.end()
+	say("built %s in %s", strings.Join(names, ", "), took(bar.began))
+	return nil
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func publish(batch []component, from string) error {

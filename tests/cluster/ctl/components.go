@@ -40,6 +40,8 @@ var components = []component{
 	{name: "kwok", module: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok", group: "tools", cost: "3 min"},
 	{name: "helm", module: "helm", pkg: "helm.sh/helm/v4/cmd/helm", group: "tools", cost: "4 min"},
 	{name: "kubeconform", module: "kubeconform", pkg: "github.com/yannh/kubeconform/cmd/kubeconform", group: "tools", cost: "10 s"},
+	// Pushes images, and is a registry for tests.
+	{name: "crane", module: "registry", pkg: "github.com/google/go-containerregistry/cmd/crane", group: "tools", cost: "20 s"},
 	{name: "kustomize", module: "kustomize", pkg: "sigs.k8s.io/kustomize/kustomize/v5", group: "tools", cost: "20 s"},
 }
 

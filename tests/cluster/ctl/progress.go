@@ -25,21 +25,24 @@ func took(since time.Time) string {
 // progress shows how far a build is: a bar that is drawn again on a terminal, a line every half minute elsewhere.
 type progress struct {
 	what        string
+	typical     time.Duration
 	began       time.Time
 	total, done int
 	terminal    bool
 	mu          sync.Mutex
 	stop        chan struct{}
+	ended       sync.Once
 }
 
-func newProgress(what, cost string) *progress {
+func newProgress(what string, typical time.Duration) *progress {
 	info, err := os.Stderr.Stat()
-	p := &progress{what: what, began: time.Now(), stop: make(chan struct{})}
+	p := &progress{what: what, typical: typical, began: time.Now(), stop: make(chan struct{})}
 	p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
-	say("building %s (the first time: about %s on two cores)", what, cost)
+	say("building %s (the first time: about %s on two cores)", what, roughly(typical))
 	every := 30 * time.Second
 	if p.terminal {
 		every = time.Second
+		p.draw()
 	}
 	go func() {
 		tick := time.NewTicker(every)
@@ -68,45 +71,57 @@ func (p *progress) step() {
 	p.mu.Unlock()
 }
 
+// line is the bar, how much of the packages is compiled, the time so far and the time that it takes where nothing is there.
+func (p *progress) line() string {
+	const width = 30
+	times := fmt.Sprintf("%s of about %s", took(p.began), roughly(p.typical))
+	total := max(p.total, p.done)
+	if p.done == 0 || total == 0 {
+		return fmt.Sprintf("  [%s]   0 %%  loading sources, %s", strings.Repeat(".", width), times)
+	}
+	full := width * p.done / total
+	bar := strings.Repeat("#", full) + strings.Repeat(".", width-full)
+	if p.done == total {
+		return fmt.Sprintf("  [%s]  99 %%  linking, %s", bar, times)
+	}
+	return fmt.Sprintf("  [%s] %3d %%  %d of %d packages, %s", bar, min(99, 100*p.done/total), p.done, total, times)
+}
+
 func (p *progress) draw() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	const width = 30
-	full := 0
-	if p.total > 0 {
-		full = min(width, width*p.done/p.total)
-	}
-	bar := strings.Repeat("#", full) + strings.Repeat(".", width-full)
-	line := fmt.Sprintf("  [%s] %4d of %4d packages, %s", bar, p.done, max(p.total, p.done), took(p.began))
-	if p.done == 0 {
-		line = fmt.Sprintf("  [%s] loading sources, %s", bar, took(p.began))
-	}
 	if p.terminal {
-		fmt.Fprintf(os.Stderr, "\r%s\x1b[K", line)
+		fmt.Fprintf(os.Stderr, "\r%s\x1b[K", p.line())
 	} else {
-		fmt.Fprintln(os.Stderr, line)
+		fmt.Fprintln(os.Stderr, p.line())
 	}
 }
 
+// end takes the bar away.
 func (p *progress) end() {
-	close(p.stop)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.terminal {
-		fmt.Fprint(os.Stderr, "\r\x1b[K")
-	}
-	say("built %s in %s", p.what, took(p.began))
+	p.ended.Do(func() {
+		close(p.stop)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.terminal {
+			fmt.Fprint(os.Stderr, "\r\x1b[K")
+		}
+	})
 }
 
 // cost sums up what the first build of a batch is known to take.
-func cost(batch []component) string {
+func cost(batch []component) time.Duration {
 	var sum time.Duration
 	for _, c := range batch {
 		d, _ := time.ParseDuration(strings.NewReplacer(" min", "m", " s", "s", " ", "").Replace(c.cost))
 		sum += d
 	}
-	if sum < time.Minute {
-		return fmt.Sprintf("%d s", int(sum.Seconds()))
+	return sum
+}
+
+func roughly(d time.Duration) string {
+	if d < time.Minute {
+		return fmt.Sprintf("%d s", int(d.Seconds()))
 	}
-	return fmt.Sprintf("%d min", int(sum.Round(time.Minute).Minutes()))
+	return fmt.Sprintf("%d min", int(d.Round(time.Minute).Minutes()))
 }

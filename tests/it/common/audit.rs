@@ -25,6 +25,10 @@ pub(crate) struct Request {
     pub(crate) uri: String,
     user: User,
     #[serde(default)]
+    impersonated_user: Option<User>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    #[serde(default)]
     object_ref: Object,
     #[serde(default)]
     response_status: Status,
@@ -73,6 +77,22 @@ impl Request {
             .into_iter()
             .filter(|s| !s.is_empty())
             .fold(String::new(), |all, next| if all.is_empty() { next.clone() } else { all + "/" + next })
+    }
+
+    /// The namespace of the object; empty for a listing of all, and for what has none.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.object_ref.namespace
+    }
+
+    /// The kind of the object, in the plural; empty for what is about no object.
+    pub(crate) fn resource(&self) -> &str {
+        &self.object_ref.resource
+    }
+
+    /// Whether it was refused for a right that the user itself lacks, not somebody whom it impersonates.
+    pub(crate) fn lacked_right(&self) -> bool {
+        let decision = self.annotations.get("authorization.k8s.io/decision").map(String::as_str);
+        decision == Some("forbid") && self.impersonated_user.is_none()
     }
 
     /// The HTTP status of the answer.

@@ -1,6 +1,7 @@
 //! The controller as a process, with the rights that the chart gives it and no others.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     io::{BufRead, BufReader},
     path::PathBuf,
@@ -11,7 +12,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::cluster::{Cluster, script, unique};
+use super::{
+    audit::AuditLog,
+    cluster::{Cluster, script, unique},
+};
 
 /// A release of the chart without its Deployment: its account and its rights are in the cluster.
 pub(crate) struct Release {
@@ -22,6 +26,7 @@ pub(crate) struct Release {
     /// Namespaces in which it works.
     pub(crate) agents: Vec<String>,
     kubeconfig: PathBuf,
+    audit: AuditLog,
 }
 
 /// A running controller. Dropping it kills it.
@@ -33,6 +38,10 @@ pub(crate) struct Controller {
     pub(crate) log: Arc<Mutex<String>>,
     /// Its `--data-dir`.
     pub(crate) data: Arc<tempfile::TempDir>,
+    /// Set by a test in which it lacks rights at first.
+    pub(crate) may_be_refused: bool,
+    audit: AuditLog,
+    user: String,
 }
 
 /// The program that is tested: the one of this build, or what `PILOTHOUSE_BINARY` names.
@@ -106,7 +115,7 @@ impl Release {
         // helm names everything `<release>-pilothouse`.
         let name = format!("{name}-pilothouse");
         let kubeconfig = cluster.kubeconfig_as(&namespace, &name).await;
-        Self { name, namespace, agents: agents.to_vec(), kubeconfig }
+        Self { name, namespace, agents: agents.to_vec(), kubeconfig, audit: cluster.audit().later() }
     }
 
     /// How the API server's audit log calls the controller.
@@ -135,6 +144,7 @@ impl Release {
             .args(["--listen", "127.0.0.1:0", "--voice-listen", "127.0.0.1:0", "--pod-name", replica])
             .args(["--namespace", &self.namespace, "--lease-name", &self.name])
             .args(["--watch-namespaces", &self.agents.join(",")])
+            .args(["--sync-cluster-role", &format!("{}:{}:sync", self.name, self.namespace)])
             .args(["--system-image", "localhost/pilothouse:test", "--voice-address", "localhost:9443"])
             .arg("--data-dir")
             .arg(data.path())
@@ -162,14 +172,27 @@ impl Release {
             let _ = child.kill();
             panic!("the controller did not start:\n{}", log.lock());
         };
-        Controller { child, health: format!("http://{address}"), log, data }
+        Controller {
+            child,
+            health: format!("http://{address}"),
+            log,
+            data,
+            may_be_refused: false,
+            audit: self.audit.clone(),
+            user: self.user(),
+        }
     }
 }
 
 impl Controller {
     /// Asks it to stop and waits; panics when it does not stop within 40 s. Returns whether it ended well.
     pub(crate) fn stop(&mut self) -> bool {
-        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.stop_by("TERM")
+    }
+
+    /// The same by another signal.
+    pub(crate) fn stop_by(&mut self, signal: &str) -> bool {
+        let status = Command::new("kill").args(["-s", signal]).arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success(), "kill");
         let until = Instant::now() + Duration::from_secs(40);
         while Instant::now() < until {
@@ -205,6 +228,16 @@ impl Drop for Controller {
         self.kill();
         if std::thread::panicking() {
             eprintln!("--- the controller's log:\n{}", self.log());
+        } else if !self.may_be_refused {
+            // The chart gives everything that the code asks for.
+            let refused: BTreeSet<String> = self
+                .audit
+                .requests(&self.user)
+                .iter()
+                .filter(|r| r.lacked_right())
+                .map(|r| format!("{} {}", r.verb, r.object()))
+                .collect();
+            assert!(refused.is_empty(), "the chart does not allow what the controller tried: {refused:?}");
         }
     }
 }

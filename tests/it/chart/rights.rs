@@ -1,0 +1,155 @@
+//! Who uses each right that the chart gives. A right without a caller fails here; a caller without a right fails wherever
+//! it is tested, because a controller that was refused anything ends its test ([`crate::common::controller`]).
+
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+use serde_json::Value;
+
+use super::{objects, of_kind};
+use crate::common::{
+    cluster::{Cluster, Shape},
+    controller::{program, template},
+};
+
+/// Where agents live: verbs of one resource, a file of `src/` and what in it uses them.
+const AGENTS: &[(&str, &str, &str, &str)] = &[
+    ("repositories", "list watch", "controller/caches.rs", "repositories: watches.objects"),
+    ("syncs", "list watch", "controller/caches.rs", "syncs: watches.objects"),
+    ("agents", "list watch", "controller/caches.rs", "agents: watches.objects"),
+    ("agenttemplates", "list watch", "controller/caches.rs", "templates: watches.objects"),
+    ("tasks", "list watch", "controller/caches.rs", "tasks: watches.objects"),
+    ("repositories/status", "patch", "controller/repository.rs", "reports.status("),
+    ("syncs/status", "patch", "controller/sync/pass.rs", "reports.status("),
+    ("agents/status", "patch", "controller/agent.rs", "reports.status("),
+    ("agenttemplates/status", "patch", "controller/template.rs", "reports.status(&*template"),
+    ("tasks/status", "patch", "controller/task.rs", "reports.status("),
+    ("syncs", "get", "controller/sync/mod.rs", "limited(\"reading the Sync\", api.get_opt("),
+    ("syncs", "patch", "controller/sync/cleanup.rs", "limited(\"writing the finalizer\", api.patch("),
+    ("agents", "get", "controller/agent.rs", "write::get_metadata::<Agent>"),
+    ("agents", "patch", "controller/agent/write.rs", "api.patch_metadata("),
+    ("tasks", "patch", "controller/task/act.rs", "api.patch_metadata("),
+    ("tasks", "delete", "controller/task/act.rs", "self.api::<Task>(task).delete("),
+    ("syncs/finalizers", "update", "api/names/mod.rs", "SYNC_FINALIZER"),
+    ("agents/finalizers", "update", "agent/build/objects.rs", "block_owner_deletion: Some(true)"),
+    ("secrets", "list watch", "controller/caches.rs", "secrets: watches.metadata"),
+    ("secrets", "get", "controller/repository/credentials.rs", "api.get_opt(name)"),
+    ("secrets", "create", "controller/agent/observe.rs", "api.create(&params, &secret)"),
+    ("configmaps", "list watch", "controller/caches.rs", "config_maps: watches.metadata"),
+    ("configmaps", "get", "controller/agent/contents.rs", "write::get::<ConfigMap>"),
+    ("configmaps", "create", "controller/task/act.rs", "prompts.create("),
+    ("configmaps", "patch", "controller/agent/act.rs", "write::apply::<ConfigMap>"),
+    ("configmaps", "delete", "controller/agent/act.rs", "write::delete::<ConfigMap>"),
+    ("services", "list watch", "controller/caches.rs", "services: watches.objects"),
+    ("services", "get", "controller/agent/observe.rs", "write::get_metadata::<Service>"),
+    ("services", "create patch", "controller/agent/act.rs", "write::write::<Service>"),
+    ("deployments", "list watch", "controller/caches.rs", "deployments: watches.objects"),
+    ("deployments", "get", "controller/agent/observe.rs", "write::get_metadata::<Deployment>"),
+    ("deployments", "create patch", "controller/agent/act.rs", "write::write::<Deployment>"),
+    ("pods", "list watch", "controller/caches.rs", "agent_pods: watches.objects"),
+    ("pods", "get", "controller/task/act.rs", "pods.get_opt(name)"),
+    ("pods", "create", "controller/task/act.rs", "self.api::<Pod>(task).create("),
+    ("pods", "patch", "controller/agent/act.rs", "api.patch_metadata(&pod.name_any()"),
+    ("pods", "delete", "controller/task/act.rs", "\"deleting the pod of the Task\", api.delete("),
+    ("events", "create patch", "controller/report.rs", "recorder.publish("),
+    ("serviceaccounts", "impersonate", "apply/account.rs", "\"impersonate-user\""),
+];
+
+/// In the whole cluster.
+const CLUSTER: &[(&str, &str, &str, &str)] = &[
+    // Reading one by its name is what its users do by hand, with the controller's account too.
+    ("pilothouseconfigs", "get list watch", "controller/caches.rs", "configs: watches.cluster_objects"),
+    ("pilothouseconfigs/status", "patch", "controller/template.rs", "reports.status(&*config"),
+    ("tokenreviews", "create", "server/voice/identity.rs", "api.create(&PostParams::default(), &review)"),
+];
+
+/// In the namespace of the release.
+const SELF: &[(&str, &str, &str, &str)] = &[
+    ("leases", "get", "controller/leader.rs", "self.api.get_opt("),
+    ("leases", "create", "controller/leader.rs", "self.api.create("),
+    ("leases", "update", "controller/leader.rs", "self.api.replace("),
+    ("secrets", "get", "server/voice/certificate.rs", "secrets.get_opt(SERVING_SECRET)"),
+    ("secrets", "create", "server/voice/certificate.rs", "secrets.create("),
+    ("secrets", "update", "server/voice/certificate.rs", "secrets.replace(SERVING_SECRET"),
+    ("events", "create patch", "controller/report.rs", "recorder.publish("),
+];
+
+/// For objects without a namespace.
+const DEFAULT: &[(&str, &str, &str, &str)] = &[("events", "create patch", "controller/report.rs", "recorder.publish(")];
+
+type Rights = BTreeSet<(String, String)>;
+
+fn granted(role: &Value) -> Rights {
+    let list = |rule: &Value, key: &str| -> Vec<String> {
+        rule[key].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+    };
+    let mut all = Rights::new();
+    for rule in role["rules"].as_array().unwrap() {
+        for resource in list(rule, "resources") {
+            all.extend(list(rule, "verbs").into_iter().map(|verb| (resource.clone(), verb)));
+        }
+    }
+    all
+}
+
+fn used(table: &[(&str, &str, &str, &str)]) -> Rights {
+    let mut all = Rights::new();
+    for (resource, verbs, file, caller) in table {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(text.contains(caller), "src/{file} does not use {verbs} of {resource} any more: {caller} is not in it");
+        all.extend(verbs.split(' ').map(|verb| ((*resource).to_owned(), verb.to_owned())));
+    }
+    all
+}
+
+#[test]
+fn each_right_has_a_caller() {
+    let all = objects(&["agentNamespaces={team}"]);
+    let role = |kind: &str, name: &str| {
+        let found = of_kind(&all, kind).into_iter().find(|r| r["metadata"]["name"] == name);
+        granted(found.unwrap_or_else(|| panic!("there is no {kind} {name}")))
+    };
+    assert_eq!(role("ClusterRole", "ph-pilothouse:system"), used(CLUSTER));
+    assert_eq!(role("Role", "ph-pilothouse:system:agents"), used(AGENTS));
+    assert_eq!(role("Role", "ph-pilothouse-self"), used(SELF));
+    assert_eq!(role("Role", "ph-pilothouse:system:events"), used(DEFAULT));
+    let everywhere = objects(&["rbac.clusterWide=true"]);
+    let role = of_kind(&everywhere, "ClusterRole")[0];
+    assert_eq!(granted(role), used(CLUSTER).union(&used(AGENTS)).cloned().collect());
+}
+
+fn helm(cluster: &Cluster, namespace: &str, settings: &str) {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/pilothouse");
+    let out = Command::new(program("helm"))
+        .env("KUBECONFIG", &cluster.ready.kubeconfig)
+        .args(["install", "pilothouse", chart, "--namespace", namespace, "--create-namespace", "--set", settings])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{namespace}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Two teams, each with a release called `pilothouse`, that meet even in a namespace of agents.
+#[tokio::test]
+async fn two_releases_of_one_name_live_side_by_side() {
+    let cluster = Cluster::start(Shape { node: false, no_scheduler: true });
+    let agents = cluster.namespace("shared").await;
+    let settings =
+        format!("agentNamespaces={{{agents}}},syncAccounts[0].namespace={agents},syncAccounts[0].name=default");
+    helm(&cluster, "first", &settings);
+    helm(&cluster, "second", &format!("{settings},config.create=false"));
+    let roles = cluster.kubectl(["get", "clusterroles", "-l", "app.kubernetes.io/instance=pilothouse", "-o", "name"]);
+    let roles = String::from_utf8(roles.stdout).unwrap();
+    for name in ["pilothouse:first", "pilothouse:first:sync", "pilothouse:second", "pilothouse:second:sync"] {
+        assert!(roles.lines().any(|l| l.ends_with(&format!("/{name}"))), "{name} is not in {roles}");
+    }
+}
+
+#[test]
+fn the_controller_and_the_notes_name_the_role_that_is_there() {
+    let all = objects(&["agentNamespaces={a}"]);
+    let args = of_kind(&all, "Deployment")[0].pointer("/spec/template/spec/containers/0/args").unwrap().to_string();
+    assert!(args.contains("\"--sync-cluster-role=ph-pilothouse:system:sync\""), "{args}");
+    assert!(of_kind(&all, "ClusterRole").iter().any(|r| r["metadata"]["name"] == "ph-pilothouse:system:sync"));
+    let without = template("ph", "system", &["agentNamespaces={a}".into(), "rbac.create=false".into()]).unwrap();
+    assert!(!without.contains("sync-cluster-role"), "a role that the chart does not make is not named");
+}

@@ -1,0 +1,207 @@
+//! The program as a whole: every command with every output, its exit codes, help, and flags from the environment.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use clap::CommandFactory as _;
+use pilothouse::{cli::Cli, object::yaml::parse_documents};
+use serde_json::Value;
+
+use super::{pilothouse, text, write};
+use crate::common::{
+    cluster::control_plane,
+    controller::{Release, install_crds},
+};
+
+/// Standard output of a run that must end well.
+fn said(root: &Path, arguments: &[&str]) -> String {
+    let out = pilothouse(None, root, arguments);
+    assert_eq!(out.status.code(), Some(0), "{arguments:?}: {}", text(&out.stderr));
+    text(&out.stdout)
+}
+
+fn json(out: &str) -> Value {
+    serde_json::from_str(out).unwrap_or_else(|e| panic!("{e}: {out}"))
+}
+
+fn yaml(out: &str) -> Vec<Value> {
+    let all = parse_documents(out).unwrap_or_else(|e| panic!("{e}: {out}"));
+    all.into_iter().map(|d| d.value).filter(|v| !v.is_null()).collect()
+}
+
+fn commands() -> Vec<clap::Command> {
+    let all = Cli::command();
+    all.get_subcommands().filter(|c| !c.is_hide_set()).cloned().collect()
+}
+
+#[test]
+fn help_of_every_command_has_examples() {
+    let here = Path::new(".");
+    let names: Vec<String> = commands().iter().map(|c| c.get_name().to_owned()).collect();
+    assert_eq!(names, ["controller", "render", "diff", "crds", "reconcile", "uninstall", "version", "completion"]);
+    for name in names.iter().map(|n| vec![n.as_str(), "--help"]).chain([vec!["--help"]]) {
+        let help = said(here, &name);
+        let example = help.split("Examples:\n").nth(1).unwrap_or_else(|| panic!("{name:?} has no examples:\n{help}"));
+        assert!(example.contains("pilothouse "), "{example}");
+    }
+    let help = said(here, &["--help"]);
+    for code in ["0  done", "1  failed", "2  the command line is wrong", "3  diff: there are differences"] {
+        assert!(help.contains(code), "{code} is not in:\n{help}");
+    }
+}
+
+#[test]
+fn every_flag_can_come_from_the_environment() {
+    for command in commands() {
+        for arg in command.get_arguments().filter(|a| !a.is_positional()) {
+            let flag = arg.get_long().unwrap();
+            // What reaches further than it seems to is asked for each time.
+            let exempt = ["help", "version", "all-namespaces"].contains(&flag);
+            assert_eq!(arg.get_env().is_none(), exempt, "{} --{flag}", command.get_name());
+        }
+    }
+    let from = |key: &str, value: &str, arguments: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_pilothouse")).env(key, value).args(arguments).output().unwrap();
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    };
+    assert!(json(&from("PILOTHOUSE_OUTPUT", "json", &["version"]).1)["version"].is_string());
+    let (code, _, error) = from("PILOTHOUSE_OUTPUT", "xml", &["version"]);
+    assert!(
+        code == Some(2) && error.contains("xml") && error.contains("[possible values: text, json, yaml]"),
+        "{error}"
+    );
+    let (code, _, error) = from("PILOTHOUSE_LOG", "a=b=c", &["version"]);
+    assert!(code == Some(1) && error.contains("--log"), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(from("PILOTHOUSE_CRDS_DIR", dir.path().to_str().unwrap(), &["crds"]).0, Some(0));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 6);
+}
+
+#[test]
+fn version_and_crds_in_every_format() {
+    let here = Path::new(".");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(said(here, &["version"]), format!("pilothouse {version} (API pilothouse.dev/v1alpha1)\n"));
+    let as_json = json(&said(here, &["version", "-o", "json"]));
+    assert_eq!(as_json["version"], version);
+    assert_eq!(yaml(&said(here, &["version", "-o", "yaml"])), [as_json]);
+    assert_eq!(said(here, &["--version"]), format!("pilothouse {version}\n"));
+
+    let text = said(here, &["crds"]);
+    assert_eq!(text, said(here, &["crds", "-o", "yaml"]));
+    let list = json(&said(here, &["crds", "-o", "json"]));
+    assert_eq!(list["kind"], "List");
+    assert_eq!(list["items"].as_array().unwrap(), &yaml(&text));
+    assert_eq!(yaml(&text).len(), 6);
+}
+
+#[test]
+fn completion_for_every_shell() {
+    let here = Path::new(".");
+    let bash = said(here, &["completion", "bash"]);
+    for name in ["reconcile", "--watch-namespaces", "--timeout"] {
+        assert!(bash.contains(name), "{name}");
+    }
+    let mut syntax = Command::new("bash");
+    let out = syntax.args(["-n", "-c", &bash]).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    // What a shell would offer.
+    let script = format!(
+        "{bash}\nCOMP_WORDS=(pilothouse rec); COMP_CWORD=1; _pilothouse pilothouse rec pilothouse; echo \"${{COMPREPLY[@]}}\""
+    );
+    let out = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert_eq!(text(&out.stdout).trim(), "reconcile", "{}", text(&out.stderr));
+    assert!(said(here, &["completion", "zsh"]).starts_with("#compdef pilothouse"));
+    assert!(said(here, &["completion", "fish"]).contains("complete -c pilothouse"));
+    assert_eq!(pilothouse(None, here, &["completion", "dos"]).status.code(), Some(2));
+}
+
+#[test]
+fn render_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "m.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {k: \"yes\"}\n");
+    let plain = said(dir.path(), &["render", "."]);
+    assert!(plain.contains("# m.yaml:1"), "{plain}");
+    assert_eq!(plain, said(dir.path(), &["render", ".", "-o", "yaml"]));
+    let list = json(&said(dir.path(), &["render", ".", "-o", "json"]));
+    assert_eq!(list["items"].as_array().unwrap(), &yaml(&plain));
+    assert_eq!(list["items"][0]["data"]["k"], "yes");
+}
+
+#[tokio::test]
+async fn diff_and_reconcile_in_every_format() {
+    let cluster = control_plane();
+    install_crds(cluster);
+    let namespace = cluster.namespace("formats").await;
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "m.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {k: v}\n");
+    let run = |arguments: &[&str]| pilothouse(Some(cluster), dir.path(), arguments);
+    let diff = |format: &str| run(&["diff", ".", "-n", &namespace, "-o", format]);
+    let (plain, as_json, as_yaml) = (diff("text"), diff("json"), diff("yaml"));
+    for out in [&plain, &as_json, &as_yaml] {
+        assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    }
+    assert!(text(&plain.stdout).contains("+  k: v"));
+    let value = json(&text(&as_json.stdout));
+    assert_eq!(
+        (&value[0]["change"], &value[0]["object"]),
+        (&"created".into(), &format!("ConfigMap/{namespace}/m").into())
+    );
+    assert_eq!(yaml(&text(&as_yaml.stdout)), [value]);
+
+    let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
+    let _controller = release.start(&[]);
+    write(
+        dir.path(),
+        "r/r.yaml",
+        "apiVersion: pilothouse.dev/v1alpha1\nkind: AgentTemplate\nmetadata: {name: t}\nspec: {workspaceDir: /w, serviceAccountName: default}\n",
+    );
+    let applied =
+        cluster.kubectl(["apply", "--server-side", "-n", &namespace, "-f", dir.path().join("r").to_str().unwrap()]);
+    assert!(applied.status.success(), "{}", text(&applied.stderr));
+    let reconcile = |more: &[&str]| run(&[&["reconcile", "agt/t", "-n", &namespace], more].concat());
+    let ok = |out: Output| {
+        assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+        text(&out.stdout)
+    };
+    assert_eq!(ok(reconcile(&[])), format!("AgentTemplate {namespace}/t: asked for a reconcile\n"));
+    let waited = json(&ok(reconcile(&["--wait", "--timeout", "60s", "-o", "json"])));
+    assert_eq!((&waited["handled"], &waited["ready"]), (&true.into(), &"True".into()), "{waited}");
+    let as_yaml = yaml(&ok(reconcile(&["-o", "yaml"])));
+    assert_eq!((&as_yaml[0]["kind"], &as_yaml[0]["name"]), (&"AgentTemplate".into(), &"t".into()));
+}
+
+#[tokio::test]
+async fn exit_codes_are_those_of_the_help() {
+    let here = Path::new(".");
+    for wrong in [&["rendr"][..], &["render"], &["version", "-o", "xml"], &["controller", "--concurrency", "0"]] {
+        assert_eq!(pilothouse(None, here, wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    let cluster = control_plane();
+    install_crds(cluster);
+    let namespace = cluster.namespace("codes").await;
+    for (failing, part) in [
+        (vec!["render", "no/such/folder"], "cannot read no/such/folder"),
+        (vec!["reconcile", "sync/none", "-n", &namespace], "there is no Sync"),
+        (vec!["reconcile", "shync", "none"], "shync"),
+        (vec!["diff", ".", "--sync", "none", "-n", &namespace], "cannot read Sync none"),
+        (vec!["version", "--log", "[["], "--log"),
+        (vec!["reconcile", "sync/none", "--context", "nowhere"], "cannot use context nowhere"),
+    ] {
+        let out = pilothouse(Some(cluster), here, &failing);
+        assert_eq!(out.status.code(), Some(1), "{failing:?}");
+        let error = text(&out.stderr);
+        assert!(error.starts_with("error: ") && error.contains(part), "{failing:?}: {error}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let program = env!("CARGO_BIN_EXE_pilothouse");
+    let script = format!("set -o pipefail; '{program}' crds | head -n 1");
+    let out = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(text(&out.stdout), "---\n");
+}
