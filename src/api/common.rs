@@ -83,8 +83,9 @@ pub struct Artifact {
     pub size: Option<i64>,
     /// When this artifact was published first.
     pub last_update_time: Time,
-    /// Where the controller serves the archive.
-    pub url: String,
+    /// Where the controller serves the archive. Not set yet: this version serves no archives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// How often an image is pulled.

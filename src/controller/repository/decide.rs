@@ -159,6 +159,8 @@ fn fetched(status: &mut RepositoryStatus, seen: &Seen<'_>, published: Published)
     }
     set(status, seen, &Condition::yes(condition::READY, reasons::FETCHED, message.clone()));
     if unchanged {
+        // What an earlier version wrote leads nowhere.
+        status.artifact.iter_mut().for_each(|artifact| artifact.url = None);
         return vec![];
     }
     let size = published.size.and_then(|size| i64::try_from(size).ok());
@@ -166,8 +168,9 @@ fn fetched(status: &mut RepositoryStatus, seen: &Seen<'_>, published: Published)
         revision: published.revision,
         size: size.or_else(|| prior.filter(|a| a.digest == digest).and_then(|a| a.size)),
         last_update_time: Time(seen.now),
-        url: format!("/artifacts/{}.tar", digest.replace(':', "/")),
         digest,
+        // Until archives are served.
+        url: None,
     });
     vec![Note::normal(reasons::FETCHED, "Fetch", message)]
 }

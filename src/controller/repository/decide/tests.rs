@@ -104,11 +104,20 @@ fn a_restart_writes_nothing() {
 }
 
 #[test]
+fn an_address_that_nothing_serves_goes_away() {
+    let mut prior = story(&[(1, published(REVISION, b"1"))]).status;
+    prior.artifact.as_mut().unwrap().url = Some("/artifacts/sha256/0.tar".into());
+    let seen = Seen { prior: &prior, generation: Some(1), handled: None, now: at(9) };
+    let artifact = decide(&seen, published(REVISION, b"1")).status.artifact.unwrap();
+    assert_eq!((artifact.url, artifact.last_update_time), (None, Time(at(0))));
+}
+
+#[test]
 fn the_artifact_changes_with_the_content_or_the_revision() {
     let first = story(&[(1, published(REVISION, b"1"))]);
     let artifact = first.status.artifact.clone().unwrap();
     assert_eq!(artifact.digest, Digest::of(b"1").to_string());
-    assert_eq!(artifact.url, format!("/artifacts/sha256/{}.tar", Digest::of(b"1").hex()));
+    assert_eq!(artifact.url, None, "nothing serves it yet");
     assert_eq!((artifact.size, artifact.last_update_time), (Some(1536), Time(at(0))));
     assert_eq!(first.notes.len(), 1);
     let same_tree = story(&[(1, published(REVISION, b"1")), (1, published(NEXT, b"1"))]);
