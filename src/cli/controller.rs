@@ -12,9 +12,11 @@ use super::Global;
 use crate::controller::{self, Settings};
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(global: &Global, settings: Settings) -> anyhow::Result<ExitCode> {
+pub async fn run(global: &Global, mut settings: Settings) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
-    let client = client(global).await?;
+    let config = config(global).await?;
+    settings.api_hosts = api_hosts(&config);
+    let client = client_of(config)?;
     info!(version = env!("CARGO_PKG_VERSION"), identity = settings.identity(), "pilothouse controller starts");
     controller::run(settings, client, stop).await?;
     info!("stopped");
@@ -23,7 +25,10 @@ pub async fn run(global: &Global, settings: Settings) -> anyhow::Result<ExitCode
 
 /// A client from the kubeconfig, or from the pod's ServiceAccount.
 pub async fn client(global: &Global) -> anyhow::Result<Client> {
-    let mut config = config(global).await?;
+    client_of(config(global).await?)
+}
+
+fn client_of(mut config: Config) -> anyhow::Result<Client> {
     config.connect_timeout = Some(Duration::from_secs(10));
     config.write_timeout = Some(Duration::from_secs(30));
     Client::try_from(config).context("cannot make a Kubernetes client")
@@ -39,6 +44,13 @@ pub async fn config(global: &Global) -> anyhow::Result<Config> {
             Config::from_kubeconfig(&options).await.with_context(|| format!("cannot use context {name}; {hint}"))
         }
     }
+}
+
+/// Where the API server is, by what is connected to and by what every pod is told.
+fn api_hosts(config: &Config) -> Vec<String> {
+    let told = std::env::var("KUBERNETES_SERVICE_HOST").ok();
+    let connected = config.cluster_url.host().map(|host| host.trim_matches(['[', ']']).to_owned());
+    told.into_iter().chain(connected).filter(|host| !host.is_empty()).collect()
 }
 
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {

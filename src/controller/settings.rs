@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args};
 
+use crate::git::Network;
+
 /// Flags of `pilothouse controller`; each can come from the environment.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
@@ -46,6 +48,10 @@ pub struct Settings {
     /// Accept Repositories with a file: url (for development; it reads the controller's own disk)
     #[arg(long, env = "PILOTHOUSE_ALLOW_FILE_REPOSITORIES")]
     pub allow_file_repositories: bool,
+    /// Addresses and ranges (10.1.2.3, 10.0.0.0/8), separated by commas, where Git servers may be although nothing else of
+    /// their kind is let through: loopback, link-local and metadata addresses, the API server's
+    #[arg(long, env = "PILOTHOUSE_ALLOW_GIT_ADDRESS", value_delimiter = ',', value_name = "CIDR")]
+    pub allow_git_address: Vec<Network>,
     /// Compete for the Lease; with false there must be one replica only
     #[arg(long, env = "PILOTHOUSE_LEADER_ELECT", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub leader_elect: bool,
@@ -55,6 +61,9 @@ pub struct Settings {
     /// Seconds until another replica takes over from a leader that vanished
     #[arg(long, env = "PILOTHOUSE_LEASE_DURATION", default_value_t = 12, value_parser = clap::value_parser!(u64).range(4..=300), value_name = "SECONDS")]
     pub lease_duration: u64,
+    /// Names or addresses of the API server, which no Repository may reach.
+    #[arg(skip)]
+    pub api_hosts: Vec<String>,
     #[arg(skip = random_identity())]
     #[doc(hidden)]
     pub fallback_identity: String,

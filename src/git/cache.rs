@@ -11,6 +11,7 @@ use gix::protocol::transport::client::blocking_io::Transport;
 use parking_lot::Mutex;
 
 use super::{
+    address::Policy,
     budget::Budget,
     child,
     error::{GitError, Reason, from_server},
@@ -36,6 +37,7 @@ const LOCK: &str = "lock";
 pub struct GixRemote {
     folder: tempfile::TempDir,
     limits: Limits,
+    policy: Arc<Policy>,
     budget: Arc<Budget>,
     locks: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     _alive: fs::File,
@@ -44,7 +46,7 @@ pub struct GixRemote {
 impl GixRemote {
     /// Keeps its repositories in a folder of its own below `root`, and removes what ended processes left there: names
     /// are keyed to a process, nothing can be used again.
-    pub fn new(root: &Path, limits: Limits) -> std::io::Result<Self> {
+    pub fn new(root: &Path, limits: Limits, policy: Policy) -> std::io::Result<Self> {
         fs::create_dir_all(root)?;
         for left in fs::read_dir(root)?.flatten().map(|entry| entry.path()) {
             if let Ok(lock) = fs::File::open(left.join(LOCK))
@@ -56,7 +58,8 @@ impl GixRemote {
         let folder = tempfile::Builder::new().prefix("run-").tempdir_in(root)?;
         let alive = fs::File::create(folder.path().join(LOCK))?;
         alive.lock()?;
-        Ok(Self { folder, limits, budget: Budget::new(limits.all_trees), locks: Mutex::default(), _alive: alive })
+        let (budget, policy) = (Budget::new(limits.all_trees), Arc::new(policy));
+        Ok(Self { folder, limits, policy, budget, locks: Mutex::default(), _alive: alive })
     }
 
     fn lock(&self, cache: &str) -> Arc<Mutex<()>> {
@@ -121,13 +124,13 @@ impl GixRemote {
         stop.check()?;
         match access.url.scheme() {
             Scheme::Http | Scheme::Https => {
-                let (mut transport, failure) = http::transport(access, limit, self.folder.path(), stop);
+                let (mut transport, failure) = http::transport(access, &self.policy, limit, self.folder.path(), stop);
                 talk.run(&mut transport, stop).map_err(|error| {
                     let known = failure.borrow_mut().take();
                     known.unwrap_or_else(|| explain(&error, self.limits, stop))
                 })
             }
-            Scheme::Ssh => with_program(child::ssh(access, stop)?, self.limits, stop, talk),
+            Scheme::Ssh => with_program(child::ssh(access, &self.policy, stop)?, self.limits, stop, talk),
             Scheme::File => with_program(child::file(access, stop)?, self.limits, stop, talk),
         }
     }

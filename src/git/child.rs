@@ -22,6 +22,7 @@ use gix::protocol::transport::{
 use tempfile::TempDir;
 
 use super::{
+    address::Policy,
     credential::Auth,
     error::{GitError, Reason, from_ssh},
     remote::{Access, Stop, checked_addresses},
@@ -57,7 +58,7 @@ impl Drop for Program {
 }
 
 /// Starts `ssh` for an ssh remote.
-pub(super) fn ssh(access: &Access, stop: &Arc<Stop>) -> Result<Program, GitError> {
+pub(super) fn ssh(access: &Access, policy: &Policy, stop: &Arc<Stop>) -> Result<Program, GitError> {
     let url = &access.url;
     let Auth::Ssh { identity, known_hosts } = &access.credential.auth else {
         return Err(GitError::new(
@@ -65,7 +66,7 @@ pub(super) fn ssh(access: &Access, stop: &Arc<Stop>) -> Result<Program, GitError
             "an ssh URL needs a Secret with identity and known_hosts",
         ));
     };
-    let addresses = checked_addresses(url.host(), url.port().unwrap_or(22))?;
+    let addresses = checked_addresses(url.host(), url.port().unwrap_or(22), policy)?;
     let place = Place { url, address: addresses.first().copied(), limit: stop.left() };
     // Never beside the clones, which may lie on a disk that outlives the pod; the chart gives memory for this.
     let secrets = write_secrets(identity.expose(), known_hosts, &place, &std::env::temp_dir())

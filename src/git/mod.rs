@@ -18,6 +18,7 @@ pub mod sources;
 pub mod url;
 mod walk;
 
+pub use address::{Network, Policy};
 pub use cache::GixRemote;
 pub use credential::Credential;
 pub use error::{GitError, Reason};

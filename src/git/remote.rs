@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    address,
+    address::{self, Policy},
     budget::Share,
     credential::Credential,
     error::{GitError, Reason},
@@ -169,21 +169,29 @@ pub(super) fn timeout() -> GitError {
 
 /// Looks up the host and refuses it when any address is one where no remote may be. The result is what to connect to,
 /// so that a second lookup cannot lead elsewhere. Never empty: a name without an address is `Unreachable`.
-pub(super) fn checked_addresses(host: &str, port: u16) -> Result<Vec<IpAddr>, GitError> {
-    if host == "metadata" || host.ends_with("metadata.google.internal") {
-        return Err(refusal(host, "a cloud's metadata service"));
+pub(super) fn checked_addresses(host: &str, port: u16, policy: &Policy) -> Result<Vec<IpAddr>, GitError> {
+    if let Some(why) = address::refused_name(host) {
+        return Err(refusal(host, why));
     }
-    let found: Vec<IpAddr> =
-        (host, port).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect()).unwrap_or_default();
+    let found = lookup(host, port);
     if found.is_empty() {
         return Err(GitError::new(Reason::Unreachable, format!("the name {host} cannot be resolved")));
     }
-    match found.iter().find_map(|ip| address::refused(*ip)) {
+    let api: Vec<IpAddr> = policy.api_hosts().iter().flat_map(|host| lookup(host, port)).collect();
+    match found.iter().find_map(|ip| policy.refused(*ip, &api)) {
         Some(why) => Err(refusal(host, why)),
         None => Ok(found),
     }
 }
 
+fn lookup(host: &str, port: u16) -> Vec<IpAddr> {
+    (host, port).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect()).unwrap_or_default()
+}
+
+/// The addresses are not named: what a name leads to inside the cluster is not the business of whoever wrote the URL.
 fn refusal(host: &str, why: &str) -> GitError {
-    GitError::new(Reason::AddressRefused, format!("{host} leads to {why}; no Git server may be there"))
+    let message = format!(
+        "{host} leads to {why}, where no Git server may be; who runs Pilothouse can allow it with --allow-git-address (chart: controller.git.allowAddresses)"
+    );
+    GitError::new(Reason::AddressRefused, message)
 }

@@ -82,7 +82,7 @@ pub enum UrlError {
     )]
     Credentials,
     /// No host, or one with characters that no host name has.
-    #[error("the host of the URL is missing or malformed")]
+    #[error("the host of the URL is missing or malformed; it is a name without a dot at its end, or a plain address")]
     Host,
     /// The port is not 1 to 65535.
     #[error("the port of the URL must be a number from 1 to 65535")]
@@ -250,8 +250,17 @@ fn check_host(host: &str) -> Result<String, UrlError> {
         return inner.parse::<std::net::Ipv6Addr>().map(|address| address.to_string()).map_err(|_| UrlError::Host);
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let fine = !host.is_empty() && host.len() <= 253 && host.chars().all(plain);
+    let fine = !host.is_empty() && host.len() <= 253 && host.chars().all(plain) && is_one_thing(host);
     if fine { Ok(host.to_ascii_lowercase()) } else { Err(UrlError::Host) }
+}
+
+/// Whether everybody reads the host alike: what ends in a number is an address to some (`0x7f.1`, `2130706433`) and a
+/// name to others, and a dot at the end is a part of the name to some only.
+fn is_one_thing(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let number = last.starts_with(|c: char| c.is_ascii_digit())
+        && (last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X"));
+    !last.is_empty() && (!number || host.parse::<std::net::Ipv4Addr>().is_ok())
 }
 
 fn check_path(path: String) -> Result<String, UrlError> {
@@ -323,6 +332,13 @@ mod tests {
             ("https:///a", E::Host),
             ("https://exa$mple.com/a", E::Host),
             ("https://[::1/a", E::Host),
+            ("https://2130706433/a", E::Host),
+            ("https://0x7f.1/a", E::Host),
+            ("https://0X7F000001/a", E::Host),
+            ("https://0177.0.0.1/a", E::Host),
+            ("https://127.1/a", E::Host),
+            ("git@127.1:a", E::Host),
+            ("https://localhost./a", E::Host),
             ("https://example.com:0/a", E::Port),
             ("https://example.com:+1/a", E::Port),
             ("https://example.com:99999/a", E::Port),

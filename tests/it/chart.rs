@@ -117,14 +117,20 @@ fn the_controller_runs_restricted_and_knows_its_account() {
 
 #[test]
 fn flags_of_the_chart_are_flags_of_the_program() {
-    let args: Vec<String> = objects(&["agentNamespaces={a},controller.allowFileRepositories=true"])
+    let git = "controller.allowFileRepositories=true,controller.git.allowAddresses={127.0.0.1,fd00::/8}";
+    let args: Vec<String> = objects(&["agentNamespaces={a}", git])
         .iter()
         .filter(|o| o["kind"] == "Deployment")
         .flat_map(|o| o.pointer("/spec/template/spec/containers/0/args").unwrap().as_array().unwrap().clone())
         .map(|a| a.as_str().unwrap().replace("$(POD_IP)", "10.0.0.1"))
         .collect();
     let parsed = pilothouse::cli::Cli::try_parse_from(std::iter::once("pilothouse".to_owned()).chain(args));
-    if let Err(error) = parsed {
-        panic!("{error}");
+    match parsed.map(|cli| cli.command) {
+        Ok(pilothouse::cli::Command::Controller(settings)) => {
+            let networks: Vec<String> = settings.allow_git_address.iter().map(ToString::to_string).collect();
+            assert_eq!(networks, ["127.0.0.1/32", "fd00::/8"]);
+        }
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => panic!("{error}"),
     }
 }

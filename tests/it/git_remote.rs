@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use pilothouse::{
     git::{
-        Access, CommitId, Credential, Fetched, GitError, GitRemote, GixRemote, Limits, Reason, Reference, RemoteUrl,
-        Resolved, Stop, refs,
+        Access, CommitId, Credential, Fetched, GitError, GitRemote, GixRemote, Limits, Policy, Reason, Reference,
+        RemoteUrl, Resolved, Stop, refs,
     },
     tree::RepoPath,
 };
@@ -23,8 +23,17 @@ impl Client {
     }
 
     fn with(limits: Limits) -> Self {
+        Self::made(limits, here())
+    }
+
+    /// One that reaches only what a policy lets it.
+    fn under(policy: Policy) -> Self {
+        Self::made(Limits::default(), policy)
+    }
+
+    fn made(limits: Limits, policy: Policy) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { remote: GixRemote::new(&folder.path().join("git"), limits).unwrap(), folder }
+        Self { remote: GixRemote::new(&folder.path().join("git"), limits, policy).unwrap(), folder }
     }
 
     /// Where this process keeps its repositories.
@@ -45,6 +54,15 @@ impl Client {
         let found = self.resolve(access, &Reference::Branch(branch.into()))?;
         self.fetch(access, found.commit.as_str())
     }
+}
+
+/// Lets the servers of these tests through.
+fn here() -> Policy {
+    allowing(&["127.0.0.0/8", "::1"])
+}
+
+fn allowing(networks: &[&str]) -> Policy {
+    Policy::new(networks.iter().map(|text| text.parse().unwrap()).collect(), vec![])
 }
 
 fn stop() -> Arc<Stop> {
@@ -367,6 +385,72 @@ fn redirects_do_not_reach_the_metadata_service() {
     assert_eq!(error.reason, Reason::AddressRefused, "{error}");
 }
 
+/// By number, by a name that leads there, and in every spelling; with nothing asked of the server.
+#[test]
+fn loopback_is_out_of_reach_unless_it_is_allowed() {
+    let server = GitServer::http();
+    sample(&server.repository("r.git"));
+    let port = server.url("").rsplit(':').next().unwrap().trim_end_matches('/').to_owned();
+    let strict = Client::under(Policy::default());
+    for host in ["127.0.0.1", "localhost", "LOCALHOST", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]"] {
+        let url = format!("http://{host}:{port}/r.git");
+        let error = strict.resolve(&access(&url, &[]), &Reference::Head).unwrap_err();
+        assert_eq!(error.reason, Reason::AddressRefused, "{url}: {error}");
+        assert!(
+            error.message.contains("a loopback address") && error.message.contains("--allow-git-address"),
+            "{error}"
+        );
+    }
+    assert!(server.log().is_empty(), "{:?}", server.log());
+    let allowed = Client::under(allowing(&["127.0.0.1"]));
+    allowed.resolve(&access(&server.url("r.git"), &[]), &Reference::Head).unwrap();
+}
+
+#[test]
+fn redirects_do_not_reach_what_the_url_may_not() {
+    let (first, second) = (GitServer::http(), GitServer::http_on("127.0.0.2:0"));
+    sample(&second.repository("r.git"));
+    let port = second.url("").rsplit(':').next().unwrap().trim_end_matches('/').to_owned();
+    let client = Client::under(allowing(&["127.0.0.1"]));
+    for host in ["127.0.0.2", "[::ffff:127.0.0.2]", "2130706434", "0x7f.2"] {
+        let base = format!("http://{host}:{port}");
+        first.behave(|b| b.redirect = Some(base.clone()));
+        let error = client.resolve(&access(&first.url("r.git"), &[]), &Reference::Head).unwrap_err();
+        assert_eq!(error.reason, Reason::AddressRefused, "{base}: {error}");
+    }
+    assert!(second.log().is_empty(), "{:?}", second.log());
+}
+
+#[test]
+fn the_api_server_is_out_of_reach_by_address_and_by_name() {
+    let server = GitServer::http();
+    sample(&server.repository("r.git"));
+    for host in ["127.0.0.1", "localhost"] {
+        // Nothing is wrong with the address but whose it is.
+        let policy = Policy::new(vec!["::1".parse().unwrap()], vec![host.into()]);
+        let error = Client::under(policy).resolve(&access(&server.url("r.git"), &[]), &Reference::Head).unwrap_err();
+        assert!(error.message.contains("leads to the Kubernetes API server"), "{error}");
+    }
+    assert!(server.log().is_empty(), "{:?}", server.log());
+}
+
+#[test]
+fn ssh_does_not_reach_loopback_unless_it_is_allowed() {
+    let Some(server) = SshServer::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::create(&folder.path().join("r.git"));
+    sample(&repository);
+    let (identity, known) = (server.identity(), server.known_hosts());
+    let url = server.url(repository.path());
+    for url in [url.clone(), url.replace("127.0.0.1", "localhost")] {
+        let access = access(&url, &[("identity", &identity), ("known_hosts", &known)]);
+        let error = Client::under(Policy::default()).resolve(&access, &Reference::Head).unwrap_err();
+        assert_eq!(error.reason, Reason::AddressRefused, "{url}: {error}");
+    }
+    let access = access(&url, &[("identity", &identity), ("known_hosts", &known)]);
+    Client::under(allowing(&["127.0.0.1"])).resolve(&access, &Reference::Head).unwrap();
+}
+
 #[test]
 fn https_trusts_the_secrets_ca_and_nothing_less() {
     let server = GitServer::https();
@@ -489,7 +573,7 @@ fn what_a_dead_process_left_is_removed_and_a_live_one_is_left_alone() {
     let dead = root.join("run-dead");
     std::fs::create_dir_all(dead.join("cache.git")).unwrap();
     std::fs::write(dead.join("lock"), "").unwrap();
-    let _second = GixRemote::new(&root, Limits::default()).unwrap();
+    let _second = GixRemote::new(&root, Limits::default(), here()).unwrap();
     assert!(!dead.exists());
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 2);
 }

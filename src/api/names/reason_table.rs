@@ -112,8 +112,8 @@ pub mod text {
             "A listing, a pack or a tree is larger than allowed.",
             "Leave out files with spec.ignore, or raise the controller's limit.";
         ADDRESS_REFUSED "AddressRefused" &["Repository"],
-            "The host of the URL has a link-local or metadata address, where no Git server may be.",
-            "Use another URL, or correct what the name resolves to.";
+            "The host of the URL, or of a redirect, leads to loopback, a link-local or metadata address, or the API server, where no Git server may be.",
+            "Use another URL, or correct what the name resolves to. Where a Git server is there on purpose: `--allow-git-address` (chart: `controller.git.allowAddresses`).";
         PROTOCOL_ERROR "ProtocolError" &["Repository"],
             "What the remote sent makes no sense as Git.", "Check that the URL is that of a Git repository.";
         STORAGE_FAILED "StorageFailed" &["Repository", "Sync"],

@@ -146,6 +146,8 @@ impl Release {
             .args(["--watch-namespaces", &self.agents.join(",")])
             .args(["--sync-cluster-role", &format!("{}:{}:sync", self.name, self.namespace)])
             .args(["--system-image", "localhost/pilothouse:test", "--voice-address", "localhost:9443"])
+            // The tests' Git servers are on this machine.
+            .args(["--allow-git-address", "127.0.0.0/8,::1"])
             .arg("--data-dir")
             .arg(data.path())
             .args(arguments)

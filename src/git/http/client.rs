@@ -1,0 +1,184 @@
+//! One connection: redirects, credentials, and how curl is told.
+
+use std::{
+    io::Seek,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use curl::easy::{Easy2, List};
+use tempfile::SpooledTempFile;
+
+use super::{
+    answer::{Receiver, explain, no_git, rejection},
+    route,
+};
+use crate::git::{
+    address::Policy,
+    credential::{Auth, Credential},
+    error::{GitError, Reason},
+    remote::{Access, Stop},
+    url::{RemoteUrl, Scheme},
+};
+
+const MAX_REDIRECTS: usize = 3;
+
+/// One connection, its limits, and where it has been redirected to.
+pub(super) struct Client {
+    handle: Easy2<Receiver>,
+    origin: RemoteUrl,
+    credential: Arc<Credential>,
+    policy: Arc<Policy>,
+    limit: u64,
+    /// Where large responses wait.
+    folder: PathBuf,
+    stop: Arc<Stop>,
+    /// The base URL of the last redirect.
+    pub(super) redirected: Option<String>,
+}
+
+type Answer = (Vec<u8>, SpooledTempFile);
+
+impl Client {
+    pub(super) fn new(access: &Access, policy: &Arc<Policy>, limit: u64, folder: &Path, stop: &Arc<Stop>) -> Self {
+        Self {
+            handle: Easy2::new(Receiver::new(0, folder, stop)),
+            origin: access.url.clone(),
+            credential: access.credential.clone(),
+            policy: policy.clone(),
+            limit,
+            folder: folder.to_owned(),
+            stop: stop.clone(),
+            redirected: None,
+        }
+    }
+
+    /// Follows a few redirects, as forges use them for renamed repositories.
+    pub(super) fn get(&mut self, url: &str, base: &str, headers: &[String]) -> Result<Answer, GitError> {
+        let tail = url.strip_prefix(base).unwrap_or_default().to_owned();
+        let mut at = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            self.perform(&at, headers, None)?;
+            let status = self.handle.response_code().unwrap_or_default();
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+                return self.answer(status);
+            }
+            at = self.redirect(&at, &tail)?;
+            self.redirected = at.strip_suffix(tail.as_str()).map(ToOwned::to_owned);
+        }
+        Err(GitError::new(Reason::ProtocolError, "the remote redirects more than three times; use its final URL"))
+    }
+
+    pub(super) fn post(&mut self, url: &str, headers: &[String], body: &[u8]) -> Result<Answer, GitError> {
+        self.perform(url, headers, Some(body))?;
+        let status = self.handle.response_code().unwrap_or_default();
+        self.answer(status)
+    }
+
+    /// The next place to ask: same or better scheme, same kind of request.
+    fn redirect(&self, from: &str, tail: &str) -> Result<String, GitError> {
+        let to = self.handle.redirect_url().ok().flatten().unwrap_or_default().to_owned();
+        let base = to.strip_suffix(tail).and_then(|base| RemoteUrl::parse(base, false).ok());
+        let before = from.strip_suffix(tail).and_then(|base| RemoteUrl::parse(base, false).ok());
+        let safe = match (&base, before) {
+            (Some(new), Some(old)) => new.scheme() == old.scheme() || new.scheme() == Scheme::Https,
+            _ => false,
+        };
+        let http = base.is_some_and(|new| matches!(new.scheme(), Scheme::Http | Scheme::Https));
+        if safe && http {
+            return Ok(to);
+        }
+        Err(GitError::new(
+            Reason::ProtocolError,
+            "the remote redirects to something that is no Git repository over the same or a safer transport; is a login page in the way?",
+        ))
+    }
+
+    fn perform(&mut self, url: &str, headers: &[String], body: Option<&[u8]>) -> Result<(), GitError> {
+        self.stop.check()?;
+        let target = RemoteUrl::parse(url.split('?').next().unwrap_or_default(), false)
+            .map_err(|error| GitError::new(Reason::ProtocolError, error.to_string()))?;
+        let port = target.port().unwrap_or_default();
+        let addresses = route::addresses(&mut self.handle, &target, port, &self.policy)?;
+        self.configure(url, &target, headers, body)
+            .and_then(|()| route::pin(&mut self.handle, target.host(), port, &addresses))
+            .map_err(|error| GitError::new(Reason::ProtocolError, format!("the request cannot be made: {error}")))?;
+        *self.handle.get_mut() = Receiver::new(self.limit, &self.folder, &self.stop);
+        self.handle.perform().map_err(|error| explain(&error, self.handle.get_ref(), self.origin.host()))
+    }
+
+    fn configure(
+        &mut self,
+        url: &str,
+        target: &RemoteUrl,
+        headers: &[String],
+        body: Option<&[u8]>,
+    ) -> Result<(), curl::Error> {
+        let handle = &mut self.handle;
+        handle.url(url)?;
+        match body {
+            Some(bytes) => {
+                handle.post(true)?;
+                handle.post_fields_copy(bytes)?;
+            }
+            None => handle.get(true)?,
+        }
+        let mut list = List::new();
+        for header in headers {
+            list.append(header)?;
+        }
+        // Without this curl waits for a "100 Continue" that some servers never send.
+        list.append("Expect:")?;
+        if target.origin() == self.origin.origin()
+            && let Some(line) = authorization(&self.credential.auth)
+        {
+            list.append(&line)?;
+        }
+        handle.http_headers(list)?;
+        handle.follow_location(false)?;
+        handle.progress(true)?;
+        handle.connect_timeout(Duration::from_secs(10))?;
+        handle.timeout(self.stop.left().max(Duration::from_millis(1)))?;
+        handle.low_speed_limit(256)?;
+        handle.low_speed_time(Duration::from_secs(20))?;
+        match (&self.credential.ca, system_certificates()) {
+            (Some(pem), _) => handle.ssl_cainfo_blob(pem)?,
+            (None, Some(path)) => handle.cainfo(path)?,
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, status: u32) -> Result<Answer, GitError> {
+        let empty = Receiver::new(0, &self.folder, &self.stop);
+        let receiver = std::mem::replace(self.handle.get_mut(), empty);
+        if status != 200 {
+            let anonymous = self.credential.auth == Auth::None;
+            return Err(rejection(status, receiver.retry_after(), anonymous));
+        }
+        if !receiver.is_git() {
+            return Err(no_git());
+        }
+        let mut body = receiver.body;
+        body.rewind().map_err(|error| GitError::storage("cannot read back a response", &error))?;
+        Ok((receiver.headers, body))
+    }
+}
+
+fn authorization(auth: &Auth) -> Option<String> {
+    use base64::Engine as _;
+    match auth {
+        Auth::Basic(pair) => {
+            Some(format!("Authorization: Basic {}", base64::engine::general_purpose::STANDARD.encode(pair.expose())))
+        }
+        Auth::Bearer(token) => Some(format!("Authorization: Bearer {}", String::from_utf8_lossy(token.expose()))),
+        Auth::None | Auth::Ssh { .. } => None,
+    }
+}
+/// Where distributions keep the certificates; `SSL_CERT_FILE` wins.
+fn system_certificates() -> Option<PathBuf> {
+    let known = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    named.into_iter().chain(known.map(PathBuf::from)).find(|path| path.is_file())
+}

@@ -1,0 +1,55 @@
+//! Where a request goes: looked up, checked, and held to.
+
+use std::net::IpAddr;
+
+use curl::easy::{Easy2, List};
+
+use super::answer::Receiver;
+use crate::git::{
+    address::Policy,
+    error::{GitError, Reason},
+    remote::checked_addresses,
+    url::{RemoteUrl, Scheme},
+};
+
+/// Where to connect to. Behind a proxy a name may be known only there; then everything goes through the proxy, so that
+/// nothing is ever looked up unchecked.
+pub(super) fn addresses(
+    handle: &mut Easy2<Receiver>,
+    target: &RemoteUrl,
+    port: u16,
+    policy: &Policy,
+) -> Result<Vec<IpAddr>, GitError> {
+    match checked_addresses(target.host(), port, policy) {
+        Err(error) if error.reason == Reason::Unreachable && has_proxy(target.scheme()) => {
+            let forced = handle.noproxy("");
+            forced.map(|()| vec![]).map_err(|_| error)
+        }
+        other => other,
+    }
+}
+
+/// Whether curl would use a proxy for this scheme, by the names that it knows.
+fn has_proxy(scheme: Scheme) -> bool {
+    let names: &[&str] = match scheme {
+        Scheme::Https => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
+        _ => &["http_proxy", "all_proxy", "ALL_PROXY"],
+    };
+    names.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// Connects to the addresses that were checked, whatever the name says a moment later.
+pub(super) fn pin(
+    handle: &mut Easy2<Receiver>,
+    host: &str,
+    port: u16,
+    addresses: &[IpAddr],
+) -> Result<(), curl::Error> {
+    if addresses.is_empty() || host.contains(':') {
+        return Ok(());
+    }
+    let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let mut list = List::new();
+    list.append(&format!("{host}:{port}:{}", all.join(",")))?;
+    handle.resolve(list)
+}
