@@ -64,3 +64,20 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     });
     Ok(stop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_server_is_known_by_its_host() {
+        for (url, host) in [
+            ("https://10.96.0.1:443", "10.96.0.1"),
+            ("https://[fd00::1]:6443/k8s", "fd00::1"),
+            ("https://api.example.com", "api.example.com"),
+        ] {
+            let hosts = api_hosts(&Config::new(url.parse().unwrap()));
+            assert!(hosts.iter().any(|found| found == host), "{url}: {hosts:?}");
+        }
+    }
+}

@@ -97,6 +97,9 @@ pub enum Command {
     /// Take a Task to its agent, in the Task's pod
     #[command(hide = true)]
     TaskRun(Box<crate::pod::task_run::TaskRunArgs>),
+    /// Render templates that are read from stdin, within bounds; the controller starts this
+    #[command(hide = true)]
+    RenderTemplates,
     /// Print the version
     #[command(after_help = "Examples:\n  pilothouse version\n  pilothouse version -o json | jq -r .version")]
     Version,
@@ -107,6 +110,10 @@ pub enum Command {
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Before there is a runtime: its threads would count against the bounds of this process.
+    if let Command::RenderTemplates = cli.command {
+        return crate::controller::sandbox::child::main();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -135,6 +142,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sidecar(args) => sidecar::run(&args).await,
         Command::Drain(args) => drain::run(&args),
         Command::TaskRun(args) => Ok(task_run::run(&args).await),
+        Command::RenderTemplates => Ok(crate::controller::sandbox::child::main()),
         Command::Version => version::run(&cli.global),
         Command::Completion(args) => completion::run(&args),
     }

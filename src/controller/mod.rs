@@ -8,6 +8,7 @@ pub mod report;
 pub mod repository;
 pub mod request;
 pub mod runtime;
+pub mod sandbox;
 pub mod settings;
 pub mod sync;
 pub mod task;

@@ -17,7 +17,7 @@ pub struct RenderError {
 }
 
 /// The kinds of [`RenderError`], for conditions and tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Reason {
     /// A file or folder that something names is not there.
     FileMissing,

@@ -1,18 +1,16 @@
 //! Reading the tree: every read is recorded, every size bounded.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     collections::BTreeSet,
 };
 
-use minijinja::Environment;
-
 use super::{
-    Context, MAX_BUILDS, MAX_BYTES, MAX_FILE_BYTES, MAX_OBJECTS,
+    MAX_BUILDS, MAX_BYTES, MAX_FILE_BYTES, MAX_OBJECTS,
     error::{Reason, RenderError, Result},
     import,
     manifest::{Origin, Resource},
-    template,
+    template::{self, Templates},
 };
 use crate::{
     object::yaml::{self, Document},
@@ -24,28 +22,25 @@ const KUSTOMIZATION: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Ku
 
 pub(super) struct Files<'a> {
     tree: &'a FileTree,
-    context: &'a Context,
+    templates: &'a dyn Templates,
     read: RefCell<BTreeSet<RepoPath>>,
     objects: Cell<usize>,
     bytes: Cell<usize>,
     builds: Cell<usize>,
     /// Whether nobody waits for the result any more.
     stopped: &'a dyn Fn() -> bool,
-    /// Made once: it holds every template of the tree.
-    templates: OnceCell<Environment<'static>>,
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(tree: &'a FileTree, context: &'a Context, stopped: &'a dyn Fn() -> bool) -> Self {
+    pub(super) fn new(tree: &'a FileTree, templates: &'a dyn Templates, stopped: &'a dyn Fn() -> bool) -> Self {
         Self {
             tree,
-            context,
+            templates,
             read: RefCell::default(),
             objects: Cell::new(0),
             bytes: Cell::new(0),
             builds: Cell::new(0),
             stopped,
-            templates: OnceCell::new(),
         }
     }
 
@@ -114,8 +109,9 @@ impl<'a> Files<'a> {
         if !template::is_template(path) {
             return yaml::parse_documents(text).map_err(|e| RenderError::yaml(path, &e));
         }
-        let environment = self.templates.get_or_init(|| template::environment(self.tree));
-        let output = template::render(environment, path, text, self.context)?;
+        self.go_on(path)?;
+        template::check_source(path, text)?;
+        let output = self.templates.render(path, text)?;
         self.charge(path, output.text.len())?;
         self.read.borrow_mut().extend(output.read);
         yaml::parse_documents(&output.text).map_err(|e| template::yaml_error(path, &output.text, &e))

@@ -13,7 +13,7 @@ mod kustomize;
 mod manifest;
 mod namespace;
 mod suggest;
-mod template;
+pub mod template;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +23,7 @@ use serde_json::Value;
 
 pub use error::{Reason, RenderError};
 pub use namespace::{Scope, builtin_scope, set_namespace};
+pub use template::{Engine, Templates, Written};
 
 use crate::{
     object::Object,
@@ -44,7 +45,7 @@ pub const MAX_BUILDS: usize = 1_000;
 pub const MAX_KUSTOMIZATIONS: usize = 32;
 
 /// What templates see, beside the tree.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Context {
     /// `values`: of the Sync, `valuesFrom` merged in.
     pub values: Value,
@@ -57,7 +58,7 @@ pub struct Context {
 }
 
 /// The Sync that is rendered.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct SyncFacts {
     /// Its name.
     pub name: String,
@@ -66,7 +67,7 @@ pub struct SyncFacts {
 }
 
 /// The Repository that the tree comes from, and its revision.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct RepositoryFacts {
     /// Its name.
     pub name: String,
@@ -129,7 +130,17 @@ pub fn render_until(
     context: &Context,
     stopped: &dyn Fn() -> bool,
 ) -> std::result::Result<Rendered, RenderError> {
-    let files = Files::new(tree, context, stopped);
+    render_with(tree, path, &Engine::of_tree(tree, context), stopped)
+}
+
+/// As [`render_until`], with templates rendered by somebody else.
+pub fn render_with(
+    tree: &FileTree,
+    path: &RepoPath,
+    templates: &dyn Templates,
+    stopped: &dyn Fn() -> bool,
+) -> std::result::Result<Rendered, RenderError> {
+    let files = Files::new(tree, templates, stopped);
     let resources = if tree.get(path).is_some() {
         files.resources(path)?
     } else if files.is_dir(path) {
@@ -147,11 +158,6 @@ pub fn render_until(
     resources.iter().try_for_each(check::check)?;
     let objects = resources.into_iter().map(Resource::into_item).collect::<Result<Vec<_>>>()?;
     Ok(Rendered { objects, read: files.into_read() })
-}
-
-/// Whether the tree has templates: these are programs, whose time and memory only a process of their own bounds.
-pub fn has_templates(tree: &FileTree) -> bool {
-    tree.iter().any(|(path, _)| template::is_template(path))
 }
 
 /// kustomize leaves out what is marked as an input of tools only.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     object::yaml::YamlError,
+    status::truncate,
     tree::{FileTree, RepoPath},
 };
 
@@ -28,53 +29,82 @@ const FUEL: u64 = 2_000_000;
 /// Nesting of loops, macros and includes; a macro or include counts about ten.
 const RECURSION: usize = 200;
 /// Bytes that one template may write.
-const MAX_OUTPUT: usize = 4 << 20;
-/// Largest template, in bytes. An expression nests at most this deep, so that a stack can be large enough for all.
-pub(super) const MAX_SOURCE: usize = 64 << 10;
+pub const MAX_OUTPUT: usize = 4 << 20;
+/// Largest template, in bytes.
+pub const MAX_SOURCE: usize = 64 << 10;
+/// Largest message about a template, in bytes: it may quote what the template made.
+const MAX_MESSAGE: usize = 2000;
 /// What a template may name at its top.
 const NAMES: &str = "values, sync, repository, namespace";
 
 /// Whether a file is a template: by its name.
-pub(super) fn is_template(path: &RepoPath) -> bool {
+pub fn is_template(path: &RepoPath) -> bool {
     path.file_name().and_then(|name| name.rsplit_once('.')).is_some_and(|(_, end)| end == "j2")
 }
 
-/// What a template wrote, and the other files that it read.
-pub(super) struct Output {
-    pub(super) text: String,
-    pub(super) read: BTreeSet<RepoPath>,
+/// Renders the templates of a tree. In the controller they are programs of strangers, whose time and memory only a
+/// process of their own bounds; see `docs/DESIGN.md`.
+pub trait Templates {
+    /// What the template at `path` writes. It may include and import other files of the tree named `*.j2`, by paths
+    /// relative to its own folder.
+    fn render(&self, path: &RepoPath, source: &str) -> Result<Written>;
 }
 
-/// Renders one template of the tree. It may include and import other files of the tree named `*.j2`, by paths relative
-/// to its own folder.
-pub(super) fn render(
-    environment: &Environment<'static>,
-    path: &RepoPath,
-    source: &str,
-    context: &Context,
-) -> Result<Output> {
-    let rendered = write(environment, path, source, context);
-    let read = environment.templates().filter_map(|(name, _)| RepoPath::parse(name).ok()).collect();
-    match rendered {
-        Ok(text) => Ok(Output { text, read }),
-        Err(error) => Err(template_error(path, &error)),
+/// What a template wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The text, at most 4 MiB.
+    pub text: String,
+    /// The other files that it has read; more may be named, which templates rendered before it have read.
+    pub read: BTreeSet<RepoPath>,
+}
+
+/// Renders in this very process, with bounds on steps, nesting and output only: for the user's own machine, and inside
+/// of a process whose memory and time are bounded.
+pub struct Engine {
+    environment: Environment<'static>,
+    variables: Value,
+}
+
+impl Engine {
+    /// `load` gives the bytes of a file named `*.j2`, if there is such a file.
+    pub fn new(
+        context: &Context,
+        load: impl Fn(&RepoPath) -> Option<Arc<[u8]>> + Send + std::marker::Sync + 'static,
+    ) -> Self {
+        Self { environment: environment(load), variables: variables(context) }
+    }
+
+    /// For the templates of a tree.
+    pub fn of_tree(tree: &FileTree, context: &Context) -> Self {
+        let templates = tree.iter().filter(|(path, _)| is_template(path));
+        let templates: BTreeMap<RepoPath, Arc<[u8]>> = templates.map(|(p, e)| (p.clone(), e.bytes.clone())).collect();
+        Self::new(context, move |path| templates.get(path).cloned())
+    }
+
+    fn write(&self, path: &RepoPath, source: &str) -> std::result::Result<String, Error> {
+        let template = self.environment.template_from_named_str(path.as_str(), source)?;
+        let mut output = Bounded(vec![]);
+        template.render_captured_to(&self.variables, &mut output)?;
+        String::from_utf8(output.0).map_err(|_| Error::new(ErrorKind::WriteFailure, "the output is no UTF-8 text"))
     }
 }
 
-fn write(
-    environment: &Environment<'_>,
-    path: &RepoPath,
-    source: &str,
-    context: &Context,
-) -> std::result::Result<String, Error> {
-    check_size(source)?;
-    let template = environment.template_from_named_str(path.as_str(), source)?;
-    let mut output = Bounded(vec![]);
-    template.render_captured_to(variables(context), &mut output)?;
-    String::from_utf8(output.0).map_err(|_| Error::new(ErrorKind::WriteFailure, "the output is no UTF-8 text"))
+impl Templates for Engine {
+    fn render(&self, path: &RepoPath, source: &str) -> Result<Written> {
+        check_source(path, source)?;
+        let text = self.write(path, source).map_err(|error| template_error(path, &error))?;
+        let read = self.environment.templates().filter_map(|(name, _)| RepoPath::parse(name).ok()).collect();
+        Ok(Written { text, read })
+    }
 }
 
-fn check_size(source: &str) -> std::result::Result<(), Error> {
+/// Refuses a template that is too large to be rendered anywhere.
+pub(super) fn check_source(path: &RepoPath, source: &str) -> Result<()> {
+    check_size(source.as_bytes()).map_err(|error| template_error(path, &error))
+}
+
+fn check_size(source: &[u8]) -> std::result::Result<(), Error> {
     if source.len() > MAX_SOURCE {
         let message = format!("a template has at most {} KiB; split it", MAX_SOURCE >> 10);
         return Err(Error::new(ErrorKind::SyntaxError, message));
@@ -96,7 +126,9 @@ fn variables(context: &Context) -> Value {
 }
 
 /// What all templates of a tree share.
-pub(super) fn environment(tree: &FileTree) -> Environment<'static> {
+fn environment(
+    load: impl Fn(&RepoPath) -> Option<Arc<[u8]>> + Send + std::marker::Sync + 'static,
+) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -109,22 +141,16 @@ pub(super) fn environment(tree: &FileTree) -> Environment<'static> {
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION);
     environment.set_debug(true);
-    let templates: Arc<BTreeMap<RepoPath, Arc<[u8]>>> = Arc::new(
-        tree.iter()
-            .filter(|(path, _)| is_template(path))
-            .map(|(path, entry)| (path.clone(), entry.bytes.clone()))
-            .collect(),
-    );
     environment.set_path_join_callback(|name, parent| {
         let parent = RepoPath::parse(parent).unwrap_or_default().parent();
         parent.join(name).map_or_else(|_| name.to_owned().into(), |path| path.as_str().to_owned().into())
     });
     environment.set_loader(move |name| {
-        let found = RepoPath::parse(name).ok().and_then(|path| templates.get(&path).cloned());
-        let Some(bytes) = found else { return Ok(None) };
+        let path = RepoPath::parse(name).ok().filter(is_template);
+        let Some(bytes) = path.and_then(|path| load(&path)) else { return Ok(None) };
+        check_size(&bytes)?;
         let text =
             std::str::from_utf8(&bytes).map_err(|_| Error::new(ErrorKind::BadInclude, "the file is no UTF-8 text"))?;
-        check_size(text)?;
         Ok(Some(text.to_owned()))
     });
     filters::add(&mut environment);
@@ -159,7 +185,7 @@ fn template_error(path: &RepoPath, error: &Error) -> RenderError {
     let named = if inner.name().is_some() { inner } else { error };
     let file = named.name().and_then(|name| RepoPath::parse(name).ok()).unwrap_or_else(|| path.clone());
     let reason = if inner.kind() == ErrorKind::OutOfFuel { Reason::TooLarge } else { Reason::TemplateFailed };
-    RenderError::new(&file, named.line().unwrap_or(0), reason, explain(named, inner))
+    RenderError::new(&file, named.line().unwrap_or(0), reason, truncate(&explain(named, inner), MAX_MESSAGE))
 }
 
 fn explain(named: &Error, error: &Error) -> String {

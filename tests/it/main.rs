@@ -19,4 +19,5 @@ mod render_golden;
 mod repository;
 mod syncs;
 mod tasks;
+mod templates;
 mod yaml_reference;

@@ -173,6 +173,32 @@ fn ids(status: &SyncStatus) -> Vec<String> {
     entries(status).into_iter().map(|e| e.id).collect()
 }
 
+/// One that would take all memory beside one that is fine, in one repository.
+#[tokio::test]
+async fn a_hostile_template_harms_its_own_sync_alone() {
+    let w = World::new("sync-hostile").await;
+    let grows = format!("{{% set x = '12345678' %}}{}", "{% set x = x ~ x %}".repeat(64));
+    let fine = |value: &str| map("fine", value) + "  # {{ sync.name }}\n";
+    let files = |value: &str| vec![("good/a.yaml.j2", fine(value)), ("bad/grows.yaml.j2", grows.to_owned())];
+    let first = w.commit(1, &files("one")).await;
+    w.sync("bad", json!({"path": "bad"})).await;
+    w.sync("good", json!({"path": "good"})).await;
+    w.until_applied("good", &first).await;
+    let stalled = w.until_reason("bad", "RenderFailed").await;
+    assert_eq!(
+        message(&stalled),
+        "bad/grows.yaml.j2: the template takes more than 96 MiB of memory, the limit for all templates of a Sync"
+    );
+    assert!(stalled.conditions.iter().any(|c| c.type_ == "Stalled" && c.status == "True"), "{stalled:?}");
+    // The same controller goes on, and so does the other Sync.
+    let second = w.commit(2, &files("two")).await;
+    w.until_applied("good", &second).await;
+    w.until("bad", "tried again", |s| s.last_attempted_revision.as_deref() == Some(&second)).await;
+    assert_eq!(w.maps().get("fine").await.unwrap().data.unwrap()["key"], "two");
+    assert_eq!(w.controller.log().matches("pilothouse controller starts").count(), 1);
+    assert!(w.controller.resident() < 300 << 20, "{} bytes", w.controller.resident());
+}
+
 #[tokio::test]
 async fn objects_come_change_and_go() {
     let w = World::new("sync-life").await;

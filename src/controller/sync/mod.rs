@@ -3,7 +3,6 @@
 mod cleanup;
 mod index;
 mod pass;
-mod rendering;
 mod report;
 mod state;
 
@@ -16,6 +15,7 @@ use super::{
     Context, Loop,
     request::limited,
     runtime::{Cache, Kind, Reconcile, Scope, Triggers},
+    sandbox::Sandbox,
 };
 use crate::{
     api::{self, Sync as SyncObject, SyncStatus},
@@ -38,6 +38,7 @@ pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
         index: Index::default(),
         claims: Mutex::default(),
         triggers: triggers.clone(),
+        sandbox: Sandbox::default(),
     });
     reconciler.listen();
     super::start(reconciler, context.caches.syncs.clone(), triggers)
@@ -52,6 +53,7 @@ pub struct SyncReconciler {
     /// `None` until the inventories of all Syncs were read from the cache.
     claims: Mutex<Option<Claims>>,
     triggers: Triggers<SyncObject>,
+    sandbox: Sandbox,
 }
 
 impl Reconcile for SyncReconciler {

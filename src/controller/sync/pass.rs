@@ -177,7 +177,10 @@ impl<'a> Pass<'a> {
             return Err(Failure::stalled(reasons::PATH_NOT_FOUND, message));
         }
         let context = self.render_context(repository, artifact);
-        let rendered = super::rendering::render(tree, path, context)
+        let rendered = self
+            .all
+            .sandbox
+            .render(tree, path, context)
             .await?
             .map_err(|e| Failure::stalled(reasons::RENDER_FAILED, e.to_string()))?;
         let origin = |item: &render::Item| Origin { file: item.file.to_string(), line: item.line };
