@@ -4,6 +4,7 @@
 //! * [`references`](references::references): which other objects that reads.
 //! * [`build`](build::build): every object of an agent, as a function of [`Inputs`].
 //! * [`effect`]: what changed between two versions of it, and how mildly it can arrive.
+//! * [`leaving`]: whether the time of a pod that ends suffices for its work.
 //! * [`gate`]: whether a new pod template may replace the running one now.
 //! * [`state`]: what the annotations of the generated objects remember.
 
@@ -16,6 +17,7 @@ pub mod effect;
 pub mod gate;
 pub mod hash;
 pub mod inputs;
+pub mod leaving;
 pub mod merge;
 pub mod own;
 pub mod references;

@@ -4,6 +4,7 @@ mod act;
 mod contents;
 mod fresh;
 mod index;
+mod leaving;
 mod listen;
 mod maps;
 mod observe;
@@ -59,6 +60,8 @@ pub struct Agents {
     authorities: Mutex<HashMap<String, (String, String)>>,
     /// How often in a row a confirmation failed, by namespace and agent.
     refused: Mutex<HashMap<(String, String), u32>>,
+    /// Pods of which it was said that their end cuts work.
+    told: leaving::Told,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
     touches: Mutex<HashMap<(String, String), act::Touch>>,
     starts: starts::Starts,
@@ -83,6 +86,7 @@ pub fn prepare(context: &Context, scopes: &[Scope], voice: Arc<dyn AgentVoice>) 
         maps_of: ByAgent::new(context.caches.config_maps.clone()),
         authorities: Mutex::default(),
         refused: Mutex::default(),
+        told: leaving::Told::default(),
         touches: Mutex::default(),
         starts: starts::Starts::default(),
         authority_turn: tokio::sync::Mutex::default(),
@@ -122,6 +126,7 @@ impl Reconcile for Agents {
         self.touches.lock().remove(&(namespace.into(), name.into()));
         self.starts.take(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
+        self.told.lock().remove(&(namespace.into(), name.into()));
     }
 }
 
@@ -135,6 +140,7 @@ impl Agents {
         }
         acted.notes.extend(self.starts.take(&namespace, &name));
         let _first = self.own_deployment(agent).is_none().then(|| self.starts.first());
+        self.leaving(agent, acted);
         let seen = self.observe(agent).await?;
         acted.template_generation = seen.template_generation;
         let desired = seen.build(agent)?;

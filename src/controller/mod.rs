@@ -12,6 +12,7 @@ pub mod sandbox;
 pub mod settings;
 pub mod sync;
 pub mod task;
+pub mod task_starts;
 pub mod template;
 pub mod voice;
 
@@ -35,6 +36,7 @@ use figures::Figures;
 use leader::{Candidate, Election};
 use report::Reports;
 use runtime::{Cache, Runtime, Scope, Triggers, Watches};
+use task_starts::TaskStarts;
 use voice::Voices;
 
 /// How long running reconciles may take after a stop was asked for.
@@ -55,6 +57,8 @@ pub struct Context {
     pub caches: Caches,
     /// Pollers of remotes.
     pub sources: Sources,
+    /// Tasks that start and rollouts that are decided.
+    pub task_starts: TaskStarts,
     /// Published trees: Repositories put them, Syncs and agents read them.
     pub artifacts: Arc<Store>,
 }
@@ -86,6 +90,7 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         settings: Arc::new(settings.clone()),
         caches: Caches::open(&mut watches),
         sources,
+        task_starts: TaskStarts::default(),
         artifacts,
     };
     let (known, leadership) =

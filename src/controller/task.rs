@@ -8,6 +8,7 @@ mod view;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -25,6 +26,9 @@ use crate::{
     task::{self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, World, seen, step},
 };
 use index::Index;
+
+/// How soon a Task looks again that may not start while its agent's pods are being replaced.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// The reconciler of Tasks.
 pub struct Tasks {
@@ -70,6 +74,7 @@ impl Reconcile for Tasks {
         let world = self.observe(&task).await?;
         let decision = self.decide(&task, &world);
         let decision = match self.admit(&task, &world, decision) {
+            Decision { act: Act::Start(_), .. } if !self.may_start(&task) => return Ok(Next::After(AGAIN)),
             Decision { act: Act::Start(objects), .. } => match self.start(&task, &objects).await {
                 Ok(pod) => self.decide(&task, &World { pod, ..world }),
                 Err(failure) => return self.start_failed(&task, failure).await,
@@ -125,17 +130,24 @@ impl Tasks {
         self.agents.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    /// The pod from the cache. A running Task whose pod the cache lacks is asked for at the API server: the cache may
-    /// be behind the pod's creation, and nobody may be declared lost by that.
+    /// The pod from the cache. Where the cache lacks the pod of a Task that runs, or of one whose start had no clear
+    /// outcome, the API server is asked: the cache may be behind the pod's creation, and nobody may be declared lost by
+    /// that.
     async fn pod(&self, task: &Task) -> Result<PodState, Failure> {
         let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
         let name = names::task::pod(&task.name_any());
         let cached = self.context.caches.task_pods.get(&namespace, &name);
         let state = seen::read(cached.as_deref(), &uid);
-        if state != PodState::Absent || task::phase(task) != Some(TaskPhase::Running) {
+        let (runs, starts) =
+            (task::phase(task) == Some(TaskPhase::Running), self.context.task_starts.is_starting(&uid));
+        if state != PodState::Absent || !(runs || starts) {
             return Ok(state);
         }
         match seen::read(self.live_pod(&namespace, &name).await?.as_ref(), &uid) {
+            PodState::Absent if !runs => {
+                self.context.task_starts.settle(&uid);
+                Ok(PodState::Absent)
+            }
             PodState::Absent => Ok(self.farewell(&namespace, &name, &uid)),
             state => Ok(state),
         }
@@ -210,6 +222,12 @@ impl Tasks {
         }
         self.context.reports.events(task, decision.notes);
         Ok(decision.next)
+    }
+
+    /// Counts the Task as work of its agent from now on. Not while the agent's pods are being replaced.
+    fn may_start(&self, task: &Task) -> bool {
+        let (namespace, agent) = (task.namespace().unwrap_or_default(), task::agent_of(task).unwrap_or_default());
+        self.context.task_starts.start(&namespace, agent, &task.uid().unwrap_or_default())
     }
 
     /// The place goes to the next in the queue until this Task is tried again.

@@ -17,6 +17,7 @@ use super::{
     agent::voice::{AgentVoice, HOLD, Listener, Said, Whose},
 };
 use crate::{
+    api::voice::Activity,
     server::voice::{
         AgentKey, Answer, Hub, Leadership,
         certificate::{self, Material},
@@ -99,6 +100,11 @@ impl AgentVoice for Voices {
         let seen = self.hub.activity(namespace, agent);
         let activity = seen.activity()?;
         Some(Said { activity, pods: seen.staying().map(|p| p.pod.clone()).collect() })
+    }
+
+    fn leaving(&self, namespace: &str, agent: &str) -> Vec<(String, Activity)> {
+        let pods = self.hub.activity(namespace, agent).pods.into_iter();
+        pods.filter(|pod| pod.activity.draining).map(|pod| (pod.pod, pod.activity)).collect()
     }
 
     fn hold<'a>(&'a self, namespace: &'a str, agent: &'a str) -> BoxFuture<'a, Option<Said>> {

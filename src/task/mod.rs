@@ -1,6 +1,7 @@
 //! Tasks: who may start, which phase follows, which pod does the work (pure).
 //!
 //! * [`queue`]: the places of an agent, first come, first served.
+//! * [`starts`]: Tasks that start and rollouts that are decided.
 //! * [`seen`]: what a pod's status says.
 //! * [`step()`]: one decision from a Task and what is known about the world.
 //! * [`build`]: the pod and its prompt.
@@ -9,11 +10,13 @@ pub mod build;
 pub mod queue;
 mod report;
 pub mod seen;
+pub mod starts;
 pub mod step;
 
 pub use build::{Settings, Start};
 pub use queue::{Ledger, Place, Ticket};
 pub use seen::{Ending, PodState, PodView};
+pub use starts::Starts;
 pub use step::step;
 
 use std::collections::BTreeMap;

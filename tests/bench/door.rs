@@ -15,6 +15,9 @@ use tokio::runtime::Runtime;
 
 use crate::{common::controller::pilothouse, table::Number, world};
 
+/// Connections at once while the sidecar's memory is filled.
+const CLIENTS: usize = 16;
+
 /// Requests that count, and those before them that do not.
 const REQUESTS: usize = 2000;
 const WARM: usize = 200;
@@ -22,8 +25,11 @@ const WARM: usize = 200;
 /// `door_added_latency_ms`: what the door adds to one small request on loopback: through the door of a `pilothouse sidecar`,
 /// less the median of the same request without it. The server behind answers at once and keeps its connections, so
 /// nothing hides the door.
+///
+/// `sidecar_rss_mib`: resident memory of that `pilothouse sidecar` after these requests, and after as many from several
+/// clients at the same time.
 pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
-    let samples = runtime.block_on(async {
+    let (samples, resident): (Vec<f64>, f64) = runtime.block_on(async {
         let files = tempfile::tempdir().unwrap();
         let server = instant_server().await;
         let (mut sidecar, door) = sidecar(files.path(), server);
@@ -31,14 +37,26 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
         world::until(Duration::from_secs(10), || async { ask(&pool(), &url).await.ok() }).await;
         let mut direct = times(&format!("http://127.0.0.1:{server}")).await;
         let through = times(&url).await;
+        futures::future::join_all((0..CLIENTS).map(|_| times(&url))).await;
+        let resident = resident_mib(sidecar.id());
         sidecar.kill().unwrap();
         let _ = sidecar.wait();
         direct.sort_by(f64::total_cmp);
         let direct = direct[direct.len() / 2];
         eprintln!("without the door: {direct:.3} ms");
-        through.into_iter().map(|ms| ms - direct).collect()
+        (through.into_iter().map(|ms| ms - direct).collect(), resident)
     });
-    vec![Number::new("door_added_latency_ms", "ms", 1.0, samples)]
+    vec![
+        Number::new("door_added_latency_ms", "ms", 1.0, samples),
+        Number::new("sidecar_rss_mib", "MiB", 8.0, vec![resident]),
+    ]
+}
+
+/// `VmRSS` of a process.
+fn resident_mib(process: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
 fn sidecar(files: &Path, server: u16) -> (Child, u16) {

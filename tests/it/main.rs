@@ -13,6 +13,7 @@ mod crds;
 mod examples;
 mod git_remote;
 mod import;
+mod interleavings;
 mod node;
 mod pod;
 mod render_golden;

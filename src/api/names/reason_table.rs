@@ -195,6 +195,9 @@ pub mod text {
         ROLLOUT_FORCED "RolloutForced" &["Agent"],
             "A change went out although work had not ended, because its time was over.",
             "For more patience raise spec.rollout.timeout, or set onTimeout to Wait.";
+        WORK_CUT "WorkCut" &["Agent"],
+            "A pod was told to end and was stopped in the middle of its work, because its time for that was over.",
+            "For more time raise spec.rollout.timeout; a node that goes at once leaves none.";
         SYNCED "Synced" &["Agent"],
             "Nothing waits.", "Nothing.";
         SKILLS_LOADED "SkillsLoaded" &["Agent"],

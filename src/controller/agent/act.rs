@@ -103,7 +103,7 @@ impl Agents {
 }
 
 impl Acted {
-    fn after(&mut self, delay: Duration) {
+    pub(super) fn after(&mut self, delay: Duration) {
         self.next = self.next.or_earlier(Next::After(delay));
     }
 

@@ -183,11 +183,13 @@ impl Agents {
         self.pods_of.objects(&agent.namespace().unwrap_or_default(), &agent.name_any())
     }
 
-    /// Running and waiting Tasks. A Task whose pod is there runs, even if its status does not say so yet.
+    /// Running and waiting Tasks. A Task whose pod is there, or is being written, runs, even if its status does not say
+    /// so yet.
     pub(super) fn open_tasks(&self, namespace: &str, agent: &str) -> (usize, usize) {
         self.tasks.count(namespace, agent, |task, uid| {
             let pod = self.context.caches.task_pods.get(namespace, &names::task::pod(task));
-            matches!(task::seen::read(pod.as_deref(), uid), task::PodState::Ours(_))
+            self.context.task_starts.is_starting(uid)
+                || matches!(task::seen::read(pod.as_deref(), uid), task::PodState::Ours(_))
         })
     }
 

@@ -48,6 +48,9 @@ pub trait AgentVoice: Send + Sync + 'static {
     /// What the agent's sidecars said last; `None` while none is connected.
     fn activity(&self, namespace: &str, agent: &str) -> Option<Said>;
 
+    /// What the agent's pods say that were told to end, by name.
+    fn leaving(&self, namespace: &str, agent: &str) -> Vec<(String, Activity)>;
+
     /// Holds prompts at the doors and returns what goes on then; `None` where one did not answer in time.
     fn hold<'a>(&'a self, namespace: &'a str, agent: &'a str) -> BoxFuture<'a, Option<Said>>;
 

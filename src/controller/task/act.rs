@@ -47,8 +47,13 @@ impl Tasks {
     /// Creates the prompt and the pod. What exists already is used if it is the Task's own: a restart in between does
     /// no harm, and no pod is made twice.
     pub(super) async fn start(&self, task: &Task, objects: &Start) -> Result<PodState, Failure> {
-        self.create_prompt(task, &objects.prompt).await?;
-        self.create_pod(task, &objects.pod).await
+        let not_there = || self.context.task_starts.settle(&task.uid().unwrap_or_default());
+        self.create_prompt(task, &objects.prompt).await.inspect_err(|_| not_there())?;
+        let pod = self.create_pod(task, &objects.pod).await?;
+        if !matches!(pod, PodState::Ours(_)) {
+            not_there();
+        }
+        Ok(pod)
     }
 
     async fn create_prompt(&self, task: &Task, prompt: &ConfigMap) -> Result<(), Failure> {
@@ -82,7 +87,13 @@ impl Tasks {
                 let found = self.live_pod(&task.namespace().unwrap_or_default(), &pod.name_any()).await?;
                 Ok(seen::read(found.as_ref(), &uid))
             }
-            Err(error) => Err(failed("cannot create the pod of the Task", &error)),
+            Err(error) => {
+                // Refused, it is not there. Without an answer it may be: the Task counts until somebody has looked.
+                if matches!(error, kube::Error::Api(_)) {
+                    self.context.task_starts.settle(&uid);
+                }
+                Err(failed("cannot create the pod of the Task", &error))
+            }
         }
     }
 

@@ -66,6 +66,7 @@ impl Tasks {
         let finished = task::is_finished(task);
         if deleted || finished || task::phase(task) == Some(TaskPhase::Running) {
             self.ledger.lock().settle(&task.uid().unwrap_or_default());
+            self.context.task_starts.settle(&task.uid().unwrap_or_default());
         }
         if let Some(agent) = left {
             self.wake(&namespace, &agent);

@@ -171,13 +171,13 @@ impl Follower {
     }
 
     async fn read(&mut self) -> Result<(), Error> {
-        let broken = |why: &str| Error::Unreachable { url: self.client.base.clone(), why: why.to_owned() };
+        let broken = |why: &str| Error::Unreachable { url: self.client.base.clone(), why: why.to_owned(), sent: true };
         let Some(body) = self.body.as_mut() else { return Ok(()) };
         let frame = tokio::time::timeout(SILENCE, body.frame())
             .await
             .map_err(|_| broken("the event stream is silent"))?
             .ok_or_else(|| broken("the event stream ended"))?
-            .map_err(|e| self.client.unreachable(&e))?;
+            .map_err(|e| self.client.unreachable(&e, true))?;
         self.failures = 0;
         if let Some(bytes) = frame.data_ref() {
             let ready = &mut self.ready;

@@ -4,10 +4,12 @@
 //! it (seen with 1.18.33), so a call that runs into its limit is given up together with its connection.
 
 mod events;
+mod pinned;
 mod sse;
 mod types;
 
 pub use events::{Event, Follower, Payload, Properties, Signal};
+pub use pinned::{DOOR_HEADER, POD_HEADER};
 pub use types::{
     Health, Message, MessageInfo, ModelRef, Part, Prompt, Rule, Session, SessionError, SessionStatus, Tokens,
 };
@@ -41,6 +43,8 @@ pub enum Error {
         url: String,
         /// What the network said.
         why: String,
+        /// Whether the server may have got the request.
+        sent: bool,
     },
     /// The password was refused (401 or 403).
     #[error("the agent's server at {url} refuses the password: check the Secret with its username and password")]
@@ -85,6 +89,11 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether another pod answered than the one that was meant; see [`Client::pinned`].
+    pub fn is_of_another_pod(&self) -> bool {
+        matches!(self, Self::Refused { status: 421, .. })
+    }
 }
 
 /// Basic auth of the door. The password never shows in `Debug`.
@@ -118,6 +127,8 @@ pub struct Client {
     base: String,
     auth: Option<HeaderValue>,
     directory: Option<HeaderValue>,
+    /// The pod that must answer.
+    pod: Option<HeaderValue>,
     timeout: Duration,
     pool: Pool<HttpConnector, Full<Bytes>>,
 }
@@ -136,20 +147,13 @@ impl Client {
         if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
             return Err(bad());
         }
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let pool = Pool::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(5))
-            .pool_max_idle_per_host(2)
-            .build(connector);
         Ok(Self {
             base: url.trim_end_matches('/').to_owned(),
             auth: credentials.and_then(Credentials::header),
             directory: None,
+            pod: None,
             timeout: CALL_TIMEOUT,
-            pool,
+            pool: connections(),
         })
     }
 
@@ -240,7 +244,7 @@ impl Client {
         tokio::time::timeout(self.timeout, async {
             let response = self.send(method.clone(), path, body).await?;
             let limited = Limited::new(response.into_body(), MAX_ANSWER);
-            let collected = limited.collect().await.map_err(|e| self.unreachable(e.as_ref()))?;
+            let collected = limited.collect().await.map_err(|e| self.unreachable(e.as_ref(), true))?;
             Ok(collected.to_bytes())
         })
         .await
@@ -257,12 +261,16 @@ impl Client {
             if let Some(directory) = &self.directory {
                 headers.insert("x-opencode-directory", directory.clone());
             }
+            if let Some(pod) = &self.pod {
+                headers.insert(POD_HEADER, pod.clone());
+            }
             if !body.is_empty() {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             }
         }
         let request = request.body(Full::from(body)).map_err(|e| unknown(method.clone(), path, &e))?;
-        let response = self.pool.request(request).await.map_err(|e| self.unreachable(&e))?;
+        let failed = |e: hyper_util::client::legacy::Error| self.unreachable(&e, !e.is_connect());
+        let response = self.pool.request(request).await.map_err(failed)?;
         self.checked(method, path, response).await
     }
 
@@ -289,14 +297,25 @@ impl Client {
         })
     }
 
-    fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Error {
-        Error::Unreachable { url: self.base.clone(), why: chain(error) }
+    fn unreachable(&self, error: &(dyn std::error::Error + 'static), sent: bool) -> Error {
+        Error::Unreachable { url: self.base.clone(), why: chain(error), sent }
     }
 
     fn late(&self) -> Error {
         let why = format!("no answer within {} s", self.timeout.as_secs_f32());
-        Error::Unreachable { url: self.base.clone(), why }
+        Error::Unreachable { url: self.base.clone(), why, sent: true }
     }
+}
+
+fn connections() -> Pool<HttpConnector, Full<Bytes>> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    Pool::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(5))
+        .pool_max_idle_per_host(2)
+        .build(connector)
 }
 
 fn unknown(method: Method, path: &str, error: &dyn std::error::Error) -> Error {

@@ -1,6 +1,7 @@
 //! The door: checks the password, counts work, holds prompts, and passes everything else on unchanged.
 
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -16,20 +17,22 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use parking_lot::RwLock;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::pod::opencode::POD_HEADER;
 
 use super::{
     auth::{Lock, OWN_HEADER},
+    callers::{Caller, Hall},
+    name::{Name, follows},
     probes::Probes,
     route::{Probe, Route},
-    work::{Attached, Entered, NotEnding, Refused, Work},
+    work::{Attached, Entered, Following, NotEnding, Refused, Work},
 };
 
 /// Longest request or answer head.
 const MAX_HEAD: usize = 64 << 10;
-/// Clients at once; more wait to be accepted.
-const MAX_CLIENTS: usize = 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests in flight may go on for this long after the door was told to stop.
@@ -46,6 +49,8 @@ pub struct Door {
     pub lock: RwLock<Lock>,
     /// What the server behind wants as `Authorization`, if anything.
     pub upstream_auth: Option<HeaderValue>,
+    /// Which pod this is.
+    pub name: Name,
     /// The work that is counted.
     pub work: Work,
     /// The door's own answers.
@@ -72,17 +77,18 @@ impl Door {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let mut server = hyper::server::conn::http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
-        let (connections, clients) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CLIENTS)));
+        let (connections, hall) = (TaskTracker::new(), Hall::default());
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = accept(&listener, &clients) => accepted,
+                accepted = accept(&listener) => accepted,
             };
-            let Some((stream, permit)) = accepted else { continue };
-            let door = self.clone();
+            let Some((stream, from)) = accepted else { continue };
+            let caller = Arc::new(hall.enter(from));
+            let (door, calls) = (self.clone(), caller.clone());
             let service = hyper::service::service_fn(move |request| {
-                let door = door.clone();
-                async move { Ok::<_, std::convert::Infallible>(door.answer(request).await) }
+                let (door, caller) = (door.clone(), calls.clone());
+                async move { Ok::<_, std::convert::Infallible>(door.answer(request, &caller).await) }
             });
             let connection = server.serve_connection(TokioIo::new(stream), service).with_upgrades();
             let stop = stop.clone();
@@ -90,13 +96,13 @@ impl Door {
                 let mut connection = std::pin::pin!(connection);
                 let ended = tokio::select! {
                     _ = connection.as_mut() => true, // a client that went away is no event
+                    () = caller.overstays() => true,
                     () = stop.cancelled() => false,
                 };
                 if !ended {
                     connection.as_mut().graceful_shutdown();
                     let _ = connection.await;
                 }
-                drop(permit);
             });
         }
         drop(listener);
@@ -104,10 +110,10 @@ impl Door {
         let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, caller: &Caller) -> Answer {
         let route = Route::of(request.method(), request.uri().path());
         if route == Route::Probe(Probe::Drained) {
-            return self.drained().await;
+            return self.drained(caller).await;
         }
         if let Route::Probe(probe) = route {
             let (status, text) = self.probes.answer(probe).await;
@@ -119,6 +125,18 @@ impl Door {
             let realm = HeaderValue::from_static("Basic realm=\"Pilothouse\", charset=\"UTF-8\"");
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
             return answer;
+        }
+        if !caller.is_known() {
+            return busy(Refused::Full);
+        }
+        let mut answer = self.let_in(request, route).await;
+        self.name.sign(answer.headers_mut());
+        answer
+    }
+
+    async fn let_in(&self, request: Request<Incoming>, route: Route) -> Answer {
+        if self.name.is_not(request.headers()) {
+            return own(StatusCode::MISDIRECTED_REQUEST, "another pod of the agent was meant; this one took its place");
         }
         let (session, waits) = match route {
             Route::Read | Route::Probe(_) => return self.forward(request, None, false).await,
@@ -133,15 +151,23 @@ impl Door {
 
     /// The kubelet's hook before it stops the server: answers when nothing is left to be cut. Harmless without a
     /// password, because asking does not make the pod end.
-    async fn drained(&self) -> Answer {
-        match self.work.drained().await {
-            Ok(()) => own(StatusCode::OK, "no work is left"),
-            Err(NotEnding) => own(StatusCode::CONFLICT, "this pod does not end"),
-        }
+    async fn drained(&self, caller: &Caller) -> Answer {
+        let waiting = caller.wait();
+        let mut answer = tokio::select! {
+            drained = self.work.drained() => match drained {
+                Ok(()) => own(StatusCode::OK, "no work is left"),
+                Err(NotEnding) => own(StatusCode::CONFLICT, "this pod does not end"),
+            },
+            () = waiting.shown_out() => own(StatusCode::TOO_MANY_REQUESTS, "too many ask for the end of this pod"),
+        };
+        // Whoever asked this is no stranger any more, and has no other place either.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        answer
     }
 
     async fn forward(&self, mut request: Request<Incoming>, entered: Option<Entered>, waits: bool) -> Answer {
         let upgrade = upgrade_of(request.headers());
+        let following = follows(&request).then(|| Following::new(&self.work));
         let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         if let Err(text) = self.readdress(&mut request, upgrade.as_ref()) {
             return own(StatusCode::BAD_REQUEST, &text);
@@ -159,7 +185,7 @@ impl Door {
         }
         strip_hops(response.headers_mut());
         let whole = waits && response.status().is_success();
-        response.map(|body| Either::Left(Watched { body, entered, whole }))
+        response.map(|body| Either::Left(Watched { body, entered, whole, _following: following }))
     }
 
     /// Points the request at the server: absolute address, hop-by-hop headers and passwords off.
@@ -176,6 +202,7 @@ impl Door {
         strip_hops(headers);
         headers.remove(header::AUTHORIZATION);
         headers.remove(OWN_HEADER);
+        headers.remove(POD_HEADER);
         if let Some(auth) = &self.upstream_auth {
             headers.insert(header::AUTHORIZATION, auth.clone());
         }
@@ -187,16 +214,12 @@ impl Door {
     }
 }
 
-/// Accepts a client once there is room for one. A failure (too many open files, say) must not spin.
-async fn accept(
-    listener: &TcpListener,
-    clients: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = clients.clone().acquire_owned().await.ok()?;
+/// Accepts a client. A failure (too many open files, say) must not spin.
+async fn accept(listener: &TcpListener) -> Option<(tokio::net::TcpStream, IpAddr)> {
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, from)) => {
             let _ = stream.set_nodelay(true);
-            Some((stream, permit))
+            Some((stream, from.ip()))
         }
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
@@ -264,10 +287,11 @@ fn busy(refused: Refused) -> Answer {
         Refused::Held { retry_after } => {
             ("a change is being rolled out to this agent: try again in a moment", retry_after)
         }
+        Refused::Full => ("more connections than this door has room for: try again", Duration::from_secs(1)),
         Refused::Ending => ("this pod of the agent ends: try again, another one answers", Duration::from_secs(1)),
     };
     let mut answer = own(StatusCode::SERVICE_UNAVAILABLE, text);
-    if refused == Refused::Ending {
+    if !matches!(refused, Refused::Held { .. }) {
         // The next connection goes to a pod that stays.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -288,6 +312,7 @@ pub struct Watched {
     entered: Option<Entered>,
     /// Its end is the end of the work.
     whole: bool,
+    _following: Option<Following>,
 }
 
 impl Body for Watched {

@@ -6,9 +6,12 @@
 
 pub mod activity;
 pub mod auth;
+pub mod callers;
 mod content;
 pub mod door;
 pub mod drain;
+pub mod lobby;
+pub mod name;
 pub mod probes;
 pub mod route;
 mod text;
@@ -32,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     auth::Lock,
     door::Door,
+    name::Name,
     probes::Probes,
     voice::{Endpoint, Voice},
     work::Work,
@@ -168,6 +172,7 @@ impl Sidecar {
             upstream: Authority::try_from(upstream.as_str()).map_err(|_| ClientError::BadUrl(upstream))?,
             lock: RwLock::new(lock),
             upstream_auth: server_auth.as_ref().and_then(Credentials::header),
+            name: Name::new(&args.pod_uid, args.pod_ip.map(|ip| SocketAddr::new(ip, address.port()))),
             work: work.clone(),
             probes: Probes::new(server.clone().with_timeout(PROBE_TIMEOUT), content, door::Age::start()),
             pool: door::pool(),

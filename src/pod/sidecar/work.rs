@@ -1,7 +1,10 @@
 //! Shared activity: the lock around it, who waits for a release, who is told of changes.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,7 @@ pub const LONGEST_HOLD: Duration = Duration::from_millis(MAX_HOLD_MS);
 #[derive(Clone, Debug)]
 pub struct Work {
     activity: Arc<Mutex<Activity>>,
+    followers: Arc<AtomicUsize>,
     sequence: watch::Sender<u64>,
 }
 
@@ -28,6 +32,11 @@ pub struct Work {
 const BEGINS: Duration = Duration::from_secs(10);
 /// A server whose events are not seen for this long while the pod ends has nothing left that could be waited for.
 const LOST: Duration = Duration::from_secs(15);
+
+/// After work has ended while the pod ends, for this long whoever waits for its outcome can read it, ...
+const OUTCOME: Duration = Duration::from_secs(3);
+/// ... and for this long somebody who still follows the session.
+const FOLLOWED: Duration = Duration::from_secs(30);
 
 /// Why a prompt does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +46,8 @@ pub enum Refused {
         /// When to try again.
         retry_after: Duration,
     },
+    /// There is no room for another connection.
+    Full,
     /// The pod ends; another one takes the next prompt.
     Ending,
 }
@@ -47,7 +58,8 @@ pub struct NotEnding;
 
 impl Default for Work {
     fn default() -> Self {
-        Self { activity: Arc::new(Mutex::new(Activity::new(Instant::now()))), sequence: watch::Sender::new(0) }
+        let activity = Arc::new(Mutex::new(Activity::new(Instant::now())));
+        Self { activity, followers: Arc::default(), sequence: watch::Sender::new(0) }
     }
 }
 
@@ -116,18 +128,28 @@ impl Work {
         self.update(Activity::drain);
     }
 
-    /// Returns when the pod ends and its work has ended. Whoever asks changes nothing.
+    /// Returns when the pod ends and its work has ended: the answers are given, and those who wait for the outcome of
+    /// a session had time to read it. Whoever asks changes nothing.
     pub async fn drained(&self) -> Result<(), NotEnding> {
         let mut changes = self.changes();
         let begun = async { while !self.snapshot().draining && changes.changed().await.is_ok() {} };
         tokio::time::timeout(BEGINS, begun).await.map_err(|_| NotEnding)?;
-        let mut heard = Instant::now();
+        let (mut heard, mut worked, mut rests) = (Instant::now(), false, None::<Instant>);
         loop {
-            let (snapshot, idle) = self.verdict();
+            let ((snapshot, idle), followed) = (self.verdict(), self.followers.load(Ordering::Relaxed) > 0);
             if snapshot.known {
                 heard = Instant::now();
             }
-            if idle || heard.elapsed() >= LOST {
+            worked |= !snapshot.without_work();
+            rests = if idle { rests.or_else(|| Some(Instant::now())) } else { None };
+            let left = if followed {
+                FOLLOWED
+            } else if worked {
+                OUTCOME
+            } else {
+                Duration::ZERO
+            };
+            if rests.is_some_and(|since| since.elapsed() >= left) || heard.elapsed() >= LOST {
                 return Ok(());
             }
             tokio::time::sleep(QUIET).await;
@@ -155,7 +177,10 @@ impl Work {
 }
 
 /// Begins a request, or says until when its prompt is held.
-fn try_begin(activity: &mut Activity, session: Option<&str>, now: Instant) -> Result<Option<Instant>, Refused> {
+///
+/// # Errors
+/// The pod ends.
+pub fn try_begin(activity: &mut Activity, session: Option<&str>, now: Instant) -> Result<Option<Instant>, Refused> {
     if session.is_some() {
         if activity.snapshot(now).draining {
             return Err(Refused::Ending);
@@ -187,6 +212,24 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let (session, served) = (self.session.take(), self.served);
         self.work.update(|activity, now| activity.end(session.as_deref(), served, now));
+    }
+}
+
+/// Somebody follows a session of this pod to its end; dropping it ends that.
+#[derive(Debug)]
+pub struct Following(Work);
+
+impl Following {
+    /// Counts a follower.
+    pub fn new(work: &Work) -> Self {
+        work.followers.fetch_add(1, Ordering::Relaxed);
+        Self(work.clone())
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.followers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -93,7 +93,7 @@ impl Ending {
     pub(super) fn from_error(error: &Error) -> Self {
         let outcome = match error {
             Error::Unreachable { .. } => Outcome::Unreachable,
-            Error::Refused { status: 404, .. } => Outcome::SessionLost,
+            Error::Refused { status: 404 | 421, .. } => Outcome::SessionLost,
             error if error.is_transient() => Outcome::Unreachable,
             Error::BadUrl(_) => Outcome::Misconfigured,
             Error::Refused { .. } | Error::Unauthorized { .. } | Error::Unknown { .. } => Outcome::AgentError,

@@ -48,9 +48,9 @@ fn verdict(status: Option<&SessionStatus>, messages: &[Message]) -> Verdict {
     }
 }
 
-pub(super) struct Follow<'a> {
-    client: &'a Client,
-    session: &'a str,
+pub(super) struct Follow {
+    client: Client,
+    session: String,
     follower: Follower,
     printer: Printer,
     /// Looks in a row that found the session at rest without a whole answer.
@@ -61,21 +61,20 @@ pub(super) struct Follow<'a> {
     heard: Instant,
 }
 
-impl<'a> Follow<'a> {
-    pub(super) fn new(client: &'a Client, session: &'a str) -> Self {
+impl Follow {
+    pub(super) fn new(client: Client, session: &str) -> Self {
         let (follower, now) = (client.events(), Instant::now());
-        let printer = Printer::default();
+        let (printer, session) = (Printer::default(), session.to_owned());
         Self { client, session, follower, printer, unfinished: 0, error: None, begun: now, heard: now }
     }
 
-    /// Waits for the event stream, [`PATIENCE`] at most.
-    pub(super) async fn until_connected(&mut self) -> Result<(), Error> {
-        let begun = Instant::now();
+    /// Waits for the event stream.
+    pub(super) async fn connect(&mut self) -> Result<(), Error> {
         loop {
             match self.follower.next().await {
-                Signal::Lost(error) if !error.is_transient() || begun.elapsed() > PATIENCE => return Err(error),
+                Signal::Lost(error) => return Err(error),
                 Signal::Connected => return Ok(()),
-                Signal::Lost(_) | Signal::Event(_) => {}
+                Signal::Event(_) => {}
             }
         }
     }
@@ -111,7 +110,7 @@ impl<'a> Follow<'a> {
 
     async fn event(&mut self, event: Event, out: &mut (impl Write + Send)) -> bool {
         let fields = &event.payload.properties;
-        if fields.session_id.as_deref() != Some(self.session) {
+        if fields.session_id.as_deref() != Some(self.session.as_str()) {
             return false;
         }
         match event.payload.kind.as_str() {
@@ -143,7 +142,7 @@ impl<'a> Follow<'a> {
                 self.heard = Instant::now();
                 self.decide(verdict)
             }
-            Err(error) if error.is_transient() && self.heard.elapsed() < PATIENCE => {
+            Err(error) if (error.is_transient() || error.is_of_another_pod()) && self.heard.elapsed() < PATIENCE => {
                 tracing::warn!(%error, "the session cannot be looked at; trying again");
                 None
             }
@@ -153,9 +152,9 @@ impl<'a> Follow<'a> {
 
     async fn truth(&mut self, out: &mut (impl Write + Send)) -> Result<Verdict, Error> {
         let status = self.client.status().await?;
-        let messages = self.client.messages(self.session, NEWEST).await?;
+        let messages = self.client.messages(&self.session, NEWEST).await?;
         self.printer.messages(&messages, out);
-        Ok(verdict(status.get(self.session), &messages))
+        Ok(verdict(status.get(&self.session), &messages))
     }
 
     fn decide(&mut self, verdict: Verdict) -> Option<Ending> {

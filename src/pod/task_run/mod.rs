@@ -16,6 +16,7 @@
 mod ending;
 mod follow;
 mod print;
+pub mod taken;
 
 pub use ending::{Ending, Outcome};
 
@@ -28,8 +29,12 @@ use std::{
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
+use self::{
+    follow::Follow,
+    taken::{NotTaken, Sent},
+};
 use super::{
-    opencode::{Client, Error, Prompt, Rule, Session},
+    opencode::{Client, Credentials, Error, Prompt, Rule, Session},
     sidecar::auth,
 };
 
@@ -85,11 +90,11 @@ pub async fn run(args: &TaskRunArgs) -> u8 {
 
 /// Takes the Task to the server and follows it; `stop` aborts it. The answer's text goes to `out`.
 pub async fn attend(args: &TaskRunArgs, out: &mut (impl Write + Send), stop: impl Future<Output = ()>) -> Ending {
-    let (client, prompt) = match prepare(args) {
-        Ok(prepared) => prepared,
+    let task = match Errand::prepare(args) {
+        Ok(task) => task,
         Err(message) => return Ending::new(Outcome::Misconfigured, message),
     };
-    let mut session = None;
+    let mut open = None;
     let limit = async {
         match args.timeout_seconds {
             0 => std::future::pending().await,
@@ -97,23 +102,44 @@ pub async fn attend(args: &TaskRunArgs, out: &mut (impl Write + Send), stop: imp
         }
     };
     let mut ending = tokio::select! {
-        ending = work(&client, args, &prompt, &mut session, out) => ending,
+        ending = work(&task, &mut open, out) => ending,
         () = stop => Ending::new(Outcome::Aborted, "the Task was stopped"),
         () = limit => Ending::new(Outcome::Timeout, "the Task took longer than its timeout"),
     };
-    if let Some(session) = session {
-        let closing = close(&client, &mut ending, session);
+    if let Some(Open { pod, session }) = open {
+        let closing = close(&pod, &mut ending, session);
         let _ = tokio::time::timeout(GOODBYE, closing).await; // what is not known by then stays unknown
     }
     ending
 }
 
-fn prepare(args: &TaskRunArgs) -> Result<(Client, Prompt), String> {
-    let credentials = auth::read_secret(&args.auth_dir).map_err(|e| format!("cannot read the password: {e}"))?;
-    let client = Client::new(&args.url, Some(&credentials)).map_err(|e| e.to_string())?;
-    let mut prompt = Prompt::text(read(&args.prompt_file)?);
-    prompt.agent.clone_from(&args.agent);
-    Ok((client, prompt))
+/// What is to be done, and for whom.
+struct Errand<'a> {
+    args: &'a TaskRunArgs,
+    credentials: Credentials,
+    prompt: Prompt,
+}
+
+/// A session, and the pod that it lives in.
+struct Open {
+    pod: Client,
+    session: Session,
+}
+
+impl<'a> Errand<'a> {
+    fn prepare(args: &'a TaskRunArgs) -> Result<Self, String> {
+        let credentials = auth::read_secret(&args.auth_dir).map_err(|e| format!("cannot read the password: {e}"))?;
+        let mut prompt = Prompt::text(read(&args.prompt_file)?);
+        prompt.agent.clone_from(&args.agent);
+        let task = Self { args, credentials, prompt };
+        task.service().map_err(|e| e.to_string())?;
+        Ok(task)
+    }
+
+    /// A client of whichever pod answers.
+    fn service(&self) -> Result<Client, Error> {
+        Client::new(&self.args.url, Some(&self.credentials))
+    }
 }
 
 fn read(file: &Path) -> Result<String, String> {
@@ -121,68 +147,73 @@ fn read(file: &Path) -> Result<String, String> {
     if text.trim().is_empty() { Err(format!("the prompt {} is empty", file.display())) } else { Ok(text) }
 }
 
-async fn work(
-    client: &Client,
-    args: &TaskRunArgs,
-    prompt: &Prompt,
-    session: &mut Option<Session>,
-    out: &mut (impl Write + Send),
-) -> Ending {
-    let found = match open(client, args).await {
-        Ok(found) => found,
-        Err(error) => return Ending::from_error(&error),
-    };
-    tracing::info!(session = found.id, title = found.title, "the session is open");
-    *session = Some(found.clone());
-    // Following begins before the prompt is sent, so that its first word is not missed.
-    let mut follow = follow::Follow::new(client, &found.id);
-    if let Err(error) = follow.until_connected().await {
-        return Ending::from_error(&error);
-    }
-    match send(client, &found.id, prompt).await {
-        Ok(()) => follow.finish(out).await,
-        Err(error) => Ending::from_error(&error),
-    }
-}
-
-/// The session of this title; made where there is none. A lost answer may have made one, so each attempt looks first.
-async fn open(client: &Client, args: &TaskRunArgs) -> Result<Session, Error> {
+/// Takes the prompt to a pod and follows it there. A pod that has not taken the prompt (it is ending, or gone, or holds
+/// prompts while another takes its place) is left for whichever answers next. One that has taken it is never left: the
+/// session goes on there until it ends, although the Service leads elsewhere by then.
+async fn work(task: &Errand<'_>, open: &mut Option<Open>, out: &mut (impl Write + Send)) -> Ending {
     let patience = Patience::begin();
     loop {
-        match find_or_create(client, args).await {
-            Err(error) => patience.bear(error).await?,
-            found => return found,
+        match attempt(task, open).await {
+            Ok(mut follow) => return follow.finish(out).await,
+            Err(NotTaken::Never(ending)) => return ending,
+            Err(NotTaken::Yet(error)) => {
+                if let Err(error) = patience.bear(error).await {
+                    return Ending::from_error(&error);
+                }
+            }
         }
     }
 }
 
-async fn find_or_create(client: &Client, args: &TaskRunArgs) -> Result<Session, Error> {
-    match client.find_session(&args.title).await? {
+async fn attempt(task: &Errand<'_>, open: &mut Option<Open>) -> Result<Follow, NotTaken> {
+    // With new connections: a kept one leads to the pod that refused.
+    let pod = task.service()?.pinned().await?;
+    let session = find_or_create(&pod, task).await?;
+    tracing::info!(session = session.id, title = session.title, "the session is open");
+    *open = Some(Open { pod: pod.clone(), session: session.clone() });
+    // Following begins before the prompt is sent, so that its first word is not missed.
+    let mut follow = Follow::new(pod.clone(), &session.id);
+    follow.connect().await?;
+    send(&pod, &session.id, &task.prompt).await?;
+    Ok(follow)
+}
+
+/// The session of this title; made where there is none. A lost answer may have made one, so each attempt looks first.
+async fn find_or_create(pod: &Client, task: &Errand<'_>) -> Result<Session, Error> {
+    match pod.find_session(&task.args.title).await? {
         Some(session) => Ok(session),
-        None => client.create_session(&args.title, args.agent.as_deref(), &DENIED).await,
+        None => pod.create_session(&task.args.title, task.args.agent.as_deref(), &DENIED).await,
     }
 }
 
 /// Sends the prompt unless it is there: from an earlier start, or from an attempt whose answer was lost.
-async fn send(client: &Client, id: &str, prompt: &Prompt) -> Result<(), Error> {
-    let patience = Patience::begin();
-    loop {
-        match send_once(client, id, prompt).await {
-            Err(error) => patience.bear(error).await?,
-            sent => return sent,
+async fn send(pod: &Client, id: &str, prompt: &Prompt) -> Result<(), NotTaken> {
+    if !pod.messages(id, 1).await?.is_empty() {
+        return Ok(());
+    }
+    let answer = pod.prompt_async(id, prompt).await;
+    match (Sent::of(&answer), answer) {
+        (_, Ok(())) => Ok(()),
+        (Sent::Refused, Err(error)) => Err(NotTaken::Never(Ending::from_error(&error))),
+        (Sent::Unknown, Err(error)) if shows_up(pod, id).await? => {
+            tracing::warn!(%error, "the prompt was taken, its answer was lost");
+            Ok(())
         }
+        (_, Err(error)) => Err(NotTaken::Yet(error)),
     }
 }
 
-async fn send_once(client: &Client, id: &str, prompt: &Prompt) -> Result<(), Error> {
-    if !client.messages(id, 1).await?.is_empty() {
-        return Ok(());
+/// Whether the prompt is in the session after all. Only the pod that it was sent to can tell, so it is asked until it
+/// answers: another pod would do the work twice.
+async fn shows_up(pod: &Client, id: &str) -> Result<bool, NotTaken> {
+    let patience = Patience::begin();
+    sleep(SETTLE).await;
+    loop {
+        match pod.messages(id, 1).await {
+            Ok(messages) => return Ok(!messages.is_empty()),
+            Err(error) => patience.bear(error).await.map_err(|e| NotTaken::Never(Ending::from_error(&e)))?,
+        }
     }
-    let sent = client.prompt_async(id, prompt).await;
-    if matches!(sent, Err(Error::Unreachable { .. })) {
-        sleep(SETTLE).await;
-    }
-    sent
 }
 
 /// Bears faults that may pass, for [`PATIENCE`] at most.
@@ -194,7 +225,7 @@ impl Patience {
     }
 
     async fn bear(&self, error: Error) -> Result<(), Error> {
-        if !error.is_transient() || self.0.elapsed() >= PATIENCE {
+        if !taken::may_pass(&error) || self.0.elapsed() >= PATIENCE {
             return Err(error);
         }
         tracing::warn!(%error, "trying again");

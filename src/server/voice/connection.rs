@@ -18,12 +18,12 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentKey, Hub, ORDERS, Order, identity};
+use super::{AgentKey, Hub, ORDERS, Order, identity, throttle::Handshake};
 use crate::api::voice::{Ack, FromController, FromSidecar, Hello, PROTOCOL};
 
 /// A sidecar speaks every 10 s at least; one that is silent for longer than this is gone.
 const SILENCE: Duration = Duration::from_secs(30);
-const HELLO: Duration = Duration::from_secs(10);
+const HELLO: Duration = Duration::from_secs(5);
 /// Orders without an answer; the oldest is given up beyond.
 const UNANSWERED: usize = 32;
 const WRITE: Duration = Duration::from_secs(5);
@@ -43,7 +43,13 @@ fn buffers() -> WebSocketConfig {
 }
 
 /// Listens until the connection ends or `stop`.
-pub(super) async fn talk(hub: Hub, stream: Upgraded, who: identity::Identity, stop: CancellationToken) {
+pub(super) async fn talk(
+    hub: Hub,
+    stream: Upgraded,
+    who: identity::Identity,
+    handshake: Handshake,
+    stop: CancellationToken,
+) {
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(buffers())).await;
     let Ok(Some(hello)) = tokio::time::timeout(HELLO, hello(&mut socket)).await else {
         return goodbye(&mut socket, CloseCode::Policy, "say hello first").await;
@@ -53,7 +59,7 @@ pub(super) async fn talk(hub: Hub, stream: Upgraded, who: identity::Identity, st
         return goodbye(&mut socket, CloseCode::Policy, "the token says otherwise").await;
     }
     let key = AgentKey::new(&who.namespace, &hello.agent);
-    drop(hello);
+    drop((hello, handshake));
     let (orders, inbox) = mpsc::channel(ORDERS);
     let connection = hub.0.table.lock().connect(&key, &who.pod, &who.pod_uid, orders, Instant::now());
     let mut talk = Talk { hub, key, uid: who.pod_uid.clone(), connection, next: 0, unanswered: VecDeque::new() };

@@ -1,6 +1,6 @@
 //! Accepts sidecars: TLS, then HTTP with the token, then a WebSocket.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -18,9 +18,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Hub, connection,
     identity::{Identity, IdentityError},
+    throttle::Handshake,
 };
 
-/// From the first byte to the WebSocket.
+/// From the connection to the end of the TLS handshake.
+const TLS: Duration = Duration::from_secs(3);
+/// From there to the end of the request's head.
+const HEAD: Duration = Duration::from_secs(3);
+/// From the first byte to the WebSocket, a review of the token included.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 const MAX_HEAD: usize = 20 << 10;
 
@@ -43,20 +48,18 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     loop {
-        let Ok(handshake) = hub.0.handshakes.clone().acquire_owned().await else { return };
-        let Ok(connection) = hub.0.connections.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
+                // Nobody waits for a place: whoever comes next may be an honest one from elsewhere.
+                let Some(handshake) = hub.0.handshakes.begin(from.ip()) else { continue };
                 let acceptor = TlsAcceptor::from(tls.borrow().clone());
-                let welcome = welcome(hub.clone(), stream, acceptor, connection, stop.clone());
-                tokio::spawn(async move {
-                    let _ = tokio::time::timeout(HANDSHAKE, welcome).await;
-                    drop(handshake);
-                });
+                let guest = Guest { from: from.ip(), handshake };
+                let welcome = welcome(hub.clone(), stream, acceptor, guest, stop.clone());
+                tokio::spawn(tokio::time::timeout(HANDSHAKE, welcome));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a sidecar's connection");
@@ -66,35 +69,37 @@ pub(super) async fn serve(
     }
 }
 
+/// Who comes, and his place among those who have not said hello.
+struct Guest {
+    from: IpAddr,
+    handshake: Handshake,
+}
+
 /// Ends when the WebSocket stands (it lives on in a task of its own) or the answer was another.
-async fn welcome(
-    hub: Hub,
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    permit: OwnedSemaphorePermit,
-    stop: CancellationToken,
-) {
+async fn welcome(hub: Hub, stream: TcpStream, acceptor: TlsAcceptor, guest: Guest, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
-    let stream = match acceptor.accept(stream).await {
-        Ok(stream) => stream,
-        Err(error) => return tracing::debug!(%error, "a TLS handshake failed"),
+    let stream = match tokio::time::timeout(TLS, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => return,
     };
-    let permit = parking_lot::Mutex::new(Some(permit));
+    let guest = parking_lot::Mutex::new(Some(guest));
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        let (hub, permit, stop) = (hub.clone(), permit.lock().take(), stop.clone());
-        async move { Ok::<_, Infallible>(answer(hub, request, permit, stop).await) }
+        let (hub, guest, stop) = (hub.clone(), guest.lock().take(), stop.clone());
+        async move { Ok::<_, Infallible>(answer(hub, request, guest, stop).await) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(MAX_HEAD);
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
     let _ = server.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
 async fn answer(
     hub: Hub,
     mut request: Request<Incoming>,
-    permit: Option<OwnedSemaphorePermit>,
+    guest: Option<Guest>,
     stop: CancellationToken,
 ) -> Response<Full<Bytes>> {
+    let Some(guest) = guest else { return refuse(StatusCode::BAD_REQUEST, "one request a connection") };
     let leadership = hub.0.leadership.borrow().clone();
     match leadership {
         Leadership::Leader => {}
@@ -104,17 +109,21 @@ async fn answer(
     let Some(key) = websocket_key(request.headers()) else {
         return refuse(StatusCode::UPGRADE_REQUIRED, "this port speaks WebSocket with the sidecars of agents");
     };
-    let identity = match identify(&hub, request.headers()).await {
+    let identity = match identify(&hub, request.headers(), guest.from).await {
         Ok(identity) => identity,
         Err(error @ IdentityError::Unavailable(_)) => {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
         }
+        Err(error @ IdentityError::TooMany) => return refuse(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
         Err(error) => return refuse(StatusCode::UNAUTHORIZED, &error.to_string()),
+    };
+    let Ok(permit) = hub.0.connections.clone().try_acquire_owned() else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "as many sidecars are connected as this controller takes");
     };
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(stream) = upgraded.await {
-            connection::talk(hub, stream, identity, stop).await;
+            connection::talk(hub, stream, identity, guest.handshake, stop).await;
         }
         drop(permit);
     });
@@ -129,10 +138,10 @@ async fn answer(
     response
 }
 
-async fn identify(hub: &Hub, headers: &HeaderMap) -> Result<Identity, IdentityError> {
+async fn identify(hub: &Hub, headers: &HeaderMap, from: IpAddr) -> Result<Identity, IdentityError> {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = value.and_then(|value| value.strip_prefix("Bearer ")).ok_or(IdentityError::Invalid)?;
-    hub.0.reviews.identify(token).await
+    hub.0.reviews.identify(token, from).await
 }
 
 /// The answer to the client's key, if the request asks for a WebSocket.
@@ -146,6 +155,8 @@ fn websocket_key(headers: &HeaderMap) -> Option<String> {
 fn refuse(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{text}\n")));
     *response.status_mut() = status;
+    // One request a connection: the next token has to come by the front again.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

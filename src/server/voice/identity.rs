@@ -3,17 +3,20 @@
 use std::{
     collections::HashMap,
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
+use super::{throttle::Failures, token::is_plausible};
 use crate::api::{
     names::AUDIENCE,
     voice::{Hello, PROTOCOL},
@@ -52,6 +55,9 @@ pub enum IdentityError {
     /// What the sidecar says of itself is not what the token says.
     #[error("the sidecar says that it is {0}, the token says otherwise")]
     Mismatch(String),
+    /// So many tokens from this address were not valid that no other is looked at for a moment.
+    #[error("too many tokens from your address were not valid: wait a moment")]
+    TooMany,
     /// The API server could not be asked.
     #[error("tokens cannot be reviewed: {0}")]
     Unavailable(String),
@@ -128,6 +134,7 @@ type Answered = (Result<Identity, IdentityError>, Instant);
 pub struct Reviews {
     reviewer: Arc<dyn Reviewer>,
     answered: Arc<Mutex<HashMap<[u8; 32], Answered>>>,
+    failures: Arc<Mutex<Failures>>,
     at_once: Arc<Semaphore>,
 }
 
@@ -141,12 +148,13 @@ impl Reviews {
     /// Asks `reviewer`: a [`kube::Client`] whose user may create `TokenReviews`.
     pub fn new(reviewer: impl Reviewer + 'static) -> Self {
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        Self { reviewer: Arc::new(reviewer), answered: Arc::default(), at_once }
+        Self { reviewer: Arc::new(reviewer), answered: Arc::default(), failures: Arc::default(), at_once }
     }
 
-    /// Who presents this token.
-    pub async fn identify(&self, token: &str) -> Result<Identity, IdentityError> {
-        if token.is_empty() || token.len() > MAX_TOKEN {
+    /// Who presents this token. Only a token that looks good is reviewed, and only so many from one address that turn
+    /// out not to be.
+    pub async fn identify(&self, token: &str, from: IpAddr) -> Result<Identity, IdentityError> {
+        if token.len() > MAX_TOKEN || !is_plausible(token, Timestamp::now()) {
             return Err(IdentityError::Invalid);
         }
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
@@ -155,16 +163,26 @@ impl Reviews {
         {
             return answer.clone();
         }
+        if !self.failures.lock().suppose(from, Instant::now()) {
+            return Err(IdentityError::TooMany);
+        }
+        let answer = self.review(token).await;
+        if matches!(answer, Ok(_) | Err(IdentityError::Unavailable(_))) {
+            self.failures.lock().forgive(from, Instant::now());
+        }
+        if !matches!(answer, Err(IdentityError::Unavailable(_))) {
+            self.keep(hash, answer.clone());
+        }
+        answer
+    }
+
+    async fn review(&self, token: &str) -> Result<Identity, IdentityError> {
         let asked = async {
             let _permit = self.at_once.acquire().await;
             self.reviewer.review(token.to_owned()).await
         };
         let late = || Err(IdentityError::Unavailable("the API server does not answer".into()));
-        let answer = tokio::time::timeout(REVIEW_TIMEOUT, asked).await.unwrap_or_else(|_| late());
-        if !matches!(answer, Err(IdentityError::Unavailable(_))) {
-            self.keep(hash, answer.clone());
-        }
-        answer
+        tokio::time::timeout(REVIEW_TIMEOUT, asked).await.unwrap_or_else(|_| late())
     }
 
     fn keep(&self, hash: [u8; 32], answer: Result<Identity, IdentityError>) {
@@ -259,13 +277,27 @@ mod tests {
         }
     }
 
+    /// Signature of a token whose review the API server does not answer.
+    const DOWN: &str = ".ZG93bg";
+
+    fn token(signature: &str) -> String {
+        use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+        let claims = json!({
+            "aud": ["pilothouse"], "exp": 9_000_000_000_i64, "sub": "system:serviceaccount:team:default",
+            "kubernetes.io": { "namespace": "team", "pod": { "name": "p", "uid": "u" } },
+        });
+        format!("e30.{}{signature}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()))
+    }
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     struct Counting(Mutex<u32>);
 
     impl Reviewer for Arc<Counting> {
         fn review(&self, token: String) -> BoxFuture<'_, Result<Identity, IdentityError>> {
             *self.0.lock() += 1;
             let answer =
-                if token == "down" { IdentityError::Unavailable(String::new()) } else { IdentityError::Invalid };
+                if token.ends_with(DOWN) { IdentityError::Unavailable(String::new()) } else { IdentityError::Invalid };
             Box::pin(async move { Err(answer) })
         }
     }
@@ -274,13 +306,28 @@ mod tests {
     async fn a_token_is_reviewed_once_a_minute_and_an_outage_is_not_remembered() {
         let counting = Arc::new(Counting(Mutex::new(0)));
         let reviews = Reviews::new(counting.clone());
-        for token in ["t", "t", "t", "", &"x".repeat(MAX_TOKEN + 1)] {
-            assert_eq!(reviews.identify(token).await, Err(IdentityError::Invalid));
+        let good = token(".c2ln");
+        for token in [&good, &good, &good, "", "garbage", &"x".repeat(MAX_TOKEN + 1)] {
+            assert_eq!(reviews.identify(token, ADDRESS).await, Err(IdentityError::Invalid));
         }
         assert_eq!(*counting.0.lock(), 1);
         for _ in 0..2 {
-            assert!(matches!(reviews.identify("down").await, Err(IdentityError::Unavailable(_))));
+            assert!(matches!(reviews.identify(&token(DOWN), ADDRESS).await, Err(IdentityError::Unavailable(_))));
         }
         assert_eq!(*counting.0.lock(), 3);
+    }
+
+    #[tokio::test]
+    async fn reviews_that_fail_are_bounded_by_address() {
+        let counting = Arc::new(Counting(Mutex::new(0)));
+        let reviews = Reviews::new(counting.clone());
+        for n in 0..500 {
+            let answer = reviews.identify(&token(&format!(".{n:04}")), ADDRESS).await;
+            assert!(matches!(answer, Err(IdentityError::Invalid | IdentityError::TooMany)), "{answer:?}");
+        }
+        let made = *counting.0.lock();
+        assert!((16..100).contains(&made), "{made}");
+        let other = reviews.identify(&token(".b3Ro"), IpAddr::from([127, 0, 0, 2])).await;
+        assert_eq!((other, *counting.0.lock()), (Err(IdentityError::Invalid), made + 1), "others are looked at");
     }
 }

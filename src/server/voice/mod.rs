@@ -9,6 +9,8 @@ mod connection;
 mod door;
 pub mod identity;
 mod table;
+mod throttle;
+mod token;
 
 pub use door::Leadership;
 pub use table::{AgentKey, PodSeen, Seen};
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::voice::{Ack, Activity, FromController, MAX_HOLD_MS};
 use identity::Reviews;
 use table::Table;
+use throttle::Handshakes;
 
 /// Longest wait for the answer to an order.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,8 +36,6 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(3);
 const CHANGES: usize = 4096;
 /// Orders that may wait for one connection.
 const ORDERS: usize = 8;
-/// Handshakes at once; more wait to be accepted.
-const HANDSHAKES: usize = 64;
 /// Connections at once: twice the agents that one controller is made for (a rollout doubles an agent's pods).
 const MAX_CONNECTIONS: usize = 20_000;
 
@@ -93,7 +94,7 @@ struct Inner {
     changes: broadcast::Sender<AgentKey>,
     reviews: Reviews,
     leadership: watch::Receiver<Leadership>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Handshakes,
     connections: Arc<Semaphore>,
 }
 
@@ -109,7 +110,7 @@ impl Hub {
             changes: broadcast::Sender::new(CHANGES),
             reviews,
             leadership,
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            handshakes: Handshakes::default(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         }))
     }

@@ -12,12 +12,12 @@ fn submit(place: &Place, name: &str, description: &str) {
     }));
 }
 
-async fn ended(place: &Place, name: &str) -> Value {
+pub(super) async fn ended(place: &Place, name: &str) -> Value {
     let over = |task: &Value| ["Completed", "Failed"].contains(&task["status"]["phase"].as_str().unwrap_or_default());
     place.until(&format!("the Task {name} has ended"), &format!("task/{name}"), over).await
 }
 
-async fn running(place: &Place, name: &str, description: &str) -> Value {
+pub(super) async fn running(place: &Place, name: &str, description: &str) -> Value {
     submit(place, name, description);
     place.model_was_asked(description, 0).await;
     let object = format!("task/{name}");

@@ -19,7 +19,7 @@ use crate::common::{
 pub(crate) const NEXT_EXECUTOR: &str = "localhost/executor:next";
 /// Where the release that the tests share lives.
 pub(crate) const SYSTEM: &str = "pilothouse-system";
-const PLACES: [&str; 4] = ["sessions", "jobs", "texts", "pauses"];
+const PLACES: [&str; 5] = ["sessions", "jobs", "texts", "pauses", "drains"];
 
 /// What the tests share: a node, one release of the chart, one Git server.
 struct World {

@@ -3,6 +3,8 @@
 pub(crate) mod bench;
 mod door;
 mod drain;
+mod flood;
+mod moves;
 mod task_run;
 mod voice;
 

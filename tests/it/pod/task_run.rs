@@ -13,11 +13,11 @@ use tokio::{
 use super::{Pod, Real, eventually};
 use crate::common::model::Script;
 
-const TITLE: &str = "pilothouse/team/task/0a1b2c3d";
+pub(super) const TITLE: &str = "pilothouse/team/task/0a1b2c3d";
 
 /// What was printed.
 #[derive(Clone, Default)]
-struct Printed(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Printed(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Printed {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -31,12 +31,12 @@ impl Write for Printed {
 }
 
 impl Printed {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8(self.0.lock().clone()).unwrap()
     }
 }
 
-fn task(pod: &Pod, url: &str) -> TaskRunArgs {
+pub(super) fn task(pod: &Pod, url: &str) -> TaskRunArgs {
     let prompt_file = pod.files.path().join("prompt");
     std::fs::write(&prompt_file, "say something").unwrap();
     TaskRunArgs {

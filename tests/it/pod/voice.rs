@@ -1,6 +1,13 @@
 //! The sidecars' connection over TLS: a real hub, real sidecars, and a reviewer of tokens in place of the API server.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use pilothouse::{
@@ -17,20 +24,36 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Pod, args, door::Echo, eventually};
 
+/// A token of the right form. Only the reviewer knows which signature is right.
+pub(super) fn token(signature: &str) -> String {
+    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+    let claims = serde_json::json!({
+        "aud": ["pilothouse"], "exp": 9_000_000_000_i64, "sub": "system:serviceaccount:team:default",
+        "kubernetes.io": { "namespace": "team", "pod": { "name": "coder-server-6c9f-x1b2c", "uid": "uid-1" } },
+    });
+    format!("e30.{}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()), BASE64_URL_SAFE_NO_PAD.encode(signature))
+}
+
+pub(super) fn good_token() -> String {
+    token("good")
+}
+
 /// Knows one token.
-struct OneToken;
+struct OneToken(Arc<AtomicU32>);
 
 impl Reviewer for OneToken {
     fn review(&self, token: String) -> BoxFuture<'_, Result<Identity, IdentityError>> {
         let pod = Identity { namespace: "team".into(), pod: "coder-server-6c9f-x1b2c".into(), pod_uid: "uid-1".into() };
-        Box::pin(async move { if token == "good" { Ok(pod) } else { Err(IdentityError::Invalid) } })
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move { if token == good_token() { Ok(pod) } else { Err(IdentityError::Invalid) } })
     }
 }
 
 /// A replica of the controller, as far as sidecars see it.
-struct Replica {
-    hub: Hub,
-    address: SocketAddr,
+pub(super) struct Replica {
+    pub(super) hub: Hub,
+    pub(super) address: SocketAddr,
+    reviews: Arc<AtomicU32>,
     leadership: watch::Sender<Leadership>,
     stop: CancellationToken,
 }
@@ -42,18 +65,24 @@ impl Drop for Replica {
 }
 
 impl Replica {
-    async fn start(material: &Material, leadership: Leadership) -> Self {
+    pub(super) async fn start(material: &Material, leadership: Leadership) -> Self {
+        let reviews = Arc::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (leadership, follow) = watch::channel(leadership);
-        let hub = Hub::new(Reviews::new(OneToken), follow);
+        let hub = Hub::new(Reviews::new(OneToken(Arc::clone(&reviews))), follow);
         let (serving, stopped) = (hub.clone(), stop.clone());
         let tls = material.server_config().unwrap();
         tokio::spawn(async move {
             let (_keep, tls) = watch::channel(tls);
             serving.serve(listener, tls, stopped).await;
         });
-        Self { hub, address, leadership, stop }
+        Self { hub, address, reviews, leadership, stop }
+    }
+
+    /// Tokens that were reviewed so far.
+    pub(super) fn reviewed(&self) -> u32 {
+        self.reviews.load(Ordering::Relaxed)
     }
 
     fn seen(&self) -> Option<Activity> {
@@ -61,7 +90,7 @@ impl Replica {
     }
 }
 
-fn material() -> Material {
+pub(super) fn material() -> Material {
     Material::generate(&["127.0.0.1".into(), "localhost".into()], jiff::Timestamp::now()).unwrap()
 }
 
@@ -71,7 +100,7 @@ fn sha256(text: &str) -> String {
 }
 
 /// A sidecar that speaks to `address` with this token.
-async fn pod(server: &Echo, material: &Material, address: SocketAddr, token: &str) -> Pod {
+pub(super) async fn pod(server: &Echo, material: &Material, address: SocketAddr, token: &str) -> Pod {
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("ca.crt"), material.authority_pem()).unwrap();
     std::fs::write(files.path().join("token"), token).unwrap();
@@ -91,7 +120,7 @@ async fn a_sidecar_reports_and_carries_out_orders() {
     let mut changes = replica.hub.changes();
     assert_eq!(replica.hub.hold("team", "coder", Duration::from_secs(1)).await, Err(OrderError::NotConnected));
 
-    let pod = pod(&server, &material, replica.address, "good").await;
+    let pod = pod(&server, &material, replica.address, &good_token()).await;
     let key = changes.recv().await.unwrap();
     assert_eq!((&*key.namespace, &*key.agent), ("team", "coder"));
     eventually("it is idle", || replica.seen().is_some_and(|a| a.idle && a.server_ready)).await;
@@ -130,7 +159,7 @@ async fn a_follower_sends_sidecars_to_the_leader_and_a_failover_moves_them() {
     let (material, server) = (material(), Echo::start().await);
     let leader = Replica::start(&material, Leadership::Leader).await;
     let follower = Replica::start(&material, Leadership::Follower(leader.address.to_string())).await;
-    let _pod = pod(&server, &material, follower.address, "good").await;
+    let _pod = pod(&server, &material, follower.address, &good_token()).await;
     eventually("it found the leader", || leader.hub.connected() == 1).await;
     assert_eq!(follower.hub.connected(), 0);
     follower.leadership.send_replace(Leadership::Leader);
@@ -142,16 +171,16 @@ async fn a_follower_sends_sidecars_to_the_leader_and_a_failover_moves_them() {
 async fn strangers_are_not_heard_and_the_agent_works_on_without_a_controller() {
     let (material, server) = (material(), Echo::start().await);
     let replica = Replica::start(&material, Leadership::Leader).await;
-    let wrong_token = pod(&server, &material, replica.address, "bad").await;
+    let wrong_token = pod(&server, &material, replica.address, &token("bad")).await;
     let other = Material::generate(&["localhost".into()], jiff::Timestamp::now()).unwrap();
-    let wrong_authority = pod(&server, &other, replica.address, "good").await;
+    let wrong_authority = pod(&server, &other, replica.address, &good_token()).await;
     for pod in [&wrong_token, &wrong_authority] {
         pod.known().await;
         assert!(pod.client().prompt_async("ses_1", &pilothouse::pod::opencode::Prompt::text("x")).await.is_ok());
     }
     assert_eq!(replica.hub.connected(), 0);
     // The token is read again for each connection.
-    std::fs::write(wrong_token.files.path().join("token"), "good").unwrap();
+    std::fs::write(wrong_token.files.path().join("token"), good_token()).unwrap();
     eventually("it is believed now", || replica.hub.connected() == 1).await;
     assert!(wrong_authority.sidecar.work.snapshot().known);
 }

@@ -41,6 +41,13 @@ impl Agents {
             // Before prompts are held: a hold is short.
             self.files(who.agent, desired).await?;
         }
+        // From here to the end of the write no Task starts; one that did while this was prepared counts too.
+        let _switch =
+            matches!(action, Action::Apply { .. }).then(|| self.context.task_starts.switch(&who.namespace, &who.name));
+        if _switch.is_some() {
+            let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, ..work };
+            action = decide::server(desired, live.as_ref(), work, policy, self.context.now());
+        }
         let mut held = None;
         if matches!(action, Action::Apply { hold: true, .. }) {
             let (confirmed, until) = self.confirm(who, desired, live.as_ref(), policy).await;

@@ -1,0 +1,77 @@
+//! Which pod this is, for those who must not leave it by mistake.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderValue, Method, Request};
+
+use crate::pod::opencode::{DOOR_HEADER, POD_HEADER};
+
+/// What the door says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Name {
+    /// Uid of the pod; unknown outside of one.
+    pod: Option<HeaderValue>,
+    /// Address of the door, past the Service.
+    door: Option<HeaderValue>,
+}
+
+impl Name {
+    /// A pod's name; an empty uid is none.
+    pub fn new(pod_uid: &str, door: Option<SocketAddr>) -> Self {
+        let pod = Some(pod_uid).filter(|uid| !uid.is_empty()).and_then(|uid| HeaderValue::from_str(uid).ok());
+        Self { pod, door: door.and_then(|door| HeaderValue::from_str(&door.to_string()).ok()) }
+    }
+
+    /// Whether a request means another pod than this one.
+    pub fn is_not(&self, headers: &HeaderMap) -> bool {
+        match (headers.get(POD_HEADER), &self.pod) {
+            (Some(meant), Some(pod)) => meant != pod,
+            _ => false,
+        }
+    }
+
+    /// Signs an answer. What the server behind says of this is taken off.
+    pub fn sign(&self, headers: &mut HeaderMap) {
+        for (header, value) in [(POD_HEADER, &self.pod), (DOOR_HEADER, &self.door)] {
+            match value {
+                Some(value) => _ = headers.insert(header, value.clone()),
+                None => _ = headers.remove(header),
+            }
+        }
+    }
+}
+
+/// Whether somebody listens to the server's events who stays with this pod to the end of a session.
+pub fn follows<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    request.method() == Method::GET && path.ends_with("/event") && request.headers().contains_key(POD_HEADER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(list: &[(http::HeaderName, &'static str)]) -> HeaderMap {
+        list.iter().map(|(k, v)| (k.clone(), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn only_the_door_signs() {
+        let name = Name::new("uid-1", Some("[fd00::7]:14096".parse().unwrap()));
+        let mut headers = map(&[(POD_HEADER, "forged"), (DOOR_HEADER, "192.0.2.1:1")]);
+        name.sign(&mut headers);
+        assert_eq!(headers, map(&[(POD_HEADER, "uid-1"), (DOOR_HEADER, "[fd00::7]:14096")]));
+        Name::new("", None).sign(&mut headers);
+        assert_eq!(headers, HeaderMap::new());
+    }
+
+    #[test]
+    fn a_request_may_mean_another_pod() {
+        for (meant, pod, other) in
+            [(Some("a"), "a", false), (Some("a"), "b", true), (Some("a"), "", false), (None, "a", false)]
+        {
+            let headers: Vec<_> = meant.map(|m| (POD_HEADER, m)).into_iter().collect();
+            assert_eq!(Name::new(pod, None).is_not(&map(&headers)), other, "{meant:?} {pod}");
+        }
+    }
+}

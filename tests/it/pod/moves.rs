@@ -1,0 +1,178 @@
+//! A Task while its agent's pod is replaced: old and new pod are real servers behind real doors, the Service is a wire
+//! that leads to the one or the other.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use pilothouse::pod::{
+    opencode::Prompt,
+    sidecar::Sidecar,
+    task_run::{Ending, Outcome, attend},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use super::{
+    Pod, args, eventually,
+    task_run::{Printed, TITLE, task},
+};
+use crate::common::{
+    model::{Model, Script},
+    opencode::Server,
+};
+
+const WHOLE: &str = "word0 word1 word2 word3 \n";
+
+/// Leads new connections to a pod, and cuts the old ones when it leads elsewhere: harsher than a cluster, where
+/// they may last.
+struct Service {
+    address: SocketAddr,
+    to: watch::Sender<SocketAddr>,
+}
+
+impl Service {
+    async fn to(first: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (to, leads) = watch::channel(first);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut leads = leads.clone();
+                tokio::spawn(async move {
+                    let now = *leads.borrow_and_update();
+                    let Ok(mut pod) = TcpStream::connect(now).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut pod) => {}
+                        _ = leads.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, to }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// An agent in the middle of a rollout.
+struct Rollout {
+    model: Model,
+    _servers: [Server; 2],
+    old: Pod,
+    new: Pod,
+    service: Service,
+}
+
+async fn pod(port: u16, uid: &str) -> Pod {
+    let files = tempfile::tempdir().unwrap();
+    let mut args = args(&files, port);
+    args.pod_uid = uid.into();
+    args.pod_ip = Some([127, 0, 0, 1].into());
+    let pod = Pod { sidecar: Sidecar::start(&args).await.unwrap(), files };
+    pod.known().await;
+    pod
+}
+
+impl Rollout {
+    async fn start() -> Self {
+        let model = Model::start().await;
+        let config = model.config();
+        let (a, b) = tokio::join!(Server::start(&config), Server::start(&config));
+        let (old, new) = (pod(a.port, "old").await, pod(b.port, "new").await);
+        let service = Service::to(old.sidecar.address).await;
+        Self { model, _servers: [a, b], old, new, service }
+    }
+
+    fn task(&self) -> (JoinHandle<Ending>, Printed) {
+        let args = task(&self.old, &self.service.url());
+        let out = Printed::default();
+        let mut writer = out.clone();
+        (tokio::spawn(async move { attend(&args, &mut writer, std::future::pending()).await }), out)
+    }
+
+    /// The new pod is ready: the Service leads there, and the old one is told to end.
+    fn switch(&self) -> JoinHandle<Duration> {
+        self.service.to.send_replace(self.new.sidecar.address);
+        self.old.sidecar.work.drain();
+        let (work, begun) = (self.old.sidecar.work.clone(), std::time::Instant::now());
+        tokio::spawn(async move {
+            work.drained().await.unwrap();
+            begun.elapsed()
+        })
+    }
+
+    async fn sessions(&self) -> [bool; 2] {
+        let find = |pod: &Pod| {
+            let client = pod.client();
+            async move { client.find_session(TITLE).await.unwrap().is_some() }
+        };
+        [find(&self.old).await, find(&self.new).await]
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_followed_where_it_is_until_it_ends() {
+    let rollout = Rollout::start().await;
+    rollout.model.play(Script::held());
+    let (task, out) = rollout.task();
+    eventually("the first word is printed", || !out.text().is_empty()).await;
+    let gone = rollout.switch();
+    // More than one look at the truth while the Service leads elsewhere.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!task.is_finished() && !gone.is_finished(), "{:?}", rollout.old.sidecar.work.snapshot());
+    rollout.model.release();
+    assert_eq!((task.await.unwrap().outcome, out.text().as_str()), (Outcome::Completed, WHOLE));
+    gone.await.unwrap();
+    assert_eq!(rollout.sessions().await, [true, false]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_that_the_old_pod_did_not_take_goes_to_the_new_one() {
+    let rollout = Rollout::start().await;
+    let work = rollout.old.sidecar.work.clone();
+    work.hold(Duration::from_secs(5)).await;
+    let (task, out) = rollout.task();
+    let client = rollout.old.client();
+    let opened = Arc::new(Mutex::new(false));
+    let seen = opened.clone();
+    tokio::spawn(async move {
+        while client.find_session(TITLE).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        *seen.lock() = true;
+    });
+    eventually("the session is open", || *opened.lock()).await;
+    assert!(rollout.model.calls().is_empty(), "its prompt is held");
+    let gone = rollout.switch();
+    assert!(gone.await.unwrap() < Duration::from_secs(3), "no work was begun, so there is no end to wait for");
+    assert_eq!((task.await.unwrap().outcome, out.text().as_str()), (Outcome::Completed, WHOLE));
+    let asked = rollout.model.calls().iter().filter(|call| call.text().contains("say something")).count();
+    assert_eq!(rollout.sessions().await, [true, true]);
+    assert!(asked <= 2, "a title and an answer, once: {asked}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_old_pod_stays_until_the_outcome_was_read() {
+    let rollout = Rollout::start().await;
+    rollout.model.play(Script::held());
+    let client = rollout.old.client().pinned().await.unwrap();
+    let session = client.create_session("followed", None, &[]).await.unwrap();
+    let mut events = client.events();
+    events.next().await;
+    client.prompt_async(&session.id, &Prompt::text("x")).await.unwrap();
+    eventually("the model was asked", || !rollout.model.calls().is_empty()).await;
+    let gone = rollout.switch();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    rollout.model.release();
+    let work = rollout.old.sidecar.work.clone();
+    eventually("the work has ended", || work.snapshot().without_work()).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!gone.is_finished(), "somebody still follows");
+    drop(events);
+    gone.await.unwrap();
+}
