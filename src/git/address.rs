@@ -156,13 +156,12 @@ fn plain(address: IpAddr) -> IpAddr {
 fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = v6.segments();
     let join = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
-    match s {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => Some(join(high, low)),
-        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some(join(high, low)),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => Some(join(high, low)),
-        [0x2002, high, low, ..] => Some(join(high, low)),
-        _ => None,
+    let prefixes = [[0, 0, 0, 0, 0, 0xffff], [0, 0, 0, 0, 0xffff, 0], [0x64, 0xff9b, 0, 0, 0, 0]];
+    let compatible = s[..6] == [0; 6] && s[6] != 0;
+    if compatible || prefixes.iter().any(|prefix| s[..6] == prefix[..]) || s[..3] == [0x64, 0xff9b, 1] {
+        return Some(join(s[6], s[7]));
     }
+    (s[0] == 0x2002).then(|| join(s[1], s[2]))
 }
 
 #[cfg(test)]

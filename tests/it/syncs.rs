@@ -179,7 +179,7 @@ async fn a_hostile_template_harms_its_own_sync_alone() {
     let w = World::new("sync-hostile").await;
     let grows = format!("{{% set x = '12345678' %}}{}", "{% set x = x ~ x %}".repeat(64));
     let fine = |value: &str| map("fine", value) + "  # {{ sync.name }}\n";
-    let files = |value: &str| vec![("good/a.yaml.j2", fine(value)), ("bad/grows.yaml.j2", grows.to_owned())];
+    let files = |value: &str| vec![("good/a.yaml.j2", fine(value)), ("bad/grows.yaml.j2", grows.clone())];
     let first = w.commit(1, &files("one")).await;
     w.sync("bad", json!({"path": "bad"})).await;
     w.sync("good", json!({"path": "good"})).await;

@@ -25,7 +25,7 @@ fn schemas() -> &'static Path {
         .get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
             let core = definitions();
-            for (id, schema) in core.iter() {
+            for (id, schema) in &core {
                 for gvk in schema["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
                     let text = |key: &str| gvk[key].as_str().unwrap_or_default().to_owned();
                     let whole = json!({"$ref": format!("#/definitions/{id}"), "definitions": closure(&core, id)});

@@ -33,11 +33,16 @@ async fn the_chart_installs_and_leaves_nothing_that_hangs() {
 
     let git = tokio::task::spawn_blocking(|| GitServer::http_on(&format!("{GATEWAY}:0"))).await.unwrap();
     let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kept}\n";
-    git.repository("leaving.git").commit("main", &[("config.yaml", config)]);
+    // Rendered by a process that the controller starts with what little its container has.
+    let template = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: rendered}\ndata: {sync: {{ sync.name }}}\n";
+    let hostile = format!("{{% set x = '12345678' %}}{}", "{% set x = x ~ x %}".repeat(64));
+    let files = [("app/a.yaml", config), ("app/b.yaml.j2", template), ("hostile/a.yaml.j2", &hostile)];
+    git.repository("leaving.git").commit("main", &files);
     let url = git.url("leaving.git");
     let objects = [
         json!({"kind": "Repository", "metadata": {"name": "r"}, "spec": {"url": url, "ref": {"branch": "main"}}}),
-        json!({"kind": "Sync", "metadata": {"name": "s"}, "spec": {"repositoryRef": {"name": "r"}}}),
+        json!({"kind": "Sync", "metadata": {"name": "s"}, "spec": {"repositoryRef": {"name": "r"}, "path": "app"}}),
+        json!({"kind": "Sync", "metadata": {"name": "hostile"}, "spec": {"repositoryRef": {"name": "r"}, "path": "hostile"}}),
     ];
     for mut object in objects {
         object["apiVersion"] = json!("pilothouse.dev/v1alpha1");
@@ -47,6 +52,15 @@ async fn the_chart_installs_and_leaves_nothing_that_hangs() {
     assert!(ready.status.success(), "{}", node.story(&namespace));
     let sync = get(node, &namespace, &["sync/s"]);
     assert_eq!(condition(&sync, "Ready")[0], "True", "{sync:#}");
+    assert_eq!(get(node, &namespace, &["configmap/rendered"])["data"]["sync"], "s");
+    let stalled =
+        node.cluster.kubectl(["wait", "--for=condition=Stalled", "sync/hostile", "-n", &namespace, "--timeout=60s"]);
+    assert!(stalled.status.success(), "{}", node.story(&namespace));
+    let hostile = get(node, &namespace, &["sync/hostile"]);
+    let [_, reason, message] = condition(&hostile, "Ready");
+    assert!(reason == "RenderFailed" && message.contains("MiB of memory"), "{reason}: {message}");
+    let pods = get(node, SYSTEM, &["pods"]);
+    assert_eq!(pods["items"][0]["status"]["containerStatuses"][0]["restartCount"], 0, "{pods:#}");
     assert!(
         !sync["metadata"]["finalizers"].as_array().unwrap().is_empty(),
         "a Sync that needs no release proves nothing"
