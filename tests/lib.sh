@@ -21,11 +21,16 @@ need() {
   fail "$program is needed: install ${*} (Debian: apt-get install $*)"
 }
 
-toolchains() {
+compilers() {
   command -v cargo > /dev/null || fail "cargo is needed: https://rustup.rs"
   command -v go > /dev/null || fail "go 1.26 or newer is needed: https://go.dev/dl"
   need git git
   need cc gcc libc6-dev
+}
+
+# Images need npm too: opencode comes from there.
+toolchains() {
+  compilers
   need npm npm
 }
 

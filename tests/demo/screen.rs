@@ -88,6 +88,9 @@ pub(crate) async fn until<T>(
         if let Some(value) = value {
             return Ok((value, started.elapsed()));
         }
+        if crate::shell::interrupted() {
+            return Err("interrupted".into());
+        }
         if started.elapsed() > limit {
             return Err(format!("this did not happen within {} s: {what}", limit.as_secs()));
         }

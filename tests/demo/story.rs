@@ -3,22 +3,25 @@
 use std::time::{Duration, Instant};
 
 use crate::{
+    embedded, foreign, half,
     screen::{self, until},
-    world::{NAMESPACE, World},
+    shell,
+    world::{PASSWORD, USER, World},
 };
 
-const AGENT_IMAGE: &str = "localhost/opencode:1.18.33";
-const EXECUTOR_IMAGE: &str = "localhost/executor:dev";
-const NEXT_EXECUTOR_IMAGE: &str = "localhost/executor:next";
-const AGENTS: [&str; 3] = ["coding-assistant", "on-call", "reviewer"];
+/// Where agents live, on a cluster of our own.
+pub(crate) const NAMESPACE: &str = "agents";
+/// The agents of the examples.
+pub(crate) const AGENTS: [&str; 3] = ["coding-assistant", "on-call", "reviewer"];
 
-/// Tells all of it; an error is the step that did not happen.
+/// Tells all of it, as far as it can be told here; an error is the step that did not happen.
 pub(crate) async fn tell(once: bool) -> Result<(), String> {
     let started = Instant::now();
-    screen::chapter(1, "A real cluster: API server, kubelet, containerd; pods are real");
-    let world = World::start().await?;
-    world.tag_image(EXECUTOR_IMAGE, NEXT_EXECUTOR_IMAGE)?;
-    screen::good("Kubernetes is up, with one node", Some(started.elapsed()));
+    let world = match std::env::var("DEMO_CONTEXT") {
+        Ok(context) if !context.is_empty() => foreign::start(&context)?,
+        _ if std::env::var_os("DEMO_HALF").is_some_and(|v| v == "1") => return half::tell(once).await,
+        _ => embedded::start().await?,
+    };
     install(&world)?;
     first_push(&world).await?;
     task(&world).await?;
@@ -26,9 +29,17 @@ pub(crate) async fn tell(once: bool) -> Result<(), String> {
     protected_rollout(&world).await?;
     screen::chapter(7, "That was it");
     screen::good("every step happened", Some(started.elapsed()));
-    if !once {
-        look_around(&world);
-        std::future::pending::<()>().await;
+    if once {
+        return Ok(());
+    }
+    look_around(&world);
+    wait_for_interrupt().await
+}
+
+/// Waits for Ctrl-C.
+pub(crate) async fn wait_for_interrupt() -> Result<(), String> {
+    while !shell::interrupted() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }
@@ -36,10 +47,13 @@ pub(crate) async fn tell(once: bool) -> Result<(), String> {
 fn install(world: &World) -> Result<(), String> {
     screen::chapter(2, "helm install");
     let now = Instant::now();
-    world.kubectl(&["create", "namespace", NAMESPACE])?;
-    screen::command("helm install pilothouse charts/pilothouse --wait …");
-    world.install(AGENT_IMAGE, EXECUTOR_IMAGE)?;
-    screen::good("the controller runs as a pod, with rights in the namespace \"agents\" only", Some(now.elapsed()));
+    if world.access.context.is_none() {
+        shell::run(&mut world.access.kubectl(&["create", "namespace", world.agents]))?;
+    }
+    screen::command(&format!("helm install {} charts/pilothouse --wait …", world.release));
+    world.install()?;
+    let rights = format!("the controller runs as a pod, with rights in the namespace {:?} only", world.agents);
+    screen::good(&rights, Some(now.elapsed()));
     Ok(())
 }
 
@@ -47,11 +61,7 @@ async fn first_push(world: &World) -> Result<(), String> {
     screen::chapter(3, "A push becomes running agents");
     world.publish_examples()?;
     screen::command("git push        # examples-repo, to a real Git server with a password");
-    let [user, password] = World::credentials();
-    world.kubectl(&["create", "secret", "generic", "git-credentials", &user, &password])?;
-    world.kubectl(&["create", "secret", "generic", "model-gateway", "--from-literal=apiKey=demo"])?;
-    world.apply(&bootstrap(world))?;
-    screen::command("kubectl apply -f bootstrap.yaml    # one Repository, one Sync");
+    bootstrap(world)?;
     let ready = || {
         let all = AGENTS.iter().all(|agent| world.field(&format!("agent/{agent}"), "{.status.state}") == "Ready");
         all.then_some(())
@@ -61,14 +71,16 @@ async fn first_push(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-fn bootstrap(world: &World) -> String {
-    let (url, port) = (world.url(), world.model.address.port());
-    let host = crate::world::HOST;
-    format!(
+/// Applies what a user applies once: the Secrets, one Repository, one Sync.
+pub(crate) fn bootstrap(world: &World) -> Result<(), String> {
+    let (user, password) = (format!("--from-literal=username={USER}"), format!("--from-literal=password={PASSWORD}"));
+    world.kubectl(&["create", "secret", "generic", "git-credentials", &user, &password])?;
+    world.kubectl(&["create", "secret", "generic", "model-gateway", "--from-literal=apiKey=demo"])?;
+    world.apply(&format!(
         "apiVersion: pilothouse.dev/v1alpha1
 kind: Repository
 metadata: {{name: team}}
-spec: {{url: '{url}', ref: {{branch: main}}, interval: 1m, secretRef: {{name: git-credentials}}}}
+spec: {{url: '{}', ref: {{branch: main}}, interval: 1m, secretRef: {{name: git-credentials}}}}
 ---
 apiVersion: pilothouse.dev/v1alpha1
 kind: Sync
@@ -76,12 +88,16 @@ metadata: {{name: agents}}
 spec:
   repositoryRef: {{name: team}}
   path: overlays/dev
-  values: {{model: {{name: m, baseURL: 'http://{host}:{port}/v1'}}}}
-"
-    )
+  values: {{model: {{name: m, baseURL: '{}'}}}}
+",
+        world.url, world.model
+    ))?;
+    screen::command("kubectl apply -f bootstrap.yaml    # one Repository, one Sync");
+    Ok(())
 }
 
-fn table(world: &World) -> Option<String> {
+/// What a user looks at.
+pub(crate) fn table(world: &World) -> Option<String> {
     world.kubectl(&["get", "repositories,syncs,agents"]).ok().filter(|t| !t.is_empty())
 }
 
@@ -127,15 +143,21 @@ fn look_now(world: &World) -> Result<(), String> {
     world.kubectl(&["annotate", "--overwrite", "repository/team", &now]).map(drop)
 }
 
-async fn live_text(world: &World) -> Result<(), String> {
-    screen::chapter(5, "A new text reaches a running agent: no restart");
-    let pod = pod_of(world, "on-call")?;
+/// Pushes one more line of text, which is returned.
+pub(crate) fn new_rule(world: &World) -> Result<&'static str, String> {
     let rule = "- Never reboot on a Friday.";
     world.edit("base/instructions/runbook.md", |text| text + rule + "\n")?;
-    let now = Instant::now();
     world.push("Runbook: Fridays")?;
     screen::command("git push        # one more line in base/instructions/runbook.md");
     look_now(world)?;
+    Ok(rule)
+}
+
+async fn live_text(world: &World) -> Result<(), String> {
+    screen::chapter(5, "A new text reaches a running agent: no restart");
+    let pod = pod_of(world, "on-call")?;
+    let rule = new_rule(world)?;
+    let now = Instant::now();
     let read = || {
         let text =
             world.kubectl(&["exec", &pod, "-c", "opencode-server", "--", "cat", "/pilothouse/context/context.md"]);
@@ -156,11 +178,12 @@ async fn protected_rollout(world: &World) -> Result<(), String> {
     let running = || (world.field("task/long", "{.status.phase}") == "Running").then_some(());
     until("the long Task runs", Duration::from_secs(60), || None, running).await?;
     let before = pod_of(world, "reviewer")?;
+    let Some(next) = world.images.as_ref().map(|i| i.next.clone()) else { return Err("there is no next image".into()) };
     world.edit("overlays/dev/kustomization.yaml", |text| {
         format!(
             "{text}  - target: {{group: pilothouse.dev, kind: Agent, name: reviewer}}
     patch: |
-      - {{op: add, path: /spec/executorImage, value: '{NEXT_EXECUTOR_IMAGE}'}}
+      - {{op: add, path: /spec/executorImage, value: '{next}'}}
 "
         )
     })?;
@@ -184,17 +207,20 @@ async fn protected_rollout(world: &World) -> Result<(), String> {
         let image = world.field("deployment/reviewer-server", "{.spec.template.spec.containers[0].image}");
         let ready = world.field("agent/reviewer", "{.status.state}") == "Ready";
         let pod = pod_of(world, "reviewer").unwrap_or_default();
-        (image == NEXT_EXECUTOR_IMAGE && ready && !pod.is_empty() && pod != before).then_some(())
+        (image == next && ready && !pod.is_empty() && pod != before).then_some(())
     };
     let ((), took) = until("the new image runs", Duration::from_secs(120), || agents(world), rolled).await?;
     screen::good("then the rollout went ahead", Some(took));
     Ok(())
 }
 
-fn look_around(world: &World) {
+/// Says how to see more.
+pub(crate) fn look_around(world: &World) {
     screen::say("Look around, in another terminal:");
-    screen::command(&format!("tests/cluster/cluster exec --name {} bash", world.cluster.ready.name));
-    screen::command(&format!("kubectl -n {NAMESPACE} get pilothouse,pods"));
-    screen::command(&format!("kubectl -n {NAMESPACE} describe agent reviewer"));
+    for line in &world.look {
+        screen::command(line);
+    }
+    screen::command(&format!("kubectl -n {} get pilothouse,pods", world.agents));
+    screen::command(&format!("kubectl -n {} describe agent reviewer", world.agents));
     screen::say("Ctrl-C takes everything away.");
 }

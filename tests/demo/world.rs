@@ -1,101 +1,135 @@
-//! What the demo starts: a cluster with a node, a Git server, a model, and Pilothouse installed by helm.
+//! What the story has: a cluster, a Git server and a model, wherever they run.
 
 use std::{
+    any::Any,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use crate::{
-    common::{
-        cluster::{Cluster, Shape, script},
-        controller::{pilothouse, program},
-        git_server::{GitServer, basic},
-        model::Model,
-    },
-    screen,
-};
+use crate::shell::run;
 
-/// The node's address, at which pods reach what runs beside the cluster.
-pub(crate) const HOST: &str = "10.90.0.1";
-/// Where agents live.
-pub(crate) const NAMESPACE: &str = "agents";
 /// The user of the Git server.
-const USER: &str = "demo";
-const PASSWORD: &str = "correct-horse";
+pub(crate) const USER: &str = "demo";
+/// The password of this user.
+pub(crate) const PASSWORD: &str = "correct-horse";
+/// The repository on the server.
+pub(crate) const REPOSITORY: &str = "agents.git";
+
+/// Images, as the nodes name them.
+#[derive(Clone)]
+pub(crate) struct Images {
+    /// Pilothouse itself, `repository` and `tag`.
+    pub(crate) pilothouse: (String, String),
+    /// opencode.
+    pub(crate) agent: String,
+    /// The workspace.
+    pub(crate) executor: String,
+    /// A second name of the workspace, as a new release of it would have.
+    pub(crate) next: String,
+}
+
+/// How programs find the cluster.
+#[derive(Clone)]
+pub(crate) struct Access {
+    /// The kubectl to use.
+    pub(crate) kubectl: PathBuf,
+    /// The helm to use.
+    pub(crate) helm: PathBuf,
+    /// `KUBECONFIG`, unless it is the user's own.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The user's context.
+    pub(crate) context: Option<String>,
+}
+
+impl Access {
+    /// kubectl for this cluster.
+    pub(crate) fn kubectl(&self, args: &[&str]) -> Command {
+        self.command(&self.kubectl, "--context", args)
+    }
+
+    /// helm for this cluster.
+    pub(crate) fn helm(&self, args: &[&str]) -> Command {
+        self.command(&self.helm, "--kube-context", args)
+    }
+
+    fn command(&self, program: &Path, flag: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        if let Some(kubeconfig) = &self.kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
+        if let Some(context) = &self.context {
+            command.args([flag, context]);
+        }
+        command.args(args);
+        command
+    }
+}
 
 /// Everything that runs. Dropping it takes it away.
 pub(crate) struct World {
     /// The cluster.
-    pub(crate) cluster: Cluster,
-    /// The model that answers.
-    pub(crate) model: Model,
-    git: GitServer,
-    work: tempfile::TempDir,
-}
-
-/// Runs a command; its output, or what it said on failure.
-pub(crate) fn run(command: &mut Command) -> Result<String, String> {
-    let out = command.output().map_err(|e| format!("{command:?}: {e}"))?;
-    if out.status.success() {
-        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
-    }
-    Err(format!("{command:?} failed:\n{}", String::from_utf8_lossy(&out.stderr).trim()))
+    pub(crate) access: Access,
+    /// Images for the chart; none where pods are not real.
+    pub(crate) images: Option<Images>,
+    /// Name of the release.
+    pub(crate) release: &'static str,
+    /// Namespace of the release.
+    pub(crate) system: &'static str,
+    /// Where agents live.
+    pub(crate) agents: &'static str,
+    /// The repository as the controller reaches it, without credentials.
+    pub(crate) url: String,
+    /// The same as this machine does.
+    pub(crate) push_url: String,
+    /// The model as pods reach it.
+    pub(crate) model: String,
+    /// How to look around.
+    pub(crate) look: Vec<String>,
+    /// Dropped last: what takes everything away.
+    pub(crate) _keep: Vec<Box<dyn Any + Send + Sync>>,
+    /// A folder for the working copy.
+    pub(crate) work: tempfile::TempDir,
 }
 
 impl World {
-    /// Starts the cluster, with the images on its node.
-    pub(crate) async fn start() -> Result<Self, String> {
-        let cluster = Cluster::start(Shape { node: true, no_scheduler: false });
-        screen::say("images: opencode (from npm), a workspace, pilothouse");
-        let pilothouse = format!("pilothouse={}", pilothouse().display());
-        let images = run(Command::new(script()).args(["image", "opencode", "executor", &pilothouse]))?;
-        run(Command::new(script()).args(["load-image", "--name", &cluster.ready.name]).args(images.lines()))?;
-        // The Git server has a runtime of its own, which must not start inside of ours.
-        let git = tokio::task::spawn_blocking(|| GitServer::http_on(&format!("{HOST}:0"))).await;
-        let git = git.map_err(|e| e.to_string())?;
-        git.behave(|b| b.authorization = Some(basic(USER, PASSWORD)));
-        let model = Model::start_on(&format!("{HOST}:0")).await;
-        let work = tempfile::tempdir().map_err(|e| e.to_string())?;
-        Ok(Self { cluster, model, git, work })
-    }
-
-    /// A second tag of the workspace image, as a new release of it would be.
-    pub(crate) fn tag_image(&self, from: &str, to: &str) -> Result<(), String> {
-        let socket = self.cluster.ready.state.join("containerd.sock");
-        let mut ctr = Command::new(self.cluster.ready.bin.join("ctr"));
-        run(ctr.arg("-a").arg(socket).args(["-n", "k8s.io", "images", "tag", from, to])).map(drop)
-    }
-
     /// Installs the chart and waits until the controller runs.
-    pub(crate) fn install(&self, agent_image: &str, executor_image: &str) -> Result<(), String> {
+    pub(crate) fn install(&self) -> Result<(), String> {
+        let Some(images) = &self.images else { return Err("there are no images to install".into()) };
         let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/pilothouse");
-        let mut helm = Command::new(program("helm"));
-        helm.env("KUBECONFIG", &self.cluster.ready.kubeconfig)
-            .args(["install", "pilothouse", chart, "--namespace", "pilothouse-system", "--create-namespace"])
-            .args(["--wait", "--timeout", "2m"])
-            .args(["--set", &format!("agentNamespaces={{{NAMESPACE}}}")])
-            .args(["--set", &format!("syncAccounts[0].namespace={NAMESPACE},syncAccounts[0].name=default")])
-            .args(["--set", "image.repository=localhost/pilothouse,image.tag=dev"])
-            .args(["--set", &format!("config.agentImage={agent_image},config.executorImage={executor_image}")]);
+        let (repository, tag) = &images.pilothouse;
+        let settings = [
+            format!("agentNamespaces={{{}}}", self.agents),
+            format!("syncAccounts[0].namespace={},syncAccounts[0].name=default", self.agents),
+            format!("image.repository={repository},image.tag={tag}"),
+            format!("config.agentImage={},config.executorImage={}", images.agent, images.executor),
+        ];
+        let args = ["install", self.release, chart, "--namespace", self.system, "--create-namespace"];
+        let mut helm = self.access.helm(&args);
+        helm.args(["--wait", "--timeout", "3m"]);
+        if self.access.context.is_some() {
+            helm.arg("--skip-crds"); // they are there, with our mark on them
+        }
+        for setting in settings {
+            helm.args(["--set", &setting]);
+        }
         run(&mut helm).map(drop)
     }
 
-    /// The repository on the server and a working copy of it, filled with the examples.
+    /// Fills the repository on the server with the examples, from a working copy of it.
     pub(crate) fn publish_examples(&self) -> Result<(), String> {
-        self.git.repository("agents.git");
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples-repo");
         run(Command::new("cp").arg("-r").arg(examples).arg(self.copy()))?;
-        self.git_command(&["init", "-q", "-b", "main"])?;
-        self.git_command(&["remote", "add", "origin", &self.push_url()])?;
+        self.git(&["init", "-q", "-b", "main"])?;
+        self.git(&["remote", "add", "origin", &self.push_url])?;
         self.push("The team's agents").map(drop)
     }
 
     /// Commits everything in the working copy and pushes it. The commit id.
     pub(crate) fn push(&self, message: &str) -> Result<String, String> {
-        self.git_command(&["add", "-A"])?;
-        self.git_command(&["commit", "-q", "-m", message])?;
-        self.git_command(&["push", "-q", "origin", "main"])?;
-        self.git_command(&["rev-parse", "HEAD"]).map(|id| id.trim().to_owned())
+        self.git(&["add", "-A"])?;
+        self.git(&["commit", "-q", "-m", message])?;
+        self.git(&["push", "-q", "origin", "main"])?;
+        self.git(&["rev-parse", "HEAD"]).map(|id| id.trim().to_owned())
     }
 
     /// Changes a file of the working copy.
@@ -105,20 +139,9 @@ impl World {
         std::fs::write(&path, change(text)).map_err(|e| format!("{file}: {e}"))
     }
 
-    /// The URL for the Repository object, without credentials.
-    pub(crate) fn url(&self) -> String {
-        self.git.url("agents.git")
-    }
-
-    /// The keys of the Secret that the Repository refers to.
-    pub(crate) fn credentials() -> [String; 2] {
-        [format!("--from-literal=username={USER}"), format!("--from-literal=password={PASSWORD}")]
-    }
-
     /// Runs kubectl in the agents' namespace.
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, String> {
-        let mut command = Command::new(self.cluster.ready.bin.join("kubectl"));
-        run(command.env("KUBECONFIG", &self.cluster.ready.kubeconfig).args(["-n", NAMESPACE]).args(args))
+        run(self.access.kubectl(&["-n", self.agents]).args(args))
     }
 
     /// Applies a manifest in the agents' namespace.
@@ -137,12 +160,13 @@ impl World {
         self.work.path().join("agents")
     }
 
-    fn push_url(&self) -> String {
-        self.url().replacen("://", &format!("://{USER}:{PASSWORD}@"), 1)
-    }
-
-    fn git_command(&self, args: &[&str]) -> Result<String, String> {
+    fn git(&self, args: &[&str]) -> Result<String, String> {
         let who = ["-c", "user.name=Demo", "-c", "user.email=demo@example.com"];
         run(Command::new("git").current_dir(self.copy()).args(who).args(args))
     }
+}
+
+/// `url` with the user and the password in it.
+pub(crate) fn with_credentials(url: &str) -> String {
+    url.replacen("://", &format!("://{USER}:{PASSWORD}@"), 1)
 }
