@@ -161,8 +161,14 @@ fn forbidden(account: &Account, tried: Tried<'_>, message: &str) -> String {
         (format!("in namespace {}", tried.namespace), "rolebinding", format!(" -n {}", tried.namespace))
     };
     let role = account.role().unwrap_or("ROLE");
+    // Who may not look there cannot tell whether it is there.
+    let first = match tried.namespace {
+        "" => "",
+        own if own == namespace => "",
+        _ => "create that namespace if it is not there, and ",
+    };
     format!(
-        "ServiceAccount {name} of namespace {namespace} may not {verb} {} {place}; bind a role that allows it, for \
+        "ServiceAccount {name} of namespace {namespace} may not {verb} {} {place}; {first}bind a role that allows it, for \
          example: kubectl create {binding} pilothouse-sync-{name} --clusterrole={role} \
          --serviceaccount={namespace}:{name}{flag}",
         tried.plural
@@ -175,7 +181,12 @@ pub fn failure(problems: &[Problem]) -> Option<Failure> {
     let mut sorted: Vec<&Problem> = problems.iter().collect();
     sorted.sort_by_key(|p| (p.transient, p.to_string()));
     let first = sorted.first()?;
-    let mut message = sorted.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let mut message = first.to_string();
+    for (before, problem) in sorted.iter().zip(sorted.iter().skip(1)).take(SHOWN - 1) {
+        let same = Problem { message: "the same".into(), ..(*problem).clone() };
+        let shown = if before.message == problem.message { &same } else { problem };
+        message = format!("{message}; {shown}");
+    }
     if sorted.len() > SHOWN {
         message = format!("{message}; and {} more", sorted.len() - SHOWN);
     }
@@ -199,7 +210,7 @@ mod tests {
         reversed.reverse();
         let failed = failure(&all).unwrap();
         assert_eq!(Some(&failed), failure(&reversed).as_ref());
-        assert_eq!(failed.message, "a.yaml:3: a: bad; a.yaml:3: b: bad; a.yaml:3: c: bad; and 1 more");
+        assert_eq!(failed.message, "a.yaml:3: a: bad; a.yaml:3: b: the same; a.yaml:3: c: the same; and 1 more");
         assert_eq!(failure(&[]), None);
     }
 

@@ -196,7 +196,9 @@ impl Repositories {
         let answered = ticket.is_none_or(|ticket| state.answered >= ticket);
         let RemoteState { observed, error, .. } = state;
         if let Some(error) = error {
-            return Ok((Finding::Failed(error.reason.as_str(), error.message), answered));
+            let message =
+                decide::advised(error.reason, error.message, object.spec.secret_ref.as_ref().map(|s| s.name.as_str()));
+            return Ok((Finding::Failed(error.reason.as_str(), message), answered));
         }
         let Some(observed) = observed else {
             return Ok((Finding::Pending(format!("asking {} for {}", plan.url, plan.reference)), false));

@@ -5,15 +5,10 @@
 mod agents;
 #[path = "../it/common/mod.rs"]
 mod common;
-#[path = "../demo/world.rs"]
-#[allow(dead_code, reason = "the demo tells more")]
 mod demo;
 mod door;
 mod program;
 mod push;
-#[path = "../demo/screen.rs"]
-#[allow(dead_code, reason = "the demo tells more")]
-mod screen;
 mod table;
 mod text;
 mod world;

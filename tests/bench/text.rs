@@ -8,21 +8,27 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Config, ResourceExt,
     api::{ListParams, Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
 };
 use pilothouse::api::{Agent, Repository, Sync, agent::AgentState};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::{
-    demo::{NAMESPACE, World, run},
+    demo::{
+        embedded,
+        shell::run,
+        world::{PASSWORD, USER, World},
+    },
     push::object,
     table::Number,
     world::until,
 };
 
 const AGENT: &str = "on-call";
+const NAMESPACE: &str = "agents";
 const ROUNDS: usize = 12;
 
 /// `text_change_to_visible_ms`: from the reconcile annotation on the Repository, after a push, to the new text in the file
@@ -33,14 +39,14 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
 }
 
 async fn rounds() -> Vec<f64> {
-    let world = World::start().await.unwrap();
+    let world = embedded::start().await.unwrap();
     world.kubectl(&["create", "namespace", NAMESPACE]).unwrap();
-    world.install("localhost/opencode:1.18.33", "localhost/executor:dev").unwrap();
+    world.install().unwrap();
     world.publish_examples().unwrap();
-    let [user, password] = World::credentials();
+    let (user, password) = (format!("--from-literal=username={USER}"), format!("--from-literal=password={PASSWORD}"));
     world.kubectl(&["create", "secret", "generic", "git-credentials", &user, &password]).unwrap();
     world.kubectl(&["create", "secret", "generic", "model-gateway", "--from-literal=apiKey=demo"]).unwrap();
-    let client = world.cluster.client().await;
+    let client = client(&world).await;
     follow(&world, &client).await;
     let agents = Api::<Agent>::namespaced(client.clone(), NAMESPACE);
     until(Duration::from_mins(4), || async {
@@ -72,14 +78,20 @@ async fn rounds() -> Vec<f64> {
     samples
 }
 
+async fn client(world: &World) -> Client {
+    // The first to come wins; both are the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let file = Kubeconfig::read_from(world.access.kubeconfig.as_ref().unwrap()).unwrap();
+    Client::try_from(Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap()).unwrap()
+}
+
 async fn follow(world: &World, client: &Client) {
     let post = kube::api::PostParams::default();
     let repository = json!({"kind": "Repository", "metadata": {"name": "team"}, "spec": {
-        "url": world.url(), "ref": {"branch": "main"}, "interval": "1h", "secretRef": {"name": "git-credentials"}}});
-    let address = format!("http://{}", world.model.address);
+        "url": world.url, "ref": {"branch": "main"}, "interval": "1h", "secretRef": {"name": "git-credentials"}}});
     let sync = json!({"kind": "Sync", "metadata": {"name": "agents"}, "spec": {
         "repositoryRef": {"name": "team"}, "path": "overlays/dev",
-        "values": {"model": {"name": "m", "baseURL": format!("{address}/v1")}}}});
+        "values": {"model": {"name": "m", "baseURL": world.model}}}});
     Api::<Repository>::namespaced(client.clone(), NAMESPACE).create(&post, &object(&repository)).await.unwrap();
     Api::<Sync>::namespaced(client.clone(), NAMESPACE).create(&post, &object(&sync)).await.unwrap();
 }

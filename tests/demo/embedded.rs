@@ -2,16 +2,16 @@
 
 use std::process::Command;
 
-use crate::{
-    common::{
-        cluster::{Cluster, Shape, script},
-        controller::{pilothouse, program},
-        model::Model,
-    },
+use super::{
     screen,
     serve::git_on,
     shell::run,
     world::{Access, Images, REPOSITORY, World, with_credentials},
+};
+use crate::common::{
+    cluster::{Cluster, Shape, script},
+    controller::{pilothouse, program},
+    model::Model,
 };
 
 /// The node's address, at which pods reach what runs beside the cluster.

@@ -9,14 +9,14 @@ use std::{
     time::Instant,
 };
 
-use crate::{
-    common::{
-        cluster::script,
-        controller::{pilothouse, program},
-    },
+use super::{
     screen, serve,
     shell::{finish, run},
     world::{Access, Images, REPOSITORY, World, with_credentials},
+};
+use crate::common::{
+    cluster::script,
+    controller::{pilothouse, program},
 };
 
 const RELEASE: &str = "pilothouse-demo";

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{
-    common::{
-        cluster::{Cluster, Shape},
-        controller::{Release, program},
-    },
+use super::{
     screen::{self, until},
     serve::git_on,
     shell,
     story::{self, AGENTS},
     world::{Access, REPOSITORY, World, with_credentials},
+};
+use crate::common::{
+    cluster::{Cluster, Shape},
+    controller::{Release, program},
 };
 
 /// What can be seen without pods: a push becomes objects, a change of a text becomes a change of one of them.

@@ -88,7 +88,7 @@ pub(crate) async fn until<T>(
         if let Some(value) = value {
             return Ok((value, started.elapsed()));
         }
-        if crate::shell::interrupted() {
+        if super::shell::interrupted() {
             return Err("interrupted".into());
         }
         if started.elapsed() > limit {

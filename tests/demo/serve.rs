@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use crate::{
-    common::{
-        git_server::{GitServer, basic},
-        model::Model,
-    },
-    world::{PASSWORD, REPOSITORY, USER},
+use super::world::{PASSWORD, REPOSITORY, USER};
+use crate::common::{
+    git_server::{GitServer, basic},
+    model::Model,
 };
 
 /// Port of the Git server.

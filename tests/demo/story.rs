@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{
+use super::{
     embedded, foreign, half,
     screen::{self, until},
     shell,

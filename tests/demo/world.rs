@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::shell::run;
+use super::shell::run;
 
 /// The user of the Git server.
 pub(crate) const USER: &str = "demo";

@@ -117,7 +117,11 @@ async fn a_repository_from_secret_to_push_to_failure_and_back() {
     // The token is withdrawn: the artifact stays.
     world.server.behave(|b| b.authorization = Some(basic("me", "changed")));
     world.patch("r", json!({"metadata": {"annotations": {"pilothouse.dev/reconcile-at": "three"}}})).await;
-    let failed = world.ready("r", "AuthenticationFailed", |_, reason, _| reason == "AuthenticationFailed").await;
+    let failed = world
+        .ready("r", "AuthenticationFailed", |_, reason, message| {
+            reason == "AuthenticationFailed" && message.contains("HTTP 401") && message.contains("correct Secret git:")
+        })
+        .await;
     assert_eq!(failed.artifact, after.artifact);
     assert_eq!(failed.last_handled_reconcile_at.as_deref(), Some("three"));
     let text = serde_json::to_string(&failed).unwrap() + &world.controller.log();

@@ -9,7 +9,7 @@ use crate::{
         names::{condition, reasons},
     },
     artifact::Digest,
-    git::{CommitId, Skipped},
+    git::{CommitId, Reason, Skipped},
     status::{Condition, Note, condition::remove_condition, set_condition},
 };
 
@@ -77,6 +77,18 @@ pub(super) fn decide(seen: &Seen<'_>, finding: Finding) -> Decision {
         Finding::Fetched(published) => fetched(&mut status, seen, published),
     };
     Decision { status, notes }
+}
+
+/// What the remote said, and whose Secret to look at when it refuses the credential.
+pub(super) fn advised(reason: Reason, message: String, secret: Option<&str>) -> String {
+    match (reason, secret) {
+        (Reason::AuthenticationFailed, Some(name)) => {
+            format!(
+                "{message}; correct Secret {name}: what it holds is wrong, has run out, or may not read this repository"
+            )
+        }
+        _ => message,
+    }
 }
 
 /// The commit of an artifact that fits the present spec, as far as the status alone can say: it was published for this

@@ -90,10 +90,9 @@ pub(super) fn rejection(status: u32, retry_after: Option<Duration>, anonymous: b
         401 | 403 if anonymous => {
             (Reason::AuthenticationFailed, format!("the remote wants a credential (HTTP {status}); set spec.secretRef"))
         }
-        401 | 403 => (
-            Reason::AuthenticationFailed,
-            format!("the remote does not accept the credential of the Secret (HTTP {status})"),
-        ),
+        401 | 403 => {
+            (Reason::AuthenticationFailed, format!("the remote does not accept the credential (HTTP {status})"))
+        }
         404 | 410 => (
             Reason::RepositoryNotFound,
             format!("no repository at this URL, or it is hidden from this credential (HTTP {status})"),

@@ -122,13 +122,17 @@ fn each_right_has_a_caller() {
 }
 
 fn helm(cluster: &Cluster, namespace: &str, settings: &str) {
+    try_helm(cluster, namespace, settings).unwrap_or_else(|e| panic!("{namespace}: {e}"));
+}
+
+fn try_helm(cluster: &Cluster, namespace: &str, settings: &str) -> Result<(), String> {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/pilothouse");
     let out = Command::new(program("helm"))
         .env("KUBECONFIG", &cluster.ready.kubeconfig)
         .args(["install", "pilothouse", chart, "--namespace", namespace, "--create-namespace", "--set", settings])
         .output()
         .unwrap();
-    assert!(out.status.success(), "{namespace}: {}", String::from_utf8_lossy(&out.stderr));
+    if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
 }
 
 /// Two teams, each with a release called `pilothouse`, that meet even in a namespace of agents.
@@ -140,6 +144,8 @@ async fn two_releases_of_one_name_live_side_by_side() {
         format!("agentNamespaces={{{agents}}},syncAccounts[0].namespace={agents},syncAccounts[0].name=default");
     helm(&cluster, "first", &settings);
     helm(&cluster, "second", &format!("{settings},config.create=false"));
+    let missing = try_helm(&cluster, "third", "agentNamespaces={none},config.create=false").unwrap_err();
+    assert!(missing.contains("kubectl create namespace none"), "{missing}");
     let roles = cluster.kubectl(["get", "clusterroles", "-l", "app.kubernetes.io/instance=pilothouse", "-o", "name"]);
     let roles = String::from_utf8(roles.stdout).unwrap();
     for name in ["pilothouse:first", "pilothouse:first:sync", "pilothouse:second", "pilothouse:second:sync"] {
