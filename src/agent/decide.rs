@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::{
     Desired,
     compare::covers,
-    effect::{DRIFT, TEMPLATE, classify},
-    gate::{self, Applied, GateInput, OnTimeout, Pending, Policy, Protect, Verdict, Work},
+    effect::{DRIFT, TEMPLATE, TEXT, classify},
+    gate::{self, Applied, Change, GateInput, OnTimeout, Pending, Policy, Protect, Verdict, Work},
     hash,
     state::{self, Annotations, State},
 };
@@ -88,6 +88,7 @@ pub fn server(desired: &Desired, live: Option<&Value>, work: Work, policy: Polic
         causes.insert(TEMPLATE.into());
     }
     let input = GateInput {
+        change: Change::Template,
         desired: &desired.hash,
         applied: Some(&applied),
         pending: state.pending.as_ref(),
@@ -108,7 +109,6 @@ pub fn text(
     policy: Policy,
     now: Timestamp,
 ) -> Action {
-    let causes = BTreeSet::from([super::effect::TEXT.to_string()]);
     let Some(live) = live else { return Action::Apply { hold: false, causes: BTreeSet::new(), forced: None } };
     let state = State::of_context(live);
     if state.applied.as_ref() == Some(&desired.text_hash) {
@@ -120,8 +120,14 @@ pub fn text(
             Action::Apply { hold: false, causes: BTreeSet::new(), forced: None }
         };
     }
+    let mut causes = classify(&state.parts, &desired.texts).causes;
+    if causes.is_empty() {
+        // Only their order.
+        causes.insert(TEXT.into());
+    }
     let applied = Applied { hash: state.applied.clone().unwrap_or_default(), suspended };
     let input = GateInput {
+        change: Change::Text,
         desired: &desired.text_hash,
         applied: Some(&applied),
         pending: state.pending.as_ref(),

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// Name of the part that gathered text is.
+use super::Desired;
+
+/// Name of the part that gathered text is; `text/NAME` is what the context of that name adds to it.
 pub const TEXT: &str = "text";
 /// Name of the part that suspension is.
 pub const SUSPEND: &str = "suspend";
@@ -53,10 +55,25 @@ pub fn classify(old: &Parts, new: &Parts) -> Effect {
     Effect { class, causes }
 }
 
+/// Compares two versions of an agent's objects, gathered text included.
+pub fn between(old: &Desired, new: &Desired) -> Effect {
+    let mut effect = classify(&old.parts, &new.parts);
+    if old.text_hash != new.text_hash {
+        let mut causes = classify(&old.texts, &new.texts).causes;
+        if causes.is_empty() {
+            // Only their order.
+            causes.insert(TEXT.into());
+        }
+        effect.causes.extend(causes);
+        effect.class = effect.class.max(Class::Live);
+    }
+    effect
+}
+
 fn class_of(part: &str) -> Class {
     match part {
-        TEXT => Class::Live,
         "selector" => Class::Recreate,
+        _ if part.split('/').next() == Some(TEXT) => Class::Live,
         _ => Class::Rollout,
     }
 }
@@ -77,6 +94,8 @@ mod tests {
         let table = [
             (vec![], Class::None),
             (vec!["text"], Class::Live),
+            (vec!["text/rules"], Class::Live),
+            (vec!["texture"], Class::Rollout),
             (vec!["image"], Class::Rollout),
             (vec!["credentials/a", "text"], Class::Rollout),
             (vec!["credentials/b"], Class::Rollout),

@@ -70,6 +70,16 @@ impl Default for Policy {
     }
 }
 
+/// What a change does to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Change {
+    /// New pods, or none.
+    #[default]
+    Template,
+    /// Gathered text, which the running server reads.
+    Text,
+}
+
 /// A change that waits, as the annotation keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
@@ -93,6 +103,8 @@ pub struct Applied {
 /// Everything a decision depends on.
 #[derive(Clone, Debug)]
 pub struct GateInput<'a> {
+    /// What it is about; it changes the words alone.
+    pub change: Change,
     /// Hash of what is wanted.
     pub desired: &'a str,
     /// What runs; `None` before the first creation.
@@ -147,7 +159,7 @@ pub fn decide(input: &GateInput<'_>) -> Verdict {
     let ends = end(pending.since, input.policy.timeout);
     match input.policy.on_timeout {
         OnTimeout::Force if input.now >= ends => Verdict::Forced {
-            message: format!("the protection of {} ended at {ends}: {}", describe(input), causes_text(&pending.causes)),
+            message: format!("the protection of {} ended at {ends}: {}", describe(input), causes_text(input)),
         },
         on_timeout => {
             let until = (on_timeout == OnTimeout::Force).then_some(ends);
@@ -207,19 +219,30 @@ fn describe(input: &GateInput<'_>) -> String {
     }
 }
 
-fn causes_text(causes: &BTreeSet<String>) -> String {
-    let names: Vec<_> = causes.iter().map(String::as_str).collect();
-    format!("changed: {}", names.join(", "))
+fn causes_text(input: &GateInput<'_>) -> String {
+    let names: Vec<_> = input.causes.iter().map(String::as_str).collect();
+    match input.change {
+        Change::Template => format!("changed: {}", names.join(", ")),
+        Change::Text => {
+            let contexts: Vec<_> = names.iter().filter_map(|name| name.split_once('/')).map(|(_, name)| name).collect();
+            if contexts.is_empty() {
+                "the order of the gathered text".into()
+            } else {
+                format!("the text of {}", contexts.join(", "))
+            }
+        }
+    }
 }
 
 fn message(input: &GateInput<'_>, pending: &Pending, until: Option<Timestamp>) -> String {
     let limit = until.map_or_else(|| "without limit".into(), |t| format!("until {t} at the latest"));
-    format!(
-        "waiting for {} to end before the rollout ({}), since {}, {limit}",
-        describe(input),
-        causes_text(&pending.causes),
-        pending.since
-    )
+    let (work, what, since) = (describe(input), causes_text(input), pending.since);
+    match input.change {
+        Change::Template => format!("waiting for {work} to end before the rollout ({what}), since {since}, {limit}"),
+        Change::Text => {
+            format!("{what} waits for {work} to end and then comes without a new pod, since {since}, {limit}")
+        }
+    }
 }
 
 #[cfg(test)]

@@ -42,6 +42,13 @@ pub fn merge(agent: &AgentSpec, template: Option<&AgentTemplateSpec>) -> AgentSp
     }
 }
 
+/// How many Tasks may run on an agent at a time; none: as many as there are.
+pub fn limit(agent: &AgentSpec, template: Option<&AgentTemplateSpec>) -> Option<usize> {
+    let own = agent.max_concurrent_tasks.filter(|n| *n != 0);
+    let limit = own.or_else(|| template.and_then(|t| t.max_concurrent_tasks));
+    limit.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0)
+}
+
 fn text(value: Option<String>) -> Option<String> {
     value.filter(|text| !text.is_empty())
 }

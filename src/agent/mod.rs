@@ -5,6 +5,7 @@
 //! * [`build`](build::build): every object of an agent, as a function of [`Inputs`].
 //! * [`effect`]: what changed between two versions of it, and how mildly it can arrive.
 //! * [`leaving`]: whether the time of a pod that ends suffices for its work.
+//! * [`preview`](preview::preview): the same for who sees manifests alone.
 //! * [`gate`]: whether a new pod template may replace the running one now.
 //! * [`state`]: what the annotations of the generated objects remember.
 
@@ -20,15 +21,19 @@ pub mod inputs;
 pub mod leaving;
 pub mod merge;
 pub mod own;
+pub mod preview;
 pub mod references;
 pub mod report;
 pub mod state;
+pub mod suspend;
 
 pub use build::{Desired, build};
 pub use inputs::{ConfigMapData, Inputs, SecretKeys};
-pub use merge::merge;
+pub use merge::{limit, merge};
 pub use own::refuse_own;
+pub use preview::{Side, preview};
 pub use references::{References, references};
+pub use suspend::wants_suspension;
 
 use crate::status::Failure;
 

@@ -90,7 +90,7 @@ pub fn report(agent: &Agent, outcome: &Outcome<'_>) -> (AgentStatus, Vec<Note>) 
     let before = agent.status.clone().unwrap_or_default();
     let name = agent.metadata.name.as_deref().unwrap_or_default();
     let annotations = agent.metadata.annotations.clone().unwrap_or_default();
-    let waits = waits(outcome);
+    let waits = waits(outcome.action);
     let ready = matches!(outcome.server, Server::Ready | Server::Failed { available: true });
     let mut status = AgentStatus {
         observed_generation: agent.metadata.generation,
@@ -137,12 +137,11 @@ fn short(revision: &str) -> String {
 
 type Waits<'a> = Option<(&'a Pending, Option<Timestamp>, &'a str)>;
 
-fn waits<'a>(outcome: &Outcome<'a>) -> Waits<'a> {
-    let of = |action: Option<&'a Action>| match action {
+fn waits(action: Option<&Action>) -> Waits<'_> {
+    match action {
         Some(Action::Wait { pending, until, message, .. }) => Some((pending, *until, message.as_str())),
         _ => None,
-    };
-    of(outcome.action).or_else(|| of(outcome.text))
+    }
 }
 
 fn rollout(applied: String, waits: Waits<'_>) -> RolloutStatus {
@@ -178,6 +177,15 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         }
         None => {}
     }
+    match waits_with_text(outcome) {
+        Some(message) => {
+            changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reasons::WAITING_FOR_IDLE, message)));
+        }
+        None if exists(kinds::TEXT_PENDING) => {
+            changes.push(Change::Set(Condition::no(kinds::TEXT_PENDING, reasons::SYNCED, "nothing waits")));
+        }
+        None => {}
+    }
     match git_sync(waits.map(|(pending, ..)| &pending.causes), outcome.tasks.0) {
         Some(message) => {
             changes.push(Change::Set(Condition::yes(kinds::GIT_SYNC_PENDING, reasons::WAITING_FOR_TASKS, message)));
@@ -188,6 +196,10 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         None => {}
     }
     changes
+}
+
+fn waits_with_text<'a>(outcome: &Outcome<'a>) -> Option<&'a str> {
+    waits(outcome.text).map(|(.., message)| message)
 }
 
 /// Causes named `git/<context>` are synced contexts.
@@ -328,8 +340,14 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     if lost && after.suspended == Some(false) && outcome.server != Server::Rolling {
         notes.push(Note::warning("NotReady", "Reconcile", "the server takes no work"));
     }
-    if let (false, Some((.., message))) = (was(kinds::ROLLOUT_PENDING), waits(outcome)) {
+    if let (false, Some((.., message))) = (was(kinds::ROLLOUT_PENDING), waits(outcome.action)) {
         notes.push(Note::normal(kinds::ROLLOUT_PENDING, "Rollout", message));
+    }
+    if let (false, Some(message)) = (was(kinds::TEXT_PENDING), waits_with_text(outcome)) {
+        notes.push(Note::normal(kinds::TEXT_PENDING, "Text", message));
+    }
+    if let Some(Action::Apply { forced: Some(message), .. }) = outcome.text {
+        notes.push(Note::warning(reasons::TEXT_FORCED, "Text", message.as_str()));
     }
     if let Some(Action::Apply { forced: Some(message), .. }) = outcome.action {
         notes.push(Note::warning(reasons::ROLLOUT_FORCED, "Rollout", message.as_str()));

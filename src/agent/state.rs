@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{effect::Parts, gate::Pending, hash::canonical};
 use crate::api::names::annotation;
 
-/// Deployment: the parts of what was applied, as JSON.
+/// Deployment, ConfigMap of gathered text: the parts of what was applied, as JSON.
 pub const PARTS: &str = "pilothouse.dev/template-parts";
 /// Deployment: its generation since which the pod template is what it is. (Every change of an annotation makes a new
 /// generation too.)
@@ -34,14 +34,17 @@ impl State {
     /// Reads the annotations of a Deployment. What cannot be read counts as absent: a lost clock starts anew, and
     /// lost parts make every part a cause.
     pub fn of_deployment(annotations: &Annotations) -> Self {
-        let parts = annotations.get(PARTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        Self { applied: annotations.get(annotation::TEMPLATE_HASH).cloned(), parts, pending: pending(annotations) }
+        Self::of(annotations, annotation::TEMPLATE_HASH)
     }
 
     /// Reads the annotations of the ConfigMap of gathered text.
     pub fn of_context(annotations: &Annotations) -> Self {
-        let applied = annotations.get(annotation::CONTEXT_HASH).cloned();
-        Self { applied, parts: Parts::new(), pending: pending(annotations) }
+        Self::of(annotations, annotation::CONTEXT_HASH)
+    }
+
+    fn of(annotations: &Annotations, hash: &str) -> Self {
+        let parts = annotations.get(PARTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Self { applied: annotations.get(hash).cloned(), parts, pending: pending(annotations) }
     }
 }
 
@@ -82,8 +85,14 @@ pub fn pending_annotations(pending: &Pending) -> Annotations {
 
 /// Annotations that say what is applied.
 pub fn applied_annotations(hash: &str, parts: &Parts) -> Annotations {
-    let parts = canonical(&serde_json::json!(parts));
-    Annotations::from([(annotation::TEMPLATE_HASH.into(), hash.into()), (PARTS.into(), parts)])
+    let mut annotations = parts_annotation(parts);
+    annotations.insert(annotation::TEMPLATE_HASH.into(), hash.into());
+    annotations
+}
+
+/// The annotation that remembers parts.
+pub fn parts_annotation(parts: &Parts) -> Annotations {
+    Annotations::from([(PARTS.into(), canonical(&serde_json::json!(parts)))])
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ pub struct AgentStatus {
     /// Value of the annotation pilothouse.dev/reconcile-at that was handled last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
-    /// Ready, Reconciling, Stalled, `ServerReady`, `ServerHealthy`, Suspended, `RolloutPending`, `GitSyncPending`,
+    /// Ready, Reconciling, Stalled, `ServerReady`, `ServerHealthy`, Suspended, `RolloutPending`, `TextPending`, `GitSyncPending`,
     /// `SkillsLoaded`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

@@ -110,8 +110,11 @@ impl Reconcile for Agents {
         }
         let outcome = self.outcome(&agent, &acted, failure.as_ref());
         let (status, notes) = report::report(&agent, &outcome);
-        self.context.reports.status(&*agent, &agent.status, &status).await?;
-        self.context.reports.events(&*agent, notes.into_iter().chain(acted.notes).collect());
+        let written = self.context.reports.status(&*agent, &agent.status, &status).await;
+        // What was done is told once, here; what became different is found again while it is in no status.
+        let news = if written.is_ok() { notes } else { vec![] };
+        self.context.reports.events(&*agent, news.into_iter().chain(acted.notes).collect());
+        written?;
         match failure {
             Some(failure) if failure.class == Class::Transient => Err(failure),
             // The other object may have no label by which it is watched.
@@ -123,6 +126,7 @@ impl Reconcile for Agents {
     fn forget(&self, namespace: &str, name: &str) {
         self.referrers.forget(namespace, name);
         self.contents.forget(namespace, name);
+        self.context.metrics.forget_agent(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
         self.starts.take(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));

@@ -15,8 +15,15 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
+use kube::ResourceExt;
+
 use super::{caches::Caches, voice::Voices};
-use crate::git::Sources;
+use crate::{
+    agent::limit,
+    api::{Agent, TaskPhase},
+    git::Sources,
+    task::agent_of,
+};
 
 /// Reads the sources, the connected sidecars and the caches.
 pub(super) struct Figures {
@@ -46,37 +53,91 @@ impl Collector for Figures {
         }
         gauge(&mut encoder, "git_remotes", "Remotes that are polled", self.sources.remotes())?;
         gauge(&mut encoder, "sidecars_connected", "Agent pods that are connected", self.voices.connected())?;
-        let agents = self.caches.agents.all();
-        let states = agents.iter().map(|a| a.status.as_ref().and_then(|s| s.state).map(|s| format!("{s:?}")));
-        by_label(&mut encoder, "agents", "Agents by state", "state", states.map(Option::unwrap_or_default))?;
-        let tasks = self.caches.tasks.all();
-        let phases = tasks.iter().map(|t| t.status.as_ref().and_then(|s| s.phase).map(|p| format!("{p:?}")));
-        by_label(&mut encoder, "tasks", "Tasks by phase", "phase", phases.map(Option::unwrap_or_default))
+        self.agents(&mut encoder)?;
+        self.tasks(&mut encoder)
     }
+}
+
+/// Labels and a value.
+type Row = (Vec<(&'static str, String)>, i64);
+
+impl Figures {
+    fn agents(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let agents = self.caches.agents.all();
+        let states = agents.iter().map(|a| (namespace(&**a), a.status.as_ref().and_then(|s| s.state)));
+        gauges(encoder, "agents", "Agents by state", counted("state", states))?;
+        let limits = agents.iter().filter_map(|a| Some((of(a), signed(self.limit(a)?))));
+        let help = "Tasks that may run on the agent at a time; absent where there is no limit";
+        gauges(encoder, "agent_capacity", help, limits)?;
+        let open = self.open();
+        let count =
+            |a: &Agent, at: fn(&(i64, i64)) -> i64| open.get(&(namespace(a), a.name_any())).map(at).unwrap_or_default();
+        let running = agents.iter().map(|a| (of(a), count(a, |n| n.0)));
+        gauges(encoder, "agent_running_tasks", "Tasks that run on the agent", running)?;
+        let waiting = agents.iter().map(|a| (of(a), count(a, |n| n.1)));
+        gauges(encoder, "agent_queue_length", "Tasks that wait for the agent", waiting)
+    }
+
+    fn tasks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let tasks = self.caches.tasks.all();
+        let phases = tasks.iter().map(|t| (namespace(&**t), t.status.as_ref().and_then(|s| s.phase)));
+        gauges(encoder, "tasks", "Tasks by phase", counted("phase", phases))
+    }
+
+    fn limit(&self, agent: &Agent) -> Option<usize> {
+        let named = agent.spec.template_ref.as_ref();
+        let template = named.and_then(|t| self.caches.templates.get(&namespace(agent), &t.name));
+        limit(&agent.spec, template.as_deref().map(|t| &t.spec))
+    }
+
+    /// Running and waiting Tasks by namespace and agent.
+    fn open(&self) -> BTreeMap<(String, String), (i64, i64)> {
+        let mut open: BTreeMap<_, (i64, i64)> = BTreeMap::new();
+        for task in self.caches.tasks.all() {
+            let phase = task.status.as_ref().and_then(|s| s.phase).unwrap_or(TaskPhase::Pending);
+            let Some(agent) = agent_of(&task).filter(|_| !phase.is_terminal()) else { continue };
+            let (running, waiting) = open.entry((namespace(&*task), agent.into())).or_default();
+            *if phase == TaskPhase::Running { running } else { waiting } += 1;
+        }
+        open
+    }
+}
+
+fn namespace(object: &impl ResourceExt) -> String {
+    object.namespace().unwrap_or_default()
+}
+
+fn of(agent: &Agent) -> Vec<(&'static str, String)> {
+    vec![("namespace", namespace(agent)), ("agent", agent.name_any())]
 }
 
 #[allow(clippy::cast_possible_wrap, reason = "counts of objects")]
+fn signed(value: usize) -> i64 {
+    value as i64
+}
+
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: usize) -> fmt::Result {
-    let value = ConstGauge::new(value as i64);
+    let value = ConstGauge::new(signed(value));
     value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)
 }
 
-/// How many items have each value; those without one are counted as `Unknown`.
-fn by_label(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
+/// How many items each namespace has of each value; those without one are counted as `Unknown`.
+fn counted<V: fmt::Debug>(
     label: &'static str,
-    values: impl Iterator<Item = String>,
-) -> fmt::Result {
-    let mut counts: BTreeMap<String, i64> = BTreeMap::new();
-    for value in values {
-        let value = if value.is_empty() { "Unknown".into() } else { value };
-        *counts.entry(value).or_default() += 1;
+    items: impl Iterator<Item = (String, Option<V>)>,
+) -> impl Iterator<Item = Row> {
+    let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
+    for (namespace, value) in items {
+        let value = value.map_or_else(|| "Unknown".into(), |v| format!("{v:?}"));
+        *counts.entry((namespace, value)).or_default() += 1;
     }
+    counts.into_iter().map(move |((namespace, value), n)| (vec![("namespace", namespace), (label, value)], n))
+}
+
+fn gauges(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, rows: impl Iterator<Item = Row>) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (value, count) in counts {
-        ConstGauge::new(count).encode(family.encode_family(&[(label, value)])?)?;
+    for (labels, value) in rows {
+        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ use tracing::{info, warn};
 pub use settings::Settings;
 
 use crate::{
+    api::names::reasons,
     artifact::Store,
     git::Sources,
     server::{health, metrics::Metrics, voice::Leadership},
@@ -75,9 +76,9 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let metrics = Arc::new(Metrics::default());
     let (sources, artifacts) = repository::open(&settings)?;
     let health_state = health::Health::default();
-    let listener = health::bind(settings.listen)
-        .await
-        .map_err(|e| Failure::stalled("ListenFailed", format!("cannot listen on --listen {}: {e}", settings.listen)))?;
+    let listener = health::bind(settings.listen).await.map_err(|e| {
+        Failure::stalled(reasons::LISTEN_FAILED, format!("cannot listen on --listen {}: {e}", settings.listen))
+    })?;
     info!(address = %listener.local_addr().unwrap_or(settings.listen), "health and metrics");
     let serving_stop = CancellationToken::new();
     tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone()));
@@ -112,7 +113,7 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         Ok(())
     } else {
         Err(Failure::transient(
-            "LeadershipLost",
+            reasons::LEADERSHIP_LOST,
             "leadership was lost; the process ends so that no late write meets the new leader",
         ))
     }

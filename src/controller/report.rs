@@ -15,7 +15,10 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{request::limited, runtime::Kind};
-use crate::status::{Failure, Note, condition::truncate};
+use crate::{
+    api::names::reasons,
+    status::{Failure, Note, condition::truncate},
+};
 
 /// Field manager of the status subresource.
 pub const STATUS_MANAGER: &str = "pilothouse-status";
@@ -96,7 +99,9 @@ impl Reports {
             }
             // The uid in the body makes a recreated object a conflict: it gets its own reconcile.
             Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => Ok(Presence::Gone),
-            Err(error) => Err(Failure::transient("StatusWriteFailed", format!("cannot write the status: {error}"))),
+            Err(error) => {
+                Err(Failure::transient(reasons::STATUS_WRITE_FAILED, format!("cannot write the status: {error}")))
+            }
         }
     }
 
@@ -142,7 +147,7 @@ async fn publish(recorder: &Recorder, reference: &ObjectReference, notes: Vec<No
 
 fn tidy(status: &impl Serialize) -> Result<Value, Failure> {
     let mut value = serde_json::to_value(status)
-        .map_err(|e| Failure::stalled("InternalError", format!("a status cannot be serialised: {e}")))?;
+        .map_err(|e| Failure::stalled(reasons::INTERNAL_ERROR, format!("a status cannot be serialised: {e}")))?;
     prune(&mut value);
     Ok(if value.is_null() { json!({}) } else { value })
 }

@@ -216,6 +216,7 @@ impl Tasks {
     async fn report(&self, task: &Task, decision: Decision) -> Result<Next, Failure> {
         self.free_place(task, &decision.status);
         self.context.reports.status(task, &task.status, &decision.status).await?;
+        self.count(task, &decision.status);
         if task.status.as_ref() != Some(&decision.status) {
             let seen = task.resource_version().unwrap_or_default();
             self.written.lock().insert(task.uid().unwrap_or_default(), (seen, decision.status));
@@ -228,6 +229,16 @@ impl Tasks {
     fn may_start(&self, task: &Task) -> bool {
         let (namespace, agent) = (task.namespace().unwrap_or_default(), task::agent_of(task).unwrap_or_default());
         self.context.task_starts.start(&namespace, agent, &task.uid().unwrap_or_default())
+    }
+
+    /// Counts a Task that ran, once its end is written.
+    fn count(&self, task: &Task, status: &TaskStatus) {
+        let ends = status.phase.is_some_and(TaskPhase::is_terminal) && !task::is_finished(task);
+        let (Some(start), Some(end)) = (&status.start_time, &status.completion_time) else { return };
+        if let (true, Some(agent)) = (ends, task::agent_of(task)) {
+            let took = Duration::try_from(end.0.duration_since(start.0)).unwrap_or_default();
+            self.context.metrics.task_ended(&task.namespace().unwrap_or_default(), agent, took);
+        }
     }
 
     /// The place goes to the next in the queue until this Task is tried again.

@@ -17,7 +17,7 @@ use super::{
     agent::voice::{AgentVoice, HOLD, Listener, Said, Whose},
 };
 use crate::{
-    api::voice::Activity,
+    api::{names::reasons, voice::Activity},
     server::voice::{
         AgentKey, Answer, Hub, Leadership,
         certificate::{self, Material},
@@ -48,7 +48,7 @@ impl Voices {
         let material = certificate::load_or_create(client, &settings.namespace, &names, Timestamp::now()).await?;
         let listener = TcpListener::bind(settings.voice_listen).await.map_err(|e| {
             let text = format!("cannot listen on --voice-listen {}: {e}", settings.voice_listen);
-            Failure::stalled("ListenFailed", text)
+            Failure::stalled(reasons::LISTEN_FAILED, text)
         })?;
         info!(address = %listener.local_addr().unwrap_or(settings.voice_listen), "sidecars connect here");
         let hub = Hub::new(Reviews::new(client.clone()), leadership);

@@ -28,9 +28,17 @@ struct ByKind {
     kind: String,
 }
 
-/// All metrics of the process.
+/// Labels by agent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByAgent {
+    namespace: String,
+    agent: String,
+}
+
+/// All metrics of the process; `docs/metrics.md` lists them.
 pub struct Metrics {
     registry: parking_lot::Mutex<Registry>,
+    tasks: Family<ByAgent, Histogram>,
     reconciles: Family<Outcome, Counter>,
     durations: Family<ByKind, Histogram>,
     leader: Gauge,
@@ -44,9 +52,12 @@ impl Default for Metrics {
         let durations =
             Family::<ByKind, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16)));
         registry.register("reconcile_duration_seconds", "Time a reconcile took", durations.clone());
+        let tasks =
+            Family::<ByAgent, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(10.0, 2.0, 10)));
+        registry.register("task_duration_seconds", "Time from the start of a Task to its end", tasks.clone());
         let leader = Gauge::default();
         registry.register("leader", "Whether this replica is the leader", leader.clone());
-        Self { registry: registry.into(), reconciles, durations, leader }
+        Self { registry: registry.into(), tasks, reconciles, durations, leader }
     }
 }
 
@@ -61,6 +72,16 @@ impl Metrics {
         };
         self.reconciles.get_or_create(&Outcome { kind: kind.into(), result }).inc();
         self.durations.get_or_create(&ByKind { kind: kind.into() }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a Task of an agent that has ended.
+    pub fn task_ended(&self, namespace: &str, agent: &str, took: Duration) {
+        self.tasks.get_or_create(&by_agent(namespace, agent)).observe(took.as_secs_f64());
+    }
+
+    /// An agent is gone, and with it what was counted by its name.
+    pub fn forget_agent(&self, namespace: &str, agent: &str) {
+        self.tasks.remove(&by_agent(namespace, agent));
     }
 
     /// Says whether this replica leads.
@@ -80,4 +101,8 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry.lock());
         text
     }
+}
+
+fn by_agent(namespace: &str, agent: &str) -> ByAgent {
+    ByAgent { namespace: namespace.into(), agent: agent.into() }
 }

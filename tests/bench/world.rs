@@ -1,9 +1,6 @@
 //! What measurements share.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use kube::{ResourceExt as _, runtime::watcher};
@@ -11,6 +8,7 @@ use kube::{ResourceExt as _, runtime::watcher};
 use crate::common::{
     cluster::{Cluster, Shape},
     controller::Controller,
+    wait,
 };
 
 /// A control plane without a scheduler, as the goals mean it.
@@ -20,15 +18,9 @@ pub(crate) fn cluster() -> &'static Cluster {
 }
 
 /// Tries until there is a value, without sleeping long: the time until then is what is measured.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(limit: Duration, mut check: impl FnMut() -> F) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(value) = check().await {
-            return value;
-        }
-        assert!(started.elapsed() < limit, "it did not happen within {limit:?}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(limit: Duration, check: impl FnMut() -> F) -> T {
+    let value = wait::poll(limit, Duration::from_millis(2), check).await;
+    value.unwrap_or_else(|| panic!("it did not happen within {limit:?}"))
 }
 
 /// Counts, by a watch, the different objects for which `is` holds; ends at `count`. A watch costs the cluster less than
@@ -51,11 +43,7 @@ where
 
 /// GET; the body of a 200.
 pub(crate) async fn get(url: &str) -> Option<String> {
-    use http_body_util::{BodyExt, Empty};
-    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
-    let request = http::Request::get(url).body(Empty::<bytes::Bytes>::new()).unwrap();
-    let answer = client.request(request).await.ok().filter(|a| a.status().is_success())?;
-    Some(String::from_utf8_lossy(&answer.into_body().collect().await.ok()?.to_bytes()).into_owned())
+    wait::get(url).await.filter(|(status, _)| *status == 200).map(|(_, body)| body)
 }
 
 /// Whether the controller's caches are filled.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
+    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
     apps::v1::Deployment,
     core::v1::{ConfigMap, Pod, Secret, Service},
     events::v1::Event,
@@ -20,7 +21,8 @@ use serde_json::{Value, json};
 
 use crate::common::{
     cluster::control_plane,
-    controller::{Controller, Release, eventually},
+    controller::{Controller, Release},
+    wait::eventually,
 };
 
 /// One namespace with a controller.
@@ -125,6 +127,59 @@ impl Place {
     }
 }
 
+/// No status of an Agent of one namespace can be written while this is there.
+struct Refusal {
+    policies: Api<ValidatingAdmissionPolicy>,
+    bindings: Api<ValidatingAdmissionPolicyBinding>,
+    name: String,
+}
+
+impl Refusal {
+    async fn lift(self) {
+        self.bindings.delete(&self.name, &DeleteParams::default()).await.unwrap();
+        self.policies.delete(&self.name, &DeleteParams::default()).await.unwrap();
+    }
+}
+
+impl Place {
+    /// Lets the API server refuse them, and waits until it does.
+    async fn refuse_statuses(&self) -> Refusal {
+        let name = format!("no-statuses-{}", self.namespace);
+        let refusal =
+            Refusal { policies: Api::all(self.client.clone()), bindings: Api::all(self.client.clone()), name };
+        let policy = json!({"metadata": {"name": refusal.name}, "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}},
+                "resourceRules": [{"apiGroups": ["pilothouse.dev"], "apiVersions": ["*"], "operations": ["UPDATE"],
+                    "resources": ["agents/status"]}],
+            },
+            "validations": [{"expression": "false", "message": "not now"}],
+        }});
+        let binding = json!({"metadata": {"name": refusal.name},
+            "spec": {"policyName": refusal.name, "validationActions": ["Deny"]}});
+        let post = PostParams::default();
+        refusal.policies.create(&post, &serde_json::from_value(policy).unwrap()).await.unwrap();
+        refusal.bindings.create(&post, &serde_json::from_value(binding).unwrap()).await.unwrap();
+        // The API server takes a new policy up after a moment.
+        self.agent("probe", json!({})).await;
+        eventually("statuses are refused", 60, || async {
+            let patch = Patch::Merge(json!({"status": {"tasks": Timestamp::now().to_string()}}));
+            let answer = self.api::<Agent>().patch_status("probe", &PatchParams::default(), &patch).await;
+            answer.err().filter(|e| e.to_string().contains("not now"))
+        })
+        .await;
+        self.api::<Agent>().delete("probe", &DeleteParams::default()).await.unwrap();
+        eventually("the events of the probe's objects", 30, || async {
+            let both = [self.events("DeploymentCreated").await, self.events("ServiceCreated").await];
+            both.iter().all(|list| !list.is_empty()).then_some(())
+        })
+        .await;
+        self.api::<Event>().delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+        refusal
+    }
+}
+
 fn condition<'a>(agent: &'a Agent, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let list = &agent.status.as_ref()?.conditions;
     let c = list.iter().find(|c| c.type_ == kind)?;
@@ -203,7 +258,7 @@ async fn an_agent_gets_its_objects_and_loses_them() {
     assert!(text.contains("Be kind.") && text.contains("<file name=\"a\">\none\n</file>"), "{text}");
     let json = serde_json::to_string(&deployment).unwrap();
     assert!(!json.contains("t0p") && !json.contains("dDBw"), "no secret in the Deployment");
-    eventually("events", 60, || async {
+    eventually("events", 30, || async {
         let both = [place.events("DeploymentCreated").await, place.events("ServiceCreated").await];
         both.iter().all(|list| list.len() == 1).then_some(())
     })
@@ -504,9 +559,15 @@ async fn suspension_waits_in_the_gate_and_text_is_live() {
     place.agent("a", json!({"contexts": text("three")})).await;
     eventually("the text waits", 20, || async {
         let map = place.api::<ConfigMap>().get("a-server-context").await.unwrap();
-        map.annotations().get("pilothouse.dev/pending-causes").filter(|c| *c == "text").map(|_| ())
+        map.annotations().get("pilothouse.dev/pending-causes").filter(|c| *c == "text/rules").map(|_| ())
     })
     .await;
+    let agent = place.agent_where("the condition", "a", |a| condition(a, "TextPending").is_some()).await;
+    let (status, reason, message) = condition(&agent, "TextPending").unwrap();
+    assert_eq!((status, reason), ("True", "WaitingForIdle"));
+    assert!(message.starts_with("the text of rules waits for sessions that cannot be asked"), "{message}");
+    assert!(message.contains("without a new pod") && message.contains("until 20"), "{message}");
+    assert!(condition(&agent, "RolloutPending").is_none(), "no pod is replaced");
     let map = place.api::<ConfigMap>().get("a-server-context").await.unwrap();
     assert!(map.data.unwrap()["context.md"].contains("two"));
 
@@ -526,15 +587,33 @@ async fn suspension_waits_in_the_gate_and_text_is_live() {
         map.data.unwrap()["context.md"].contains("three").then_some(())
     })
     .await;
+    place.agent_where("nothing waits", "a", |a| condition(a, "TextPending").is_some_and(|c| c.0 == "False")).await;
 
     // The override wins over the spec.
     place.merge::<Agent>("a", json!({"metadata": {"annotations": {"pilothouse.dev/suspend-override": "false"}}})).await;
     place.deployment_where("a pod again", "a-server", |d| d.spec.as_ref().unwrap().replicas == Some(1)).await;
     let agent = place.agent_where("resumed", "a", |a| condition(a, "Suspended").is_some_and(|c| c.0 == "False")).await;
     assert_eq!(condition(&agent, "Suspended").unwrap().1, "Active");
-    eventually("events", 60, || async {
+    eventually("events", 30, || async {
         let both = [place.events("UserSuspended").await, place.events("Resumed").await];
         both.iter().all(|list| !list.is_empty()).then_some(())
     })
     .await;
+}
+
+/// What was done is told although the status cannot be written: nothing that is done is done again, to be told then.
+#[tokio::test]
+async fn what_was_done_is_told_even_if_the_status_cannot_be_written() {
+    let place = Place::new("told").await;
+    let refusal = place.refuse_statuses().await;
+    place.agent("a", json!({})).await;
+    eventually("a Service", 30, || async { place.api::<Service>().get_opt("a").await.unwrap() }).await;
+    eventually("both events", 30, || async {
+        let both = [place.events("DeploymentCreated").await, place.events("ServiceCreated").await];
+        both.iter().all(|list| list.len() == 1).then_some(())
+    })
+    .await;
+    assert!(place.api::<Agent>().get("a").await.unwrap().status.is_none(), "the status was refused all the time");
+    refusal.lift().await;
+    place.agent_where("a status", "a", |a| condition(a, "ServerReady").is_some()).await;
 }

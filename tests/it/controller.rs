@@ -7,19 +7,9 @@ use kube::Api;
 
 use crate::common::{
     cluster::control_plane,
-    controller::{Release, eventually},
+    controller::Release,
+    wait::{eventually, get},
 };
-
-/// GET with the status and the body.
-async fn get(url: &str) -> Option<(u16, String)> {
-    use http_body_util::{BodyExt, Empty};
-    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
-    let request = http::Request::get(url).body(Empty::<bytes::Bytes>::new()).unwrap();
-    let answer = client.request(request).await.ok()?;
-    let status = answer.status().as_u16();
-    let body = answer.into_body().collect().await.ok()?.to_bytes();
-    Some((status, String::from_utf8_lossy(&body).into_owned()))
-}
 
 async fn holder(leases: &Api<Lease>, name: &str) -> Option<String> {
     leases.get_opt(name).await.unwrap()?.spec?.holder_identity.filter(|h| !h.is_empty())

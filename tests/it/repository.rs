@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use crate::common::{
     cluster::{Cluster, control_plane},
-    controller::{Controller, Release, eventually},
+    controller::{Controller, Release},
     git_server::{Asked, GitServer, basic},
+    wait::eventually,
 };
 
 struct World {

@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use crate::common::{
     audit::AuditLog,
     cluster::{Cluster, control_plane},
-    controller::{Controller, Release, eventually},
+    controller::{Controller, Release},
+    wait::eventually,
 };
 
 struct World {

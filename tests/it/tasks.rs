@@ -2,13 +2,19 @@
 
 mod stage;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use kube::api::DeleteParams;
 use pilothouse::api::TaskPhase;
 use serde_json::json;
 
-use crate::common::cluster::{Cluster, Shape};
+use crate::common::{
+    cluster::{Cluster, Shape},
+    wait::eventually,
+};
 use stage::Stage;
 
 const WORDS: &str = r#"{"session": {"id": "ses_1", "summary": {"messageCount": 2, "cost": "0.010000"}}}"#;
@@ -252,10 +258,50 @@ async fn the_command_reconcile_asks_and_waits() {
 }
 
 async fn eventually_handled(stage: &Stage) {
-    crate::common::controller::eventually("the request is echoed", 30, || async {
+    crate::common::wait::eventually("the request is echoed", 30, || async {
         let task = stage.get("a").await;
         let asked = task.metadata.annotations?.get("pilothouse.dev/reconcile-at").cloned();
         (asked.is_some() && task.status?.last_handled_reconcile_at == asked).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn metrics_tell_of_agents_and_tasks() {
+    let stage = Stage::with("metrics", json!({"maxConcurrentTasks": 1})).await;
+    stage.task("a", json!({})).await;
+    stage.phase("a", TaskPhase::Running).await;
+    stage.task("b", json!({})).await;
+    stage.queued("b", "AgentAtCapacity").await;
+    let ns = &stage.namespace;
+    let of = |name: &str| format!("pilothouse_{name}{{namespace=\"{ns}\",agent=\"coder\"}}");
+    let tasks = |phase: &str| format!("pilothouse_tasks{{namespace=\"{ns}\",phase=\"{phase}\"}}");
+    let shows = async |lines: &[String]| {
+        eventually(&format!("{lines:?}"), 30, || async {
+            let text = stage.metrics().await;
+            lines.iter().all(|line| text.lines().any(|l| l == line)).then_some(text)
+        })
+        .await
+    };
+    let one =
+        [of("agent_capacity"), of("agent_running_tasks"), of("agent_queue_length"), tasks("Running"), tasks("Queued")];
+    let text = shows(&one.map(|name| format!("{name} 1"))).await;
+    assert!(text.contains(&format!("pilothouse_agents{{namespace=\"{ns}\",state=\"Ready\"}} 1")), "{text}");
+    assert!(!text.contains("pilothouse_task_duration_seconds_count{"), "none has ended");
+
+    stage.end_pod("a", 0, WORDS).await;
+    stage.phase("b", TaskPhase::Running).await;
+    let ended = of("task_duration_seconds_count");
+    let text =
+        shows(&[format!("{ended} 1"), format!("{} 0", of("agent_queue_length")), format!("{} 1", tasks("Completed"))])
+            .await;
+    let bucket = format!("pilothouse_task_duration_seconds_bucket{{le=\"10.0\",namespace=\"{ns}\",agent=\"coder\"}}");
+    assert!(text.contains(&bucket), "{text}");
+
+    // The page lists what there is, each with its type, and nothing else.
+    let page = include_str!("../../docs/metrics.md");
+    let said: BTreeSet<_> = page.lines().filter_map(|l| l.strip_prefix("| `pilothouse_")?.split_once("` | ")).collect();
+    let said: BTreeSet<_> = said.into_iter().map(|(name, rest)| (name, rest.split(' ').next().unwrap())).collect();
+    let real = text.lines().filter_map(|l| l.strip_prefix("# TYPE pilothouse_")?.split_once(' '));
+    assert_eq!(said, real.collect::<BTreeSet<_>>(), "docs/metrics.md against /metrics");
 }

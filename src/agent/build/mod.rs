@@ -40,6 +40,8 @@ pub struct Desired {
     pub files: Object,
     /// Hash of the gathered text.
     pub text_hash: String,
+    /// What the gathered text is made of, context by context.
+    pub texts: Parts,
     /// Hash of pod template and suspension: what the gate compares.
     pub hash: String,
     /// What the pod template is made of, part by part.
@@ -76,6 +78,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
     Ok(Desired {
         hash: hash::short(&serde_json::json!([hashed, suspended])),
         text_hash: hash::text(&plan.content.text),
+        texts: parts::texts(&plan),
         deployment: objects::deployment(&plan, &template),
         service: objects::service(&plan),
         context: objects::context(&plan),

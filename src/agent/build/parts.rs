@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Plan, env};
 use crate::agent::{
     content::Bytes,
-    effect::{Parts, SUSPEND, TEMPLATE},
+    effect::{Parts, SUSPEND, TEMPLATE, TEXT},
     hash,
 };
 
@@ -69,19 +69,16 @@ pub(super) fn parts(plan: &Plan<'_>, template: &Value) -> Parts {
     found.into_iter().map(|(name, values)| (name, hash::short(&Value::Array(values)))).collect()
 }
 
+/// Names the contexts that gathered text is made of.
+pub(super) fn texts(plan: &Plan<'_>) -> Parts {
+    plan.content.texts.iter().map(|(name, text)| (format!("{TEXT}/{name}"), hash::text(text))).collect()
+}
+
 /// The user's environment; ours follows from other parts.
 fn environment(plan: &Plan<'_>) -> Value {
-    let system = super::containers::system(plan);
-    let own = |c: Option<&crate::api::pod::SystemContainer>| env::system(c);
-    json!([
-        env::extra(plan),
-        system.map(|s| [
-            own(s.open_code_init.as_ref()),
-            own(s.context_init.as_ref()),
-            own(s.git_init.as_ref()),
-            own(s.git_sync.as_ref())
-        ])
-    ])
+    let system = super::containers::system(plan).cloned().unwrap_or_default();
+    let system = [system.open_code_init, system.context_init, system.git_init, system.git_sync];
+    json!([env::extra(plan), system.map(|container| env::system(container.as_ref()))])
 }
 
 fn credential(plan: &Plan<'_>, name: &str) -> Value {
@@ -90,8 +87,12 @@ fn credential(plan: &Plan<'_>, name: &str) -> Value {
 
 /// Volumes of the user, not told from ours once they are in the template, and where the controller is.
 fn podspec(plan: &Plan<'_>) -> Value {
-    let own = plan.inputs.spec.pod_spec.as_ref();
-    json!([own.map(|p| (&p.extra_volumes, &p.extra_volume_mounts, &p.system_containers)), plan.inputs.voice_address])
+    // Settings that name none of these are as none at all; environments are a part of their own.
+    let own = plan.inputs.spec.pod_spec.clone().unwrap_or_default();
+    let system = own.system_containers.unwrap_or_default();
+    let mounts = [system.open_code_init, system.context_init, system.git_init, system.git_sync]
+        .map(|container| container.unwrap_or_default().extra_volume_mounts);
+    json!([own.extra_volumes, own.extra_volume_mounts, mounts, plan.inputs.voice_address])
 }
 
 /// Lists in the rest that follow from other parts (environment, volumes, mounts, the hash of credentials). What they

@@ -193,11 +193,7 @@ fn causes_are_named() {
         ("config", set("/config", json!({"model": "p/n", "permission": {}})), &["config"]),
         ("same config as text", set("/config", json!("{\"permission\":{\"bash\":\"ask\"}, \"model\": \"p/m\"}")), &[]),
         ("environment", set("/podSpec/extraEnv", json!([{"name": "TZ", "value": "CET"}])), &["env"]),
-        (
-            "environment of a helper",
-            set("/podSpec/systemContainers/openCodeInit/extraEnv", json!([])),
-            &["env", "template"],
-        ),
+        ("environment of a helper", set("/podSpec/systemContainers/openCodeInit/extraEnv", json!([])), &["env"]),
         ("time to end", set("/rollout", json!({"timeout": "2h"})), &[]),
         ("port", set("/port", json!(4300)), &["command", "port"]),
         ("extra ports", set("/extraPorts", json!([])), &["ports"]),
@@ -231,6 +227,41 @@ fn causes_are_named() {
         assert_eq!(causes, expected, "{what}");
         assert_eq!(before.hash != after.hash, !expected.is_empty(), "{what}: the hash must change with the causes");
     }
+}
+
+#[test]
+fn a_first_setting_of_the_pod_names_itself_alone() {
+    let before = minimal().build().unwrap();
+    let variable = json!([{"name": "A", "value": "b"}]);
+    let mount = json!([{"name": "tools", "mountPath": "/more"}]);
+    let table = [
+        (json!({}), &[][..]),
+        (json!({"extraEnv": []}), &[]),
+        (json!({"extraEnv": variable}), &["env"]),
+        (json!({"systemContainers": {"gitInit": {}}}), &[]),
+        (json!({"systemContainers": {"openCodeInit": {"extraEnv": variable}}}), &["env"]),
+        (json!({"extraVolumeMounts": mount}), &["template"]),
+    ];
+    for (settings, expected) in table {
+        let mut world = minimal();
+        world.spec["podSpec"] = settings.clone();
+        let effect = effect::between(&before, &world.build().unwrap());
+        assert_eq!(effect.causes.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{settings}");
+    }
+}
+
+#[test]
+fn gathered_text_names_its_context() {
+    let mut world = full();
+    let before = world.build().unwrap();
+    world.spec["contexts"][0]["text"] = json!("Be strict.");
+    let effect = effect::between(&before, &world.build().unwrap());
+    assert_eq!(effect.class, effect::Class::Live);
+    assert_eq!(effect.causes.into_iter().collect::<Vec<_>>(), ["text/rules"]);
+    world.spec["executorImage"] = json!("devbox:9");
+    let effect = effect::between(&before, &world.build().unwrap());
+    assert_eq!(effect.class, effect::Class::Rollout);
+    assert_eq!(effect.causes.into_iter().collect::<Vec<_>>(), ["image", "text/rules"]);
 }
 
 #[test]

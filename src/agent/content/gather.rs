@@ -30,6 +30,15 @@ impl<'a> Gathered<'a> {
         Ok(())
     }
 
+    /// The parts by the name of their context.
+    pub(super) fn by_name(&self) -> BTreeMap<String, String> {
+        let mut named: BTreeMap<String, String> = BTreeMap::new();
+        for (name, part) in &self.parts {
+            named.entry(name.clone()).or_default().push_str(part);
+        }
+        named
+    }
+
     /// The parts in the order of the spec, joined by an empty line.
     pub(super) fn into_text(self) -> Result<String, Invalid> {
         let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();

@@ -51,6 +51,8 @@ pub struct File {
 pub struct Content {
     /// Contexts without a `mountPath`, as one text; empty where there are none.
     pub text: String,
+    /// The same piece by piece, by name of the context.
+    pub texts: BTreeMap<String, String>,
     /// Files, sorted by path.
     pub files: Vec<File>,
 }
@@ -74,7 +76,8 @@ pub fn content(inputs: &Inputs<'_>, workspace: &str) -> Result<Content, Invalid>
     paths::check(&places)?;
     files.sort_by(|a: &File, b| a.path.cmp(&b.path));
     check_size(&files)?;
-    Ok(Content { text: gathered.into_text()?, files })
+    let texts = gathered.by_name();
+    Ok(Content { text: gathered.into_text()?, texts, files })
 }
 
 /// What a context holds.

@@ -72,6 +72,7 @@ fn every_combination() {
                 for on_timeout in [OnTimeout::Force, OnTimeout::Wait] {
                     let pending = waited.map(|w| pending("new", START - w));
                     let verdict = decide(&GateInput {
+                        change: Change::default(),
                         desired: "new",
                         applied,
                         pending: pending.as_ref(),
@@ -104,6 +105,7 @@ fn busy<'a>(
     now: i64,
 ) -> GateInput<'a> {
     GateInput {
+        change: Change::default(),
         desired: "new",
         applied: Some(applied),
         pending,
@@ -200,6 +202,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn reconcile(world: &mut World, desired: &str, work: Work, policy: Policy, now: i64, write: bool) -> Verdict {
     let causes = causes();
     let verdict = decide(&GateInput {
+        change: Change::default(),
         desired,
         applied: Some(&world.applied),
         pending: world.pending.as_ref(),
@@ -227,6 +230,7 @@ proptest! {
         let (applied, causes) = (Applied { hash: "old".into(), suspended: false }, causes());
         let pending = waited.map(|w| pending("new", START - w));
         let verdict = decide(&GateInput {
+            change: Change::default(),
             desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, now: at(START),
         });
         let active = match policy.protect {
@@ -251,6 +255,7 @@ proptest! {
         let (applied, causes) = (Applied { hash: "old".into(), suspended: false }, causes());
         let pending = waited.map(|w| pending("new", START - w));
         let input = GateInput {
+            change: Change::default(),
             desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, now: at(START),
         };
         let first = decide(&input);

@@ -45,6 +45,8 @@ pub mod condition {
     pub const GIT_SYNC_PENDING: &str = "GitSyncPending";
     /// Agent: a new pod template waits for work to end.
     pub const ROLLOUT_PENDING: &str = "RolloutPending";
+    /// Agent: new text waits until the server is idle. Exists once one has waited, and then stays.
+    pub const TEXT_PENDING: &str = "TextPending";
     /// Agent: the server has loaded the skills it was given.
     pub const SKILLS_LOADED: &str = "SkillsLoaded";
     /// Task: waits for the agent or for a free place.
@@ -53,7 +55,7 @@ pub mod condition {
     pub const STOPPED: &str = "Stopped";
 
     /// All of them.
-    pub const ALL: [&str; 11] = [
+    pub const ALL: [&str; 12] = [
         READY,
         RECONCILING,
         STALLED,
@@ -62,6 +64,7 @@ pub mod condition {
         SUSPENDED,
         GIT_SYNC_PENDING,
         ROLLOUT_PENDING,
+        TEXT_PENDING,
         SKILLS_LOADED,
         QUEUED,
         STOPPED,
@@ -76,8 +79,6 @@ pub mod label {
     pub const AGENT_TEMPLATE: &str = "pilothouse.dev/agent-template";
     /// Task that a pod or a `ConfigMap` belongs to.
     pub const TASK: &str = "pilothouse.dev/task";
-    /// `CronTask` that a Task comes from.
-    pub const CRONTASK: &str = "pilothouse.dev/crontask";
     /// Sync that applied an object: its name.
     pub const SYNC_NAME: &str = "pilothouse.dev/sync-name";
     /// Sync that applied an object: its namespace.
@@ -201,11 +202,6 @@ pub mod task {
     /// The `ConfigMap`.
     pub fn context(task: &str) -> String {
         format!("{task}-context")
-    }
-
-    /// The Task that a `CronTask` creates for a time, in seconds since 1970: the same name for the same time.
-    pub fn of_cron(crontask: &str, unix: i64) -> String {
-        format!("{crontask}-{unix}")
     }
 
     /// Title of the session on the agent's server: `pilothouse/<namespace>/<task>/<first 8 of the uid>`.

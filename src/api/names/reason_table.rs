@@ -20,6 +20,9 @@ pub fn reason(name: &str) -> Option<&'static Reason> {
 
 const ALL: &[&str] = &["Repository", "Sync", "Agent", "AgentTemplate", "Task", "PilothouseConfig"];
 
+/// Never in a condition: the log of the controller alone has it.
+const PROCESS: &[&str] = &["the controller's log"];
+
 /// Declares each reason once: its constant (documented by its meaning) and its row in the table.
 macro_rules! reasons {
     ($($constant:ident $name:literal $kinds:expr, $meaning:literal, $remedy:literal;)*) => {
@@ -34,7 +37,7 @@ macro_rules! reasons {
 /// The reasons, as constants.
 #[allow(clippy::doc_markdown)] // sentences for people, shown as they are in the documentation
 pub mod text {
-    use super::{ALL, Reason};
+    use super::{ALL, PROCESS, Reason};
 
     reasons! {
         // Common.
@@ -58,6 +61,12 @@ pub mod text {
         STATUS_WRITE_FAILED "StatusWriteFailed" ALL,
             "The status could not be written; the controller keeps trying.",
             "Check the API server and the controller's rights to the status subresource.";
+        LISTEN_FAILED "ListenFailed" PROCESS,
+            "The controller cannot listen on one of its addresses, and ends.",
+            "Free the port that the message names, or choose another by --listen or --voice-listen.";
+        LEADERSHIP_LOST "LeadershipLost" PROCESS,
+            "The controller could not renew its Lease and ends, so that no late write meets the next leader.",
+            "Nothing: it is started again. Where it repeats, see how long the API server takes to answer.";
         CLUSTER_UNAVAILABLE "ClusterUnavailable" ALL,
             "The API server did not answer or refused for now; the controller keeps trying.",
             "Check the API server.";
@@ -198,6 +207,12 @@ pub mod text {
         WORK_CUT "WorkCut" &["Agent"],
             "A pod was told to end and was stopped in the middle of its work, because its time for that was over.",
             "For more time raise spec.rollout.timeout; a node that goes at once leaves none.";
+        WAITING_FOR_IDLE "WaitingForIdle" &["Agent"],
+            "New text waits until the server is idle; the pod stays.",
+            "Wait, or set spec.rollout.live to Immediately; the message says which text, and what is waited for.";
+        TEXT_FORCED "TextForced" &["Agent"],
+            "New text was written although work had not ended, because its time was over.",
+            "Nothing, unless the work has to end with the text that it began with: then raise spec.rollout.timeout.";
         SYNCED "Synced" &["Agent"],
             "Nothing waits.", "Nothing.";
         SKILLS_LOADED "SkillsLoaded" &["Agent"],

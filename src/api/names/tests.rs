@@ -15,7 +15,6 @@ fn generated_names_are_those_of_the_older_api() {
         (agent::workspace("a"), "a-server-workspace"),
         (task::pod("t"), "t-pod"),
         (task::context("t"), "t-context"),
-        (task::of_cron("c", 1_700_000_000), "c-1700000000"),
         (task::session_title("ns", "t", "0123456789"), "pilothouse/ns/t/01234567"),
     ];
     for (name, expected) in table {

@@ -58,7 +58,8 @@ fn everybody(agents: &Arc<Agents>) {
     });
 }
 
-/// A changed authority is healed by whichever agent of the namespace comes.
+/// A changed authority is healed by whichever agent of the namespace comes first; one that is not as it should be may
+/// not come so far.
 fn authority(agents: &Arc<Agents>) {
     let weak = Arc::downgrade(agents);
     agents.context.caches.config_maps.on_change(move |change| {
@@ -67,9 +68,8 @@ fn authority(agents: &Arc<Agents>) {
         }
         let Some(agents) = weak.upgrade() else { return };
         let namespace = change.object.namespace();
-        let any = agents.context.caches.agents.filter(|agent| agent.namespace() == namespace).into_iter().next();
-        if let Some(agent) = any {
-            agents.triggers.now(&namespace.unwrap_or_default(), &agent.name_any());
+        for agent in agents.context.caches.agents.filter(|agent| agent.namespace() == namespace) {
+            agents.triggers.now(&agent.namespace().unwrap_or_default(), &agent.name_any());
         }
     });
 }

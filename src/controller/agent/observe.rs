@@ -72,7 +72,7 @@ impl Agents {
             content,
             system_image: self.context.settings.system_image.clone(),
             voice_address: self.context.settings.voice_address.clone(),
-            suspended: wants_suspension(agent),
+            suspended: agent::wants_suspension(agent),
         })
     }
 
@@ -254,15 +254,6 @@ fn refuse(fields: &[not_yet::FieldPath], of: &str) -> Result<(), Failure> {
 /// The configuration singleton.
 pub(super) fn config(context: &Context) -> Option<Arc<PilothouseConfig>> {
     context.caches.configs.get("", names::CONFIG)
-}
-
-/// The annotation wins over the spec: no Sync owns it.
-fn wants_suspension(agent: &Agent) -> bool {
-    match agent.annotations().get(annotation::SUSPEND_OVERRIDE).map(String::as_str) {
-        Some("true") => true,
-        Some("false") => false,
-        _ => agent.spec.suspend == Some(true),
-    }
 }
 
 fn is_ours(owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference], agent: &Agent) -> bool {

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{super::runtime::Cache, plan::Plan};
 use crate::{
+    api::names::reasons,
     git::{Credential, url::Scheme},
     status::Failure,
 };
@@ -86,7 +87,7 @@ impl Credentials {
     async fn read(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Failure> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let failed =
-            |why: String| Failure::transient("ClusterUnavailable", format!("cannot read Secret {name}: {why}"));
+            |why: String| Failure::transient(reasons::CLUSTER_UNAVAILABLE, format!("cannot read Secret {name}: {why}"));
         match tokio::time::timeout(READ_TIMEOUT, api.get_opt(name)).await {
             Ok(Ok(secret)) => Ok(secret),
             Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Err(failed(

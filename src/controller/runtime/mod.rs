@@ -27,6 +27,7 @@ pub use watch::{Cache, Change, Scope, Watches};
 
 use super::report::Reports;
 use crate::{
+    api::names::reasons,
     server::metrics::Metrics,
     status::{Backoff, Class, Failure, Next},
 };
@@ -146,8 +147,10 @@ impl<R: Reconcile> Worker<R> {
         let work = AssertUnwindSafe(self.reconciler.reconcile(object)).catch_unwind();
         let outcome = match tokio::time::timeout(RECONCILE_TIMEOUT, work).instrument(span.clone()).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(panic)) => Err(Failure::transient("InternalError", panic_text(&*panic))),
-            Err(_) => Err(Failure::transient("Timeout", "the reconcile took longer than 3 minutes and was cancelled")),
+            Ok(Err(panic)) => Err(Failure::transient(reasons::INTERNAL_ERROR, panic_text(&*panic))),
+            Err(_) => {
+                Err(Failure::transient(reasons::TIMEOUT, "the reconcile took longer than 3 minutes and was cancelled"))
+            }
         };
         self.runtime.metrics.reconciled(&kind, outcome.as_ref().err(), started.elapsed());
         let _in_span = span.enter();
@@ -178,7 +181,7 @@ impl<R: Reconcile> Worker<R> {
 
 fn log(failure: &Failure) {
     match failure.class {
-        Class::Transient if failure.reason == "InternalError" => error!(reason = failure.reason, "{failure}"),
+        Class::Transient if failure.reason == reasons::INTERNAL_ERROR => error!(reason = failure.reason, "{failure}"),
         Class::Transient | Class::Stalled => warn!(reason = failure.reason, "{failure}"),
         Class::Waiting => debug!(reason = failure.reason, "{failure}"),
     }

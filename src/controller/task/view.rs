@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    agent::merge,
+    agent::{limit, merge, wants_suspension},
     api::{Agent, AgentTemplate, PilothouseConfig, names},
     controller::{Settings as Flags, caches::Caches},
     task::{AgentView, Settings},
@@ -23,24 +23,15 @@ fn view(agent: &Agent, template: Option<&AgentTemplate>) -> AgentView {
     AgentView {
         name: agent.metadata.name.clone().unwrap_or_default(),
         ready: status.ready == Some(true),
-        suspended: suspended(agent) || status.suspended == Some(true),
+        // Also one that will be as soon as its work ends: no further work is given to it.
+        suspended: wants_suspension(agent) || status.suspended == Some(true),
         url: status.url,
         revision: status.revision,
-        max_running: spec.max_concurrent_tasks.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0),
+        max_running: limit(&agent.spec, template.map(|t| &t.spec)),
         image_pull_secrets: spec.image_pull_secrets.unwrap_or_default(),
         scheduling: pod.scheduling,
         labels: pod.labels,
         pod_security_context: pod.pod_security_context,
-    }
-}
-
-/// Whether the agent is, or will be as soon as its work ends, suspended: no further work is given to it.
-fn suspended(agent: &Agent) -> bool {
-    let annotations = agent.metadata.annotations.as_ref();
-    match annotations.and_then(|a| a.get(names::annotation::SUSPEND_OVERRIDE)).map(String::as_str) {
-        Some("true") => true,
-        Some("false") => false,
-        _ => agent.spec.suspend == Some(true),
     }
 }
 

@@ -12,7 +12,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
 use crate::{
-    api::names::{AUTHORITY_KEY, SERVING_SECRET},
+    api::names::{AUTHORITY_KEY, SERVING_SECRET, reasons},
     status::Failure,
 };
 
@@ -45,12 +45,6 @@ impl fmt::Debug for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Material").field("renew_at", &self.renew_at).finish_non_exhaustive()
     }
-}
-
-/// Names under which sidecars reach the Service `service` in `namespace`.
-pub fn service_names(service: &str, namespace: &str, cluster_domain: &str) -> Vec<String> {
-    let short = format!("{service}.{namespace}.svc");
-    vec![format!("{short}.{cluster_domain}"), short]
 }
 
 impl Material {
@@ -177,7 +171,10 @@ pub async fn load_or_create(
             Err(error) => return Err(unavailable(&error, "written")),
         }
     }
-    Err(Failure::transient("ServingSecretConflict", format!("others keep writing Secret {namespace}/{SERVING_SECRET}")))
+    Err(Failure::transient(
+        reasons::SERVING_SECRET_CONFLICT,
+        format!("others keep writing Secret {namespace}/{SERVING_SECRET}"),
+    ))
 }
 
 fn authority_params(now: Timestamp) -> CertificateParams {
@@ -211,7 +208,7 @@ fn validity(params: &mut CertificateParams, now: Timestamp, days: i64) {
 
 fn broken(error: &dyn std::error::Error) -> Failure {
     let text = format!("the certificate of the sidecars' connection cannot be made or read: {error}");
-    Failure::transient("ServingCertificateBroken", text)
+    Failure::transient(reasons::SERVING_CERTIFICATE_BROKEN, text)
 }
 
 fn unavailable(error: &kube::Error, what: &str) -> Failure {
@@ -220,7 +217,7 @@ fn unavailable(error: &kube::Error, what: &str) -> Failure {
         kube::Error::Api(status) => format!("the API server answered {} {}", status.code, status.reason),
         _ => "the API server does not answer".to_owned(),
     };
-    Failure::transient("ServingSecretUnavailable", format!("Secret {SERVING_SECRET} cannot be {what}: {why}"))
+    Failure::transient(reasons::SERVING_SECRET_UNAVAILABLE, format!("Secret {SERVING_SECRET} cannot be {what}: {why}"))
 }
 
 #[cfg(test)]
@@ -232,7 +229,7 @@ mod tests {
     }
 
     fn names() -> Vec<String> {
-        service_names("pilothouse", "pilothouse-system", "cluster.local")
+        vec!["pilothouse.pilothouse-system.svc".into(), "192.0.2.1".into()]
     }
 
     #[test]

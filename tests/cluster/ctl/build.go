@@ -25,11 +25,19 @@ func cmdPath(o options) error {
 	if len(o.args) != 1 {
 		return fmt.Errorf("needs one program's name")
 	}
-	path, err := program(o.args[0])
+	path, err := pathOf(o.args[0])
 	if err == nil {
 		fmt.Println(path)
 	}
 	return err
+}
+
+// pathOf is the path of a program that is built here, or of the agent's.
+func pathOf(name string) (string, error) {
+	if name == "opencode" {
+		return opencodeProgram()
+	}
+	return program(name)
 }
 
 func cmdClean(options) error { return os.RemoveAll(cacheDir()) }

@@ -12,6 +12,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+#[allow(unused_imports, reason = "for the tests of a controller, which all wait for something")]
+pub(crate) use super::wait::eventually;
 use super::{
     audit::AuditLog,
     cluster::{Cluster, script, unique},
@@ -241,21 +243,5 @@ impl Drop for Controller {
                 .collect();
             assert!(refused.is_empty(), "the chart does not allow what the controller tried: {refused:?}");
         }
-    }
-}
-
-/// Tries `check` until it gives a value; panics with `what` when that takes longer than `seconds`.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    seconds: u64,
-    mut check: impl FnMut() -> F,
-) -> T {
-    let until = Instant::now() + Duration::from_secs(seconds);
-    loop {
-        if let Some(value) = check().await {
-            return value;
-        }
-        assert!(Instant::now() < until, "after {seconds} s there is still not: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

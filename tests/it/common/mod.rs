@@ -15,3 +15,4 @@ pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod opencode;
 pub(crate) mod process;
+pub(crate) mod wait;

@@ -1,7 +1,7 @@
 //! The real opencode server, pinned, from npm.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -9,43 +9,11 @@ use std::{
 use pilothouse::pod::opencode::Client;
 use serde_json::Value;
 
-/// The version that everything is tested with.
-pub(crate) const VERSION: &str = "1.18.33";
+use super::controller::program;
 
-/// The folder that survives between runs.
-pub(crate) fn cache_dir() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
-    let base = base.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("pilothouse")
-}
-
-/// Path of the binary; fetched with npm (which checks its digest) on first use, then kept.
+/// Path of the program: fetched once by `tests/cluster`, which pins it by version and digest, and puts it into images too.
 pub(crate) fn binary() -> PathBuf {
-    let home = cache_dir().join("opencode").join(VERSION);
-    let binary = home.join("bin/opencode");
-    if !binary.exists() {
-        fetch(&home);
-    }
-    binary
-}
-
-fn fetch(home: &Path) {
-    let parent = home.parent().expect("a parent");
-    std::fs::create_dir_all(parent).expect("the cache folder");
-    let work = tempfile::tempdir_in(parent).expect("a work folder");
-    let package = format!("opencode-linux-x64@{VERSION}");
-    run(Command::new("npm").args(["pack", "--silent", &package]).current_dir(work.path()));
-    let archive = work.path().join(format!("opencode-linux-x64-{VERSION}.tgz"));
-    run(Command::new("tar").arg("-xzf").arg(&archive).current_dir(work.path()));
-    // Somebody else may have been faster; theirs is as good.
-    if let Err(error) = std::fs::rename(work.path().join("package"), home) {
-        assert!(home.join("bin/opencode").exists(), "cannot keep opencode: {error}");
-    }
-}
-
-fn run(command: &mut Command) {
-    let status = command.stdin(Stdio::null()).status();
-    assert!(status.as_ref().is_ok_and(std::process::ExitStatus::success), "{command:?}: {status:?}");
+    program("opencode")
 }
 
 /// A running server with a home and a workspace of its own; it stops with the value.

@@ -3,9 +3,13 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use kube::core::cel::{ValidationErrors, Validator, apply_defaults};
-use pilothouse::api::{
-    self,
-    crd::{self, Crd},
+use pilothouse::{
+    api::{
+        self,
+        crd::{self, Crd},
+    },
+    render,
+    tree::RepoPath,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -124,6 +128,29 @@ fn rules_accept_and_refuse_as_the_table_says() {
         let result = Validator::new().validate_with_defaults(crd_of(&crds, &case.kind).schema(), &case.object, None);
         let found: Vec<_> = result.err().into_iter().flat_map(ValidationErrors::into_vec).map(|e| e.message).collect();
         assert_eq!(found, case.refused.iter().cloned().collect::<Vec<_>>(), "{}", case.title);
+    }
+}
+
+/// What the older API's manifests come to, one for each row of its reference.
+pub(super) fn imported() -> Vec<Value> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/import");
+    let tree = crate::render_golden::tree(&data);
+    let rendered = render::render(&tree, &RepoPath::root(), &render::Context::default()).unwrap();
+    let ours = rendered.objects.into_iter().filter(|item| *item.object.gvk().group == *api::GROUP);
+    ours.map(|item| item.object.into_value()).collect()
+}
+
+#[test]
+fn rules_accept_what_the_older_api_accepted() {
+    let crds = crd::all().unwrap();
+    for object in imported() {
+        let kind = object["kind"].as_str().unwrap();
+        let result = Validator::new().validate_with_defaults(crd_of(&crds, kind).schema(), &object, None);
+        let found: Vec<_> = result.err().into_iter().flat_map(ValidationErrors::into_vec).map(|e| e.message).collect();
+        assert_eq!(found, Vec::<String>::new(), "{}", object["metadata"]["name"]);
+        let stored = apply_defaults(crd_of(&crds, kind).schema(), &object);
+        let written = read_and_written(kind, &stored);
+        assert_eq!(written["metadata"]["name"], object["metadata"]["name"], "the types read it");
     }
 }
 

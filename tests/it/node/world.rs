@@ -13,6 +13,7 @@ use crate::common::{
     git_server::{GitServer, Repository},
     model::Model,
     node::{GATEWAY, Node, node},
+    wait::poll,
 };
 
 /// The image that agents work in, and the same content under another name.
@@ -290,14 +291,8 @@ pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> [&'a str; 3] {
 }
 
 async fn eventually_or<T>(seconds: u64, mut check: impl FnMut() -> Option<T>) -> Option<T> {
-    let until = std::time::Instant::now() + Duration::from_secs(seconds);
-    loop {
-        let value = check();
-        if value.is_some() || std::time::Instant::now() > until {
-            return value;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let check = || std::future::ready(check());
+    poll(Duration::from_secs(seconds), Duration::from_millis(200), check).await
 }
 
 /// The synchronous prompt of opencode: the response is the whole answer, so a cut one fails here.

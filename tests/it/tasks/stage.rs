@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use crate::common::{
     audit::AuditLog,
     cluster::{Cluster, control_plane},
-    controller::{Controller, Release, eventually},
+    controller::{Controller, Release},
+    wait,
+    wait::eventually,
 };
 
 /// Long enough for a busy machine; nothing is measured by it.
@@ -234,6 +236,11 @@ impl Stage {
         let status = json!({"phase": "Queued", "startTime": null, "podName": null, "conditions": null});
         let patch = Patch::Merge(json!({ "status": status }));
         self.tasks.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// What the controller says at `/metrics`.
+    pub(super) async fn metrics(&self) -> String {
+        wait::get(&format!("{}/metrics", self.controller.health)).await.unwrap().1
     }
 
     /// Kills the controller and starts another.

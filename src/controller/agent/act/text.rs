@@ -57,7 +57,7 @@ impl Agents {
             Action::Keep | Action::Wait { write: false, .. } => {}
             Action::Apply { .. } => {
                 let version = live.as_ref().and_then(|l| l.resource_version());
-                let body = write::body(&desired.context, Annotations::new(), version.as_deref());
+                let body = write::body(&desired.context, state::parts_annotation(&desired.texts), version.as_deref());
                 let client = &self.context.client;
                 let written = match version {
                     Some(_) => write::apply::<ConfigMap>(client, &who.namespace, &body).await?,

@@ -1,0 +1,145 @@
+//! What a change of an Agent would do, for who cannot read everything that the controller reads (pure).
+
+use std::collections::BTreeMap;
+
+use super::{
+    ConfigMapData, Desired, Inputs, Invalid, SecretKeys, build,
+    effect::{Effect, between},
+    merge, references, wants_suspension,
+};
+use crate::api::{Agent, AgentSpec, AgentTemplateSpec, PilothouseConfigSpec};
+
+/// Stands for an image that the cluster's settings or the controller's flags give.
+const UNKNOWN_IMAGE: &str = "unknown";
+
+/// One side of the comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    /// The Agent, with its annotations.
+    pub agent: &'a Agent,
+    /// The template that it names, where that is known.
+    pub template: Option<&'a AgentTemplateSpec>,
+    /// The cluster's settings, where they are known.
+    pub config: Option<&'a PilothouseConfigSpec>,
+    /// `ConfigMaps` in the Agent's namespace, those that are known, by name.
+    pub config_maps: &'a BTreeMap<String, ConfigMapData>,
+}
+
+/// The effect of going from `old` to `new`. What is unknown on both sides (Secrets always, `ConfigMaps` that are not
+/// given, images from elsewhere) counts as the same.
+///
+/// # Errors
+/// Why one of them could not be built: its spec is invalid.
+pub fn preview(old: &Side<'_>, new: &Side<'_>) -> Result<Effect, Invalid> {
+    Ok(between(&desired(old)?, &desired(new)?))
+}
+
+fn desired(side: &Side<'_>) -> Result<Desired, Invalid> {
+    let mut spec = merge(&side.agent.spec, side.template);
+    let mut config = side.config.cloned().unwrap_or_default();
+    for image in [&mut config.agent_image, &mut config.executor_image] {
+        image.get_or_insert_with(|| UNKNOWN_IMAGE.into());
+    }
+    // Of an unknown template nothing else is needed to build.
+    spec.workspace_dir.get_or_insert_with(|| "/workspace".into());
+    build(&Inputs {
+        agent: side.agent,
+        spec: &spec,
+        config: Some(&config),
+        system_image: Some(UNKNOWN_IMAGE),
+        grace: None,
+        voice_address: None,
+        suspended: wants_suspension(side.agent),
+        config_maps: &config_maps(&spec, side.config_maps),
+        secrets: &secrets(&spec),
+    })
+}
+
+/// What is known, and for what is not the keys that the spec names.
+fn config_maps(spec: &AgentSpec, known: &BTreeMap<String, ConfigMapData>) -> BTreeMap<String, ConfigMapData> {
+    let mut maps: BTreeMap<String, ConfigMapData> =
+        references(spec).config_maps.into_iter().map(|name| (name, ConfigMapData::default())).collect();
+    for reference in spec.contexts.iter().flatten().filter_map(|c| c.config_map.as_ref()) {
+        let map = maps.entry(reference.name.clone()).or_default();
+        map.text.extend(reference.key.iter().map(|key| (key.clone(), String::new())));
+    }
+    for (name, data) in known {
+        if let Some(map) = maps.get_mut(name) {
+            map.text.retain(|key, _| !data.binary.contains_key(key));
+            map.text.extend(data.text.clone());
+            map.binary.clone_from(&data.binary);
+        }
+    }
+    maps
+}
+
+fn secrets(spec: &AgentSpec) -> BTreeMap<String, SecretKeys> {
+    let mut secrets: BTreeMap<String, SecretKeys> = BTreeMap::new();
+    for reference in spec.credentials.iter().flatten().map(|c| &c.secret_ref) {
+        let key = reference.key.clone().unwrap_or_else(|| "unknown".into());
+        secrets.entry(reference.name.clone()).or_default().0.insert(key, String::new());
+    }
+    secrets
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::agent::effect::Class;
+
+    fn agent(spec: &Value) -> Agent {
+        let mut agent = Agent::new("coder", serde_json::from_value(spec.clone()).unwrap());
+        agent.metadata.namespace = Some("team".into());
+        agent
+    }
+
+    fn spec() -> Value {
+        json!({
+            "templateRef": {"name": "unknown"},
+            "contexts": [
+                {"name": "rules", "type": "Text", "text": "Be kind."},
+                {"name": "book", "type": "ConfigMap", "configMap": {"name": "books", "key": "k"}},
+                {"name": "dir", "type": "ConfigMap", "configMap": {"name": "more"}, "mountPath": "/opt/more"},
+            ],
+            "credentials": [
+                {"name": "one", "secretRef": {"name": "keys", "key": "token"}, "env": "TOKEN"},
+                {"name": "all", "secretRef": {"name": "keys"}},
+            ],
+        })
+    }
+
+    #[test]
+    fn what_is_known_differs_and_what_is_not_is_the_same() {
+        let map = |text: &str| {
+            let text = BTreeMap::from([("k".to_string(), text.to_string())]);
+            BTreeMap::from([("books".to_string(), ConfigMapData { text, ..ConfigMapData::default() })])
+        };
+        let none = BTreeMap::new();
+        let old = agent(&spec());
+        let old = Side { agent: &old, template: None, config: None, config_maps: &none };
+        let with = |pointer: &str, value: Value| {
+            let mut spec = spec();
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            spec.pointer_mut(parent).unwrap()[key] = value;
+            agent(&spec)
+        };
+        let table = [
+            (with("/profile", json!("x")), Class::None, &[][..]),
+            (with("/contexts/0/text", json!("Be strict.")), Class::Live, &["text/rules"]),
+            (with("/executorImage", json!("devbox:2")), Class::Rollout, &["image"]),
+            (with("/config", json!({"model": "p/m"})), Class::Rollout, &["config"]),
+            (with("/suspend", json!(true)), Class::Rollout, &["suspend"]),
+        ];
+        for (new, class, causes) in &table {
+            let effect = preview(&old, &Side { agent: new, ..old }).unwrap();
+            assert_eq!(effect.class, *class, "{causes:?}");
+            assert_eq!(effect.causes.iter().map(String::as_str).collect::<Vec<_>>(), *causes);
+        }
+        let (before, after) = (map("one"), map("two"));
+        let effect = preview(&Side { config_maps: &before, ..old }, &Side { config_maps: &after, ..old }).unwrap();
+        assert_eq!(effect.causes.into_iter().collect::<Vec<_>>(), ["text/book"]);
+        assert!(preview(&old, &Side { agent: &with("/config", json!("{")), ..old }).is_err());
+    }
+}
