@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use pilothouse::{
-    agent::gate::{Activity as Doing, Applied, GateInput, Policy, Verdict, Work, decide},
+    agent::gate::{Activity as Doing, Applied, Change, GateInput, Policy, Verdict, Work, decide},
     pod::{
         opencode::{Error, SessionStatus},
         sidecar::{
@@ -250,6 +250,7 @@ impl World {
     fn verdict(&self, activity: Doing) -> Verdict {
         let causes = ["image".to_owned()].into();
         decide(&GateInput {
+            change: Change::Template,
             desired: "new",
             applied: Some(&Applied { hash: "old".into(), suspended: false }),
             pending: None,
