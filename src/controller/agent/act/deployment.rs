@@ -42,9 +42,9 @@ impl Agents {
             self.files(who.agent, desired).await?;
         }
         // From here to the end of the write no Task starts; one that did while this was prepared counts too.
-        let _switch =
+        let switch =
             matches!(action, Action::Apply { .. }).then(|| self.context.task_starts.switch(&who.namespace, &who.name));
-        if _switch.is_some() {
+        if switch.is_some() {
             let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, ..work };
             action = decide::server(desired, live.as_ref(), work, policy, self.context.now());
         }
@@ -59,6 +59,7 @@ impl Agents {
             Some(until) if matches!(action, Action::Apply { .. }) => Box::pin(within(until, write)).await,
             _ => write.await,
         };
+        drop(switch);
         if held.is_some() {
             self.voice.release(&who.namespace, &who.name).await;
         }
