@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{
     account::{Account, Mode},
+    contest::may_apply,
     error::{ApiError, Problem, Tried, explain},
     kinds::{Kinds, Resource},
 };
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Objects of one stage that are applied at a time.
-const SIDE_BY_SIDE: usize = 8;
+pub(super) const SIDE_BY_SIDE: usize = 8;
 /// How long new definitions may take to be served.
 const ESTABLISH: Duration = Duration::from_secs(10);
 
@@ -76,6 +77,12 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// Health of the objects that were looked at.
     pub health: BTreeMap<ObjectId, Health>,
+    /// What the problems are about.
+    pub failed: BTreeSet<ObjectId>,
+    /// Of these nobody knows whether the API server has them: it did not answer.
+    pub unsure: BTreeSet<ObjectId>,
+    /// Of these the account has lost its rights, or never had them.
+    pub forbidden: BTreeSet<ObjectId>,
 }
 
 /// What came of one step.
@@ -95,7 +102,8 @@ enum Change {
 pub async fn execute(job: &Job<'_>) -> Report {
     let mut report = Report::default();
     for (stage, steps) in &job.plan.stages {
-        let taken: Vec<_> = steps.iter().map(|step| job.step_of(step).boxed()).collect();
+        let open = steps.iter().filter(|step| !matches!(step.action, Action::Refuse | Action::Hold));
+        let taken: Vec<_> = open.map(|step| job.step_of(step).boxed()).collect();
         let results: Vec<_> = stream::iter(taken).buffer_unordered(SIDE_BY_SIDE).collect().await;
         for (step, result) in results {
             report.add(step, result);
@@ -103,7 +111,7 @@ pub async fn execute(job: &Job<'_>) -> Report {
         if *stage == Stage::Definitions && report.problems.is_empty() {
             job.establish(steps, &mut report).await;
         }
-        if report.problems.iter().any(|p| p.reason != reasons::OWNED_BY_ANOTHER_SYNC) {
+        if !report.problems.is_empty() {
             break;
         }
     }
@@ -126,7 +134,15 @@ impl Report {
                     None => {}
                 }
             }
-            Err(problem) => self.problems.push(problem),
+            Err(problem) => {
+                self.failed.insert(step.id.clone());
+                match problem.reason {
+                    reasons::CLUSTER_UNAVAILABLE => drop(self.unsure.insert(step.id.clone())),
+                    reasons::FORBIDDEN => drop(self.forbidden.insert(step.id.clone())),
+                    _ => {}
+                }
+                self.problems.push(problem);
+            }
         }
     }
 }
@@ -138,11 +154,7 @@ impl Job<'_> {
 
     async fn step(&self, step: &Step) -> Result<Done, Problem> {
         match &step.action {
-            Action::Refuse(owner) => {
-                let message =
-                    format!("it is in the inventory of Sync {owner}; keep it in the files of one of the two only");
-                Err(problem(step, reasons::OWNED_BY_ANOTHER_SYNC, message, false))
-            }
+            Action::Refuse | Action::Hold => Ok(Done { outcome: Outcome::Unchanged, change: None, health: None }),
             Action::Apply => self.apply_step(step).await,
             Action::Once(once) => self.once_step(step, once).await,
         }
@@ -217,6 +229,12 @@ impl Job<'_> {
         let there = |uid: &str, finished, change, health| {
             Ok(Done { outcome: Outcome::Task { uid: uid.into(), finished }, change, health })
         };
+        // What is there already, or has been, is listed only where the account could have made it.
+        if !step.made && matches!(once, Once::Keep { .. } | Once::Done | Once::Wait) {
+            let resource = self.resource(step).await?;
+            let may = may_apply(self.account, &resource, &step.id, step.wanted.object.value()).await;
+            may.map_err(|e| self.problem(step, &resource, "create", &e))?;
+        }
         match once {
             Once::Keep { uid, finished } => there(uid, *finished, None, None),
             Once::Done => Ok(Done { outcome: Outcome::TaskDone, change: None, health: Some(Health::Current) }),

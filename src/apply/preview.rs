@@ -48,7 +48,7 @@ pub async fn preview(account: &Account, kinds: &Kinds, plan: &Plan) -> (Vec<Diff
 }
 
 fn gone(id: &ObjectId, live: &Value) -> Difference {
-    let (after, note) = match prune::verdict(id, live) {
+    let (after, note) = match prune::verdict(id, live, None, None) {
         prune::Verdict::Delete { .. } => (None, None),
         prune::Verdict::Keep(why) | prune::Verdict::Later(why) => {
             (Some(compare::content(live)), Some(why.text().into()))

@@ -75,7 +75,8 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
         wanted,
         inventory: &subject.inventory,
         tasks: &observed.tasks,
-        taken: &BTreeMap::new(),
+        legacies: &[],
+        refused: &BTreeMap::new(),
         prune: subject.prune,
     })?;
     let (differences, problems) = apply::preview(&account, &kinds, &plan).await;

@@ -2,84 +2,164 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::object::ObjectId;
+use crate::{api::InventoryEntry, object::ObjectId};
 
 /// The objects of all inventories and their owners, `namespace/name` of Syncs.
 ///
-/// The first to claim an object has it until it gives it up. A Sync that wants an object of another one is written
-/// down as its heir: the owner then hands the object over instead of deleting it, so that moving a manifest from one
-/// Sync's path to another's never deletes the object.
+/// A claim is *proven* once an apply of the object has passed with the Sync's own account. The first to prove a claim has
+/// the object until it gives it up. An unproven one (an inventory read at a start, an apply under way) keeps nobody
+/// from anything that the live object does not confirm: whoever writes a name into files must not get in the way of
+/// those who may change the object.
+///
+/// A Sync that wants an object of another one, and may apply it, is written down as its heir: the owner then hands the
+/// object over instead of deleting it, so that moving a manifest from one Sync's path to another's never deletes the
+/// object.
 #[derive(Debug, Default)]
 pub struct Claims {
-    owners: HashMap<ObjectId, String>,
+    owners: HashMap<ObjectId, Holder>,
     held: HashMap<String, BTreeSet<ObjectId>>,
     heirs: HashMap<ObjectId, BTreeSet<String>>,
+    legacies: HashMap<ObjectId, InventoryEntry>,
+}
+
+/// A Sync that has an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its `namespace/name`.
+    pub sync: String,
+    /// Whether an apply of the object has passed with its account.
+    pub proven: bool,
 }
 
 impl Claims {
-    /// `owner` holds what its inventory lists; what others hold stays theirs.
-    pub fn load(&mut self, owner: &str, inventory: impl Iterator<Item = ObjectId>) {
-        for id in inventory {
-            self.take(owner, id);
-        }
-    }
-
-    /// Claims `ids` for `owner`. Returned is what another Sync has, and its name; `owner` becomes heir of those, and
-    /// stops being heir of everything else.
-    pub fn claim<'a>(&mut self, owner: &str, ids: impl Iterator<Item = &'a ObjectId>) -> BTreeMap<ObjectId, String> {
-        self.renounce(owner);
-        let mut taken = BTreeMap::new();
-        for id in ids {
-            let holder = self.take(owner, id.clone());
-            if holder != owner {
-                self.heirs.entry(id.clone()).or_default().insert(owner.to_owned());
-                taken.insert(id.clone(), holder);
+    /// `owner` holds what its inventory lists; what others hold stays theirs. The uid of an entry is written after the
+    /// object was made, so it proves the claim.
+    pub fn load<'a>(&mut self, owner: &str, inventory: impl Iterator<Item = &'a InventoryEntry>) {
+        for entry in inventory {
+            if let Some(id) = ObjectId::parse(&entry.id) {
+                let unproven = !self.take(owner, &id).is_some_and(|other| other.proven);
+                if unproven && entry.uid.is_some() {
+                    self.give(owner, &id, true);
+                }
             }
         }
-        taken
     }
 
-    fn take(&mut self, owner: &str, id: ObjectId) -> String {
-        let holder = self.owners.entry(id.clone()).or_insert_with(|| owner.to_owned()).clone();
-        if holder == owner {
-            self.held.entry(holder.clone()).or_default().insert(id);
+    /// Claims `ids` for `owner`, unproven. Returned is what another Sync has.
+    pub fn claim<'a>(&mut self, owner: &str, ids: impl Iterator<Item = &'a ObjectId>) -> BTreeMap<ObjectId, Holder> {
+        ids.filter_map(|id| Some((id.clone(), self.take(owner, id)?))).collect()
+    }
+
+    /// The live object does not belong to `from`, whose claim is unproven: `owner` has it now, unproven.
+    pub fn take_over(&mut self, owner: &str, id: &ObjectId, from: &str) {
+        if self.owners.get(id).is_some_and(|h| h.sync == from && !h.proven) {
+            self.give(owner, id, false);
         }
-        holder
+    }
+
+    /// An apply of `ids` has passed with the account of `owner`, or the live objects say that they are its. Returned is
+    /// what another Sync has proven before, and its name.
+    pub fn prove<'a>(&mut self, owner: &str, ids: impl Iterator<Item = &'a ObjectId>) -> BTreeMap<ObjectId, String> {
+        let mut lost = BTreeMap::new();
+        for id in ids {
+            match self.owners.get_mut(id) {
+                Some(holder) if holder.sync == owner => holder.proven = true,
+                Some(holder) if holder.proven => drop(lost.insert(id.clone(), holder.sync.clone())),
+                _ => self.give(owner, id, true),
+            }
+            if !lost.contains_key(id) {
+                self.legacies.remove(id);
+            }
+        }
+        lost
+    }
+
+    /// `sync` is heir of `ids`, and of what it was heir of before among `unsure`, and of nothing else.
+    pub fn inherit(&mut self, sync: &str, ids: &BTreeSet<ObjectId>, unsure: &BTreeSet<ObjectId>) {
+        self.renounce(sync, unsure);
+        for id in ids {
+            self.heirs.entry(id.clone()).or_default().insert(sync.to_owned());
+        }
     }
 
     /// The Sync that has `id`.
     pub fn owner(&self, id: &ObjectId) -> Option<&str> {
-        self.owners.get(id).map(String::as_str)
+        self.owners.get(id).map(|h| h.sync.as_str())
     }
 
-    /// A Sync that wants `id` besides its owner; the first by name.
-    pub fn heir(&self, id: &ObjectId) -> Option<&str> {
-        self.heirs.get(id)?.first().map(String::as_str)
+    /// Whether a Sync other than `sync` has `id`, or is to have it.
+    pub fn is_passed_on(&self, id: &ObjectId, sync: &str) -> bool {
+        self.heirs.contains_key(id) || self.owners.get(id).is_some_and(|h| h.sync != sync && h.proven)
+    }
+
+    /// Keeps for the heir of an object what the inventory of its owner knew about it.
+    pub fn bequeath(&mut self, entries: impl Iterator<Item = InventoryEntry>) {
+        for entry in entries {
+            if let Some(id) = ObjectId::parse(&entry.id).filter(|id| self.heirs.contains_key(id)) {
+                self.legacies.insert(id, entry);
+            }
+        }
+    }
+
+    /// What the former owners of `ids` knew about them.
+    pub fn legacies<'a>(&self, ids: impl Iterator<Item = &'a ObjectId>) -> Vec<InventoryEntry> {
+        ids.filter_map(|id| self.legacies.get(id)).cloned().collect()
     }
 
     /// `owner` holds exactly `ids` from now on. Returned are the heirs of what it gave up.
     pub fn keep(&mut self, owner: &str, ids: &BTreeSet<ObjectId>) -> BTreeSet<String> {
         let held = self.held.remove(owner).unwrap_or_default();
         let mut heirs = BTreeSet::new();
-        for id in held.difference(ids) {
-            self.owners.remove(id);
-            heirs.extend(self.heirs.get(id).into_iter().flatten().cloned());
+        for id in &held {
+            if ids.contains(id) {
+                self.held.entry(owner.to_owned()).or_default().insert(id.clone());
+            } else {
+                self.owners.remove(id);
+                heirs.extend(self.heirs.get(id).into_iter().flatten().cloned());
+            }
         }
         for id in ids {
-            self.take(owner, id.clone());
+            self.take(owner, id);
         }
         heirs
     }
 
     /// `owner` is gone: it holds nothing and wants nothing. Returned are the heirs of what it held.
     pub fn forget(&mut self, owner: &str) -> BTreeSet<String> {
-        self.renounce(owner);
+        self.renounce(owner, &BTreeSet::new());
         self.keep(owner, &BTreeSet::new())
     }
 
-    fn renounce(&mut self, owner: &str) {
-        self.heirs.retain(|_, heirs| {
-            heirs.remove(owner);
+    /// Gives `id` to `owner` where nobody has it; returned is who else does.
+    fn take(&mut self, owner: &str, id: &ObjectId) -> Option<Holder> {
+        match self.owners.get(id) {
+            Some(holder) if holder.sync == owner => None,
+            Some(holder) => Some(holder.clone()),
+            None => {
+                self.give(owner, id, false);
+                None
+            }
+        }
+    }
+
+    fn give(&mut self, owner: &str, id: &ObjectId, proven: bool) {
+        if let Some(old) = self.owners.insert(id.clone(), Holder { sync: owner.to_owned(), proven })
+            && let Some(held) = self.held.get_mut(&old.sync)
+        {
+            held.remove(id);
+        }
+        self.held.entry(owner.to_owned()).or_default().insert(id.clone());
+    }
+
+    fn renounce(&mut self, sync: &str, but: &BTreeSet<ObjectId>) {
+        let legacies = &mut self.legacies;
+        self.heirs.retain(|id, heirs| {
+            if !but.contains(id) {
+                heirs.remove(sync);
+            }
+            if heirs.is_empty() {
+                legacies.remove(id);
+            }
             !heirs.is_empty()
         });
     }
@@ -93,17 +173,75 @@ mod tests {
         ObjectId { namespace: "n".into(), name: name.into(), group: String::new(), kind: "ConfigMap".into() }
     }
 
+    fn entry(name: &str, uid: Option<&str>) -> InventoryEntry {
+        InventoryEntry { id: id(name).to_string(), uid: uid.map(Into::into), ..InventoryEntry::default() }
+    }
+
+    fn ids(names: &[&str]) -> BTreeSet<ObjectId> {
+        names.iter().map(|name| id(name)).collect()
+    }
+
+    fn holder(sync: &str, proven: bool) -> Holder {
+        Holder { sync: sync.into(), proven }
+    }
+
     #[test]
     fn the_first_has_it_and_the_other_inherits() {
         let mut claims = Claims::default();
-        claims.load("n/a", [id("x"), id("y")].into_iter());
-        assert_eq!(claims.claim("n/b", [id("x"), id("z")].iter()), BTreeMap::from([(id("x"), "n/a".to_owned())]));
-        assert_eq!(claims.heir(&id("x")), Some("n/b"));
-        assert_eq!(claims.keep("n/a", &BTreeSet::from([id("y")])), BTreeSet::from(["n/b".to_owned()]));
+        claims.load("n/a", [entry("x", None), entry("y", None)].iter());
+        assert!(claims.prove("n/a", [id("x"), id("y")].iter()).is_empty());
+        let rivals = claims.claim("n/b", [id("x"), id("z")].iter());
+        assert_eq!(rivals, BTreeMap::from([(id("x"), holder("n/a", true))]));
+        claims.inherit("n/b", &ids(&["x"]), &BTreeSet::new());
+        assert!(claims.is_passed_on(&id("x"), "n/a") && !claims.is_passed_on(&id("y"), "n/a"));
+        assert_eq!(claims.keep("n/a", &ids(&["y"])), BTreeSet::from(["n/b".to_owned()]));
         assert!(claims.claim("n/b", [id("x")].iter()).is_empty());
-        assert_eq!(claims.heir(&id("x")), None);
+        claims.inherit("n/b", &BTreeSet::new(), &BTreeSet::new());
+        assert!(claims.prove("n/b", [id("x")].iter()).is_empty());
         assert_eq!(claims.claim("n/a", [id("x")].iter()).len(), 1);
+        assert!(claims.is_passed_on(&id("x"), "n/a"), "a former owner leaves it alone");
         claims.forget("n/b");
         assert!(claims.claim("n/a", [id("x"), id("z")].iter()).is_empty());
+    }
+
+    #[test]
+    fn a_claim_that_is_not_proven_yields() {
+        let mut claims = Claims::default();
+        claims.load("n/a", [entry("x", None), entry("task", Some("u"))].iter());
+        let rivals = claims.claim("n/b", [id("x"), id("task")].iter());
+        assert_eq!(rivals, BTreeMap::from([(id("x"), holder("n/a", false)), (id("task"), holder("n/a", true))]));
+        claims.take_over("n/b", &id("x"), "n/a");
+        claims.take_over("n/b", &id("task"), "n/a");
+        assert_eq!((claims.owner(&id("x")), claims.owner(&id("task"))), (Some("n/b"), Some("n/a")));
+        assert!(claims.keep("n/a", &ids(&["x", "task"])).is_empty());
+        assert_eq!(claims.owner(&id("x")), Some("n/b"));
+        // Of two that apply at the same time the first to end has it.
+        assert!(claims.prove("n/a", [id("x")].iter()).is_empty());
+        assert_eq!(claims.prove("n/b", [id("x")].iter()), BTreeMap::from([(id("x"), "n/a".to_owned())]));
+        claims.keep("n/b", &BTreeSet::new());
+        assert_eq!(claims.owner(&id("x")), Some("n/a"));
+    }
+
+    #[test]
+    fn a_proof_in_an_inventory_counts_more_than_age() {
+        let mut claims = Claims::default();
+        claims.load("n/old", [entry("x", None)].iter());
+        claims.load("n/new", [entry("x", Some("u"))].iter());
+        claims.load("n/newer", [entry("x", Some("v"))].iter());
+        assert_eq!(claims.owner(&id("x")), Some("n/new"));
+    }
+
+    #[test]
+    fn what_is_known_goes_to_the_heir() {
+        let mut claims = Claims::default();
+        claims.prove("n/a", [id("x"), id("y")].iter());
+        claims.inherit("n/b", &ids(&["x"]), &BTreeSet::new());
+        claims.bequeath([entry("x", Some("u")), entry("y", Some("v"))].into_iter());
+        assert_eq!(claims.legacies([id("x"), id("y")].iter()), [entry("x", Some("u"))]);
+        claims.inherit("n/b", &BTreeSet::new(), &ids(&["x"]));
+        assert_eq!(claims.legacies([id("x")].iter()).len(), 1, "it is still heir of what it could not be asked about");
+        claims.keep("n/a", &BTreeSet::new());
+        claims.prove("n/b", [id("x")].iter());
+        assert!(claims.legacies([id("x")].iter()).is_empty());
     }
 }

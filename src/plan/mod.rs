@@ -4,10 +4,11 @@
 //! written before them, and what is pruned after them. [`Plan::settle`] gives the inventory for after. The rules that
 //! keep objects safe, whenever the process ends:
 //!
-//! * An object is in the inventory before it is created (`superset`), and leaves it only after it is gone: nothing leaks.
-//! * Only what the inventory lists is pruned, and only if its live object was applied by Pilothouse: nothing foreign
-//!   is deleted ([`prune`]).
-//! * An object that another Sync has in its inventory is refused by name.
+//! * An object is in the inventory before it is created (`superset`), and leaves it only after it is gone, or after the
+//!   API server has refused it: nothing leaks, and nothing is listed that was never applied.
+//! * Only what the inventory lists is pruned, and only if its live object was applied by this Sync: nothing foreign is
+//!   deleted ([`prune`]).
+//! * An object that another Sync has is refused by name ([`claims`]).
 
 pub mod claims;
 pub mod compare;
@@ -25,7 +26,7 @@ use std::{
     fmt,
 };
 
-pub use claims::Claims;
+pub use claims::{Claims, Holder};
 pub use compare::{Effort, Remembered, effort};
 pub use health::{Health, health};
 pub use once::{LiveTask, Once};
@@ -68,10 +69,21 @@ pub struct Input<'a> {
     pub inventory: &'a [InventoryEntry],
     /// The live Tasks among the wanted ones.
     pub tasks: &'a BTreeMap<ObjectId, LiveTask>,
-    /// Wanted objects that another Sync owns, and its name.
-    pub taken: &'a BTreeMap<ObjectId, String>,
+    /// Entries of former owners, of objects that they handed over.
+    pub legacies: &'a [InventoryEntry],
+    /// Wanted objects that are known beforehand not to be applied.
+    pub refused: &'a BTreeMap<ObjectId, Refused>,
     /// Whether what is gone from the render is deleted.
     pub prune: bool,
+}
+
+/// Why one object is not applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Another Sync has it.
+    Taken,
+    /// A dry run of its apply failed: later stages, which may need it, wait.
+    Failing,
 }
 
 /// Why nothing is applied at all.
@@ -102,8 +114,10 @@ pub enum Action {
     Apply,
     /// A Task, created or left alone.
     Once(Once),
-    /// It belongs to the Sync named here.
-    Refuse(String),
+    /// Nothing: it is refused.
+    Refuse,
+    /// Nothing yet: an object of an earlier stage is refused.
+    Hold,
 }
 
 /// One object of a stage.
@@ -119,6 +133,8 @@ pub struct Step {
     pub action: Action,
     /// Whether the inventory listed it before.
     pub owned: bool,
+    /// Whether the inventory has its uid: this Sync has made it (known of Tasks only).
+    pub made: bool,
     /// Whether its rendered bytes are those of the last apply (known of Agents only).
     pub same_bytes: bool,
 }
@@ -157,20 +173,23 @@ pub enum Outcome {
 }
 
 /// Decides. The order of `wanted` does not matter.
-pub fn plan(input: Input<'_>) -> Result<Plan, Refusal> {
-    let before: BTreeMap<ObjectId, &InventoryEntry> =
-        input.inventory.iter().filter_map(|e| Some((ObjectId::parse(&e.id)?, e))).collect();
+pub fn plan(mut input: Input<'_>) -> Result<Plan, Refusal> {
+    let before = by_id(input.inventory);
     if input.wanted.is_empty() && input.prune && !before.is_empty() {
         return Err(Refusal::Empty(before.len()));
     }
-    let steps = steps(input.wanted, &before, input.tasks, input.taken)?;
+    let wanted = std::mem::take(&mut input.wanted);
+    let steps = steps(wanted, &input, &before)?;
     let mut superset: BTreeMap<ObjectId, InventoryEntry> =
         before.iter().map(|(id, entry)| (id.clone(), (*entry).clone())).collect();
     let mut grows = false;
-    for step in steps.values().filter(|s| !matches!(s.action, Action::Refuse(_))) {
-        let entry = entry_before(step, before.get(&step.id).copied());
-        if before.get(&step.id) != Some(&&entry) {
-            grows |= !step.owned || entry.uid != before[&step.id].uid || entry.spec_hash != before[&step.id].spec_hash;
+    let legacies = by_id(input.legacies);
+    let untouched = |s: &&Step| matches!(s.action, Action::Refuse | Action::Hold | Action::Once(Once::Foreign));
+    for step in steps.values().filter(|s| !untouched(s)) {
+        let known = before.get(&step.id);
+        let entry = entry_before(step, known.or(legacies.get(&step.id)).copied());
+        if known != Some(&&entry) {
+            grows |= known.is_none_or(|k| entry.uid != k.uid || entry.spec_hash != k.spec_hash);
             superset.insert(step.id.clone(), entry);
         }
     }
@@ -180,19 +199,31 @@ pub fn plan(input: Input<'_>) -> Result<Plan, Refusal> {
     Ok(Plan { stages: stages(steps), superset: superset.into_values().collect(), grows, prune, released })
 }
 
+fn by_id(entries: &[InventoryEntry]) -> BTreeMap<ObjectId, &InventoryEntry> {
+    entries.iter().filter_map(|e| Some((ObjectId::parse(&e.id)?, e))).collect()
+}
+
 fn steps(
     wanted: Vec<Wanted>,
+    input: &Input<'_>,
     before: &BTreeMap<ObjectId, &InventoryEntry>,
-    tasks: &BTreeMap<ObjectId, LiveTask>,
-    taken: &BTreeMap<ObjectId, String>,
 ) -> Result<BTreeMap<ObjectId, Step>, Refusal> {
+    let legacies = by_id(input.legacies);
+    let failing = input.refused.iter().filter(|(_, why)| **why == Refused::Failing);
+    let last = failing.map(|(id, _)| order::stage_of(id)).min();
     let mut steps = BTreeMap::<ObjectId, Step>::new();
     for wanted in wanted {
         let id = wanted.object.id();
-        let known = before.get(&id).copied();
-        let (digest, action) = decide(&wanted.object, &id, known, tasks.get(&id), taken.get(&id));
+        let known = before.get(&id).or(legacies.get(&id)).copied();
+        let (digest, mut action) = decide(&wanted.object, &id, known, input.tasks.get(&id));
+        if input.refused.contains_key(&id) {
+            action = Action::Refuse;
+        } else if last.is_some_and(|last| order::stage_of(&id) > last) {
+            action = Action::Hold;
+        }
         let same_bytes = known.is_some_and(|k| k.spec_hash.as_deref() == Some(digest.as_str()));
-        let step = Step { wanted, id: id.clone(), digest, action, owned: known.is_some(), same_bytes };
+        let (owned, made) = (before.contains_key(&id), before.get(&id).is_some_and(|k| k.uid.is_some()));
+        let step = Step { wanted, id: id.clone(), digest, action, owned, made, same_bytes };
         if let Some(other) = steps.insert(id.clone(), step) {
             let mut places = [other.wanted.origin, steps[&id].wanted.origin.clone()];
             places.sort();
@@ -203,21 +234,14 @@ fn steps(
     Ok(steps)
 }
 
-fn decide(
-    object: &Object,
-    id: &ObjectId,
-    known: Option<&InventoryEntry>,
-    live: Option<&LiveTask>,
-    owner: Option<&String>,
-) -> (String, Action) {
-    let task = is_task(id);
-    let digest = if task { digest::of_work(object) } else { digest::of_object(object) };
-    let action = match owner {
-        Some(owner) => Action::Refuse(owner.clone()),
-        None if task => Action::Once(once::decide(&digest, known, live)),
-        None => Action::Apply,
-    };
-    (digest, action)
+fn decide(object: &Object, id: &ObjectId, known: Option<&InventoryEntry>, live: Option<&LiveTask>) -> (String, Action) {
+    if is_task(id) {
+        let digest = digest::of_work(object);
+        let once = once::decide(&digest, known, live);
+        (digest, Action::Once(once))
+    } else {
+        (digest::of_object(object), Action::Apply)
+    }
 }
 
 /// The entry of a step before it is taken. A Task that will be created is written down with its content and without a
@@ -251,17 +275,24 @@ impl Plan {
         self.stages.iter().flat_map(|(_, steps)| steps)
     }
 
-    /// The inventory after the steps in `outcomes` were taken and the objects in `gone` left the cluster. Sorted.
-    pub fn settle(&self, outcomes: &BTreeMap<ObjectId, Outcome>, gone: &BTreeSet<ObjectId>) -> Vec<InventoryEntry> {
+    /// The inventory after the steps in `outcomes` were taken and the objects in `gone` left the cluster. Sorted. What
+    /// is new and was not applied is not in it, unless it is among `unsure`: nobody knows whether the API server has it.
+    pub fn settle(
+        &self,
+        outcomes: &BTreeMap<ObjectId, Outcome>,
+        unsure: &BTreeSet<ObjectId>,
+        gone: &BTreeSet<ObjectId>,
+    ) -> Vec<InventoryEntry> {
         let steps: BTreeMap<&ObjectId, &Step> = self.steps().map(|s| (&s.id, s)).collect();
         let mut entries: Vec<InventoryEntry> = self
             .superset
             .iter()
             .filter_map(|entry| Some((ObjectId::parse(&entry.id)?, entry)))
             .filter(|(id, _)| !gone.contains(id) && !self.released.contains(id))
-            .map(|(id, entry)| match (steps.get(&id), outcomes.get(&id)) {
-                (Some(step), Some(outcome)) => entry_after(entry, step, outcome),
-                _ => entry.clone(),
+            .filter_map(|(id, entry)| match (steps.get(&id), outcomes.get(&id)) {
+                (Some(step), Some(outcome)) => Some(entry_after(entry, step, outcome)),
+                (Some(step), None) if !step.owned && !unsure.contains(&id) => None,
+                _ => Some(entry.clone()),
             })
             .collect();
         entries.sort_by(|a, b| a.id.cmp(&b.id));

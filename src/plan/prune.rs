@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::once::LiveTask;
 use crate::{
-    api::names::{annotation::PRUNE, manager},
+    api::names::{annotation::PRUNE, label, label_value, manager},
     object::ObjectId,
 };
 
@@ -31,6 +31,8 @@ pub enum Why {
     Guarded,
     /// Pilothouse never applied it.
     Foreign,
+    /// Another Sync applied it last.
+    OfAnotherSync,
     /// It is a Task that runs.
     Running,
 }
@@ -44,13 +46,15 @@ impl Why {
                 "its deletion would take data along; annotate it pilothouse.dev/prune: enabled before it leaves the files, or delete it by hand"
             }
             Self::Foreign => "it was not applied by Pilothouse",
+            Self::OfAnotherSync => "another Sync has applied it since",
             Self::Running => "the Task runs; it is deleted when it has ended",
         }
     }
 }
 
-/// Decides from the live object's metadata (and for a Task its status).
-pub fn verdict(id: &ObjectId, live: &Value) -> Verdict {
+/// Decides from the live object's metadata (and for a Task its status). `ours` is the Sync's namespace and name, and `uid`
+/// what its inventory says that it made.
+pub fn verdict(id: &ObjectId, live: &Value, ours: Option<(&str, &str)>, uid: Option<&str>) -> Verdict {
     let annotation = live.pointer("/metadata/annotations").and_then(|a| a.get(PRUNE)).and_then(Value::as_str);
     match annotation {
         Some("disabled") => return Verdict::Keep(Why::Annotated),
@@ -60,6 +64,10 @@ pub fn verdict(id: &ObjectId, live: &Value) -> Verdict {
     }
     if !applied_by_us(live) {
         return Verdict::Keep(Why::Foreign);
+    }
+    let made = uid.is_some() && live.pointer("/metadata/uid").and_then(Value::as_str) == uid;
+    if !made && ours.is_some_and(|ours| is_of_another(live, ours)) {
+        return Verdict::Keep(Why::OfAnotherSync);
     }
     if super::is_task(id) && LiveTask::read(live).running {
         return Verdict::Later(Why::Running);
@@ -83,6 +91,21 @@ fn applied_by_us(live: &Value) -> bool {
     live.pointer("/metadata/managedFields").and_then(Value::as_array).is_some_and(|managers| {
         managers.iter().any(|m| m.get("manager").and_then(Value::as_str) == Some(manager::SYNC))
     })
+}
+
+/// Whether the live object says that the Sync of this namespace and name applied it last.
+pub fn is_of(live: &Value, (namespace, name): (&str, &str)) -> bool {
+    stamped(live) == Some((label_value(namespace).as_str(), label_value(name).as_str()))
+}
+
+fn is_of_another(live: &Value, ours: (&str, &str)) -> bool {
+    stamped(live).is_some() && !is_of(live, ours)
+}
+
+/// The labels that every apply of a Sync sets.
+fn stamped(live: &Value) -> Option<(&str, &str)> {
+    let labels = live.pointer("/metadata/labels")?;
+    Some((labels.get(label::SYNC_NAMESPACE)?.as_str()?, labels.get(label::SYNC_NAME)?.as_str()?))
 }
 
 #[cfg(test)]
@@ -116,7 +139,31 @@ mod tests {
             ("n_a_pilothouse.dev_Task", json!({}), manager::SYNC, "Running", Verdict::Later(Why::Running)),
             ("n_a_pilothouse.dev_Task", json!({}), manager::SYNC, "Queued", delete.clone()),
         ] {
-            assert_eq!(verdict(&id(text), &live(annotations, manager, phase)), want, "{text} {manager} {phase}");
+            assert_eq!(
+                verdict(&id(text), &live(annotations, manager, phase), Some(("n", "s")), None),
+                want,
+                "{text} {manager} {phase}"
+            );
         }
+    }
+    #[test]
+    fn what_another_sync_applied_since_is_kept() {
+        let id = ObjectId::parse("n_a__ConfigMap").unwrap();
+        let of = |namespace: &str, name: &str| {
+            json!({"metadata": {"uid": "u", "managedFields": [{"manager": manager::SYNC}],
+                "labels": {label::SYNC_NAMESPACE: namespace, label::SYNC_NAME: name}}})
+        };
+        let delete = Verdict::Delete { uid: "u".into() };
+        let kept = Verdict::Keep(Why::OfAnotherSync);
+        for (live, uid, want) in [
+            (of("n", "s"), None, &delete),
+            (of("n", "t"), None, &kept),
+            (of("m", "s"), None, &kept),
+            (of("n", "t"), Some("u"), &delete),
+            (of("n", "t"), Some("older"), &kept),
+        ] {
+            assert_eq!(&verdict(&id, &live, Some(("n", "s")), uid), want, "{live} {uid:?}");
+        }
+        assert_eq!(verdict(&id, &of("n", "t"), None, None), delete);
     }
 }

@@ -21,8 +21,16 @@ fn wanted(objects: Vec<Object>) -> Vec<Wanted> {
 }
 
 fn planned(objects: Vec<Object>, inventory: &[InventoryEntry]) -> Result<Plan, Refusal> {
-    let (tasks, taken) = (BTreeMap::new(), BTreeMap::new());
-    plan(Input { wanted: wanted(objects), inventory, tasks: &tasks, taken: &taken, prune: true })
+    planned_but(objects, inventory, &BTreeMap::new())
+}
+
+fn planned_but(
+    objects: Vec<Object>,
+    inventory: &[InventoryEntry],
+    refused: &BTreeMap<ObjectId, Refused>,
+) -> Result<Plan, Refusal> {
+    let tasks = BTreeMap::new();
+    plan(Input { wanted: wanted(objects), inventory, tasks: &tasks, legacies: &[], refused, prune: true })
 }
 
 #[test]
@@ -39,19 +47,58 @@ fn two_manifests_of_one_object_are_named() {
 }
 
 #[test]
-fn an_object_of_another_sync_stays_out_of_the_inventory() {
-    let id = object("ConfigMap", "a", 1).id();
-    let taken = BTreeMap::from([(id, "n/other".to_owned())]);
+fn what_is_refused_stays_out_of_the_inventory() {
+    let objects = || vec![object("Namespace", "n", 1), object("ConfigMap", "a", 1), object("Agent", "b", 1)];
+    let ids = |plan: &Plan| plan.superset.iter().map(|e| e.id.clone()).collect::<Vec<_>>();
+    let actions = |plan: &Plan| plan.steps().map(|s| s.action.clone()).collect::<Vec<_>>();
+    let refused = |why| BTreeMap::from([(object("ConfigMap", "a", 1).id(), why)]);
+    let plan = planned_but(objects(), &[], &refused(Refused::Taken)).unwrap();
+    assert_eq!(ids(&plan), ["n_b_pilothouse.dev_Agent", "n_n__Namespace"]);
+    assert_eq!(actions(&plan), [Action::Apply, Action::Refuse, Action::Apply]);
+    // Later stages may need what fails.
+    let plan = planned_but(objects(), &[], &refused(Refused::Failing)).unwrap();
+    assert_eq!(ids(&plan), ["n_n__Namespace"]);
+    assert_eq!(actions(&plan), [Action::Apply, Action::Refuse, Action::Hold]);
+    // What the inventory had stays in it, and nothing is to be written.
+    let before = planned(objects(), &[]).unwrap().superset;
+    let plan = planned_but(objects(), &before, &refused(Refused::Failing)).unwrap();
+    assert_eq!((plan.superset.len(), plan.grows), (3, false));
+    assert_eq!(plan.settle(&BTreeMap::new(), &BTreeSet::new(), &BTreeSet::new()), before);
+}
+
+#[test]
+fn what_was_never_applied_leaves_the_inventory() {
+    let (a, b) = (object("ConfigMap", "a", 1), object("ConfigMap", "b", 1));
+    let unsure = BTreeSet::from([object("ConfigMap", "c", 1).id()]);
+    let before = planned(vec![a.clone()], &[]).unwrap().superset;
+    let plan = planned(vec![a, b, object("ConfigMap", "c", 1)], &before).unwrap();
+    assert_eq!(plan.superset.len(), 3);
+    let left = plan.settle(&BTreeMap::new(), &unsure, &BTreeSet::new());
+    assert_eq!(left.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["n_a__ConfigMap", "n_c__ConfigMap"]);
+}
+
+#[test]
+fn a_task_that_was_handed_over_is_remembered() {
+    let task = object("Task", "t", 1);
+    let entry = InventoryEntry {
+        id: task.id().to_string(),
+        v: "v1alpha1".into(),
+        uid: Some("u".into()),
+        spec_hash: Some(digest::of_work(&task)),
+        finished: Some(true),
+    };
     let plan = plan(Input {
-        wanted: wanted(vec![object("ConfigMap", "a", 1), object("ConfigMap", "b", 1)]),
+        wanted: wanted(vec![task]),
         inventory: &[],
         tasks: &BTreeMap::new(),
-        taken: &taken,
+        legacies: std::slice::from_ref(&entry),
+        refused: &BTreeMap::new(),
         prune: true,
     })
     .unwrap();
-    assert_eq!(plan.superset.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["n_b__ConfigMap"]);
-    assert!(plan.steps().any(|s| s.action == Action::Refuse("n/other".into())));
+    let step = plan.steps().next().unwrap();
+    assert_eq!((&step.action, step.owned, step.made), (&Action::Once(Once::Done), false, false));
+    assert!(plan.grows && plan.superset == [entry]);
 }
 
 #[test]
@@ -116,7 +163,8 @@ impl World {
             wanted: wanted(objects),
             inventory: &inventory,
             tasks: &tasks,
-            taken: &BTreeMap::new(),
+            legacies: &[],
+            refused: &BTreeMap::new(),
             prune: true,
         };
         let Ok(plan) = plan(input) else { return true };
@@ -148,7 +196,7 @@ impl World {
             }
             gone.insert(id.clone());
         }
-        let settled = plan.settle(&outcomes, &gone);
+        let settled = plan.settle(&outcomes, &BTreeSet::new(), &gone);
         if settled != self.inventory {
             self.inventory = settled;
             self.writes += 1;
@@ -175,7 +223,7 @@ impl World {
             }
             Action::Once(Once::Keep { uid, finished }) => Some(Outcome::Task { uid: uid.clone(), finished: *finished }),
             Action::Once(Once::Done) => Some(Outcome::TaskDone),
-            Action::Once(Once::Wait | Once::Foreign) | Action::Refuse(_) => None,
+            Action::Once(Once::Wait | Once::Foreign) | Action::Refuse | Action::Hold => None,
         }
     }
 }

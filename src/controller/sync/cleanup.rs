@@ -12,6 +12,7 @@ use tracing::warn;
 use super::{
     gone,
     pass::Pass,
+    peers::QUIET,
     report::{self, Facts},
 };
 use crate::{
@@ -46,6 +47,9 @@ impl Pass<'_> {
             return Ok(Next::OnEvent);
         }
         if deletes(&self.sync.spec) {
+            if !self.is_overdue() && self.waits_for_peers() {
+                return Ok(Next::After(QUIET));
+            }
             let left = self.delete_all().await?;
             if !left.is_empty() {
                 let message = truncate(&format!("not deleted yet: {}", left.join("; ")), 900);
@@ -60,7 +64,10 @@ impl Pass<'_> {
             }
         }
         self.set_finalizer(false).await.map(drop)?;
-        let heirs = self.all.with_claims(|claims| claims.forget(&self.key));
+        let heirs = self.all.with_claims(|claims| {
+            claims.bequeath(self.inventory().into_iter());
+            claims.forget(&self.key)
+        });
         self.all.trigger_all(heirs);
         Ok(Next::OnEvent)
     }
@@ -78,9 +85,9 @@ impl Pass<'_> {
         };
         let mut ids: Vec<ObjectId> = inventory.iter().filter_map(|e| ObjectId::parse(&e.id)).collect();
         ids.sort_by_key(|id| std::cmp::Reverse(order::stage_of(id)));
-        let heir = |id: &ObjectId| self.all.with_claims(|claims| claims.heir(id).is_some());
+        let passed_on = |id: &ObjectId| self.is_passed_on(id);
         let Pruned { gone, later, problems, deleted, .. } =
-            apply::prune(&account, &self.all.kinds, &ids, &inventory, heir).await;
+            apply::prune(&account, &self.all.kinds, &ids, &inventory, &self.owner(), passed_on).await;
         if !gone.is_empty() && (!later.is_empty() || !problems.is_empty()) {
             let rest = inventory.into_iter().filter(|e| ObjectId::parse(&e.id).is_none_or(|id| !gone.contains(&id)));
             let facts = Facts { inventory: Some(rest.collect()), ..self.facts() };

@@ -1,12 +1,16 @@
 //! Syncs: reads the artifact, renders, plans, applies, and tells how it went.
 
+mod applying;
 mod cleanup;
+mod desired;
+mod health;
 mod index;
 mod pass;
+mod peers;
 mod report;
 mod state;
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -22,10 +26,11 @@ use crate::{
     apply::{Account, Kinds},
     object::ObjectId,
     plan::{Claims, is_task},
-    status::{Failure, Next},
+    status::{Class, Failure, Next},
 };
 use index::Index;
 use pass::Pass;
+use peers::Peers;
 use state::States;
 
 /// Prepares the loop of Syncs.
@@ -37,6 +42,7 @@ pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
         states: States::default(),
         index: Index::default(),
         claims: Mutex::default(),
+        peers: Peers::default(),
         triggers: triggers.clone(),
         sandbox: Sandbox::default(),
     });
@@ -52,6 +58,7 @@ pub struct SyncReconciler {
     index: Index,
     /// `None` until the inventories of all Syncs were read from the cache.
     claims: Mutex<Option<Claims>>,
+    peers: Peers,
     triggers: Triggers<SyncObject>,
     sandbox: Sandbox,
 }
@@ -63,13 +70,19 @@ impl Reconcile for SyncReconciler {
         let state = self.states.of(&key_of(&sync), &sync.uid().unwrap_or_default());
         let pass = Pass::new(self, &sync, &state);
         self.first_sight(&pass).await?;
-        if sync.metadata.deletion_timestamp.is_some() { pass.cleanup().await } else { pass.run().await }
+        let seen = self.input_of(&sync);
+        state.progress.lock().busy = true;
+        let result = if sync.metadata.deletion_timestamp.is_some() { pass.cleanup().await } else { pass.run().await };
+        self.has_seen(&pass, seen, &result);
+        result
     }
 
     fn forget(&self, namespace: &str, name: &str) {
         let key = format!("{namespace}/{name}");
         self.index.set(namespace, name, None);
         self.states.forget(&key);
+        self.peers.forget(&key);
+        self.trigger_all(self.peers.done(&key));
         let heirs = self.with_claims(|claims| claims.forget(&key));
         self.trigger_all(heirs);
     }
@@ -133,9 +146,26 @@ impl SyncReconciler {
         if counts {
             progress.dirty.insert(id.clone());
         }
-        if counts || progress.unhealthy.contains_key(id) {
+        let waited_for = progress.unhealthy.contains_key(id) || progress.busy;
+        if waited_for {
+            progress.touched.insert(id.clone());
+        }
+        if counts || waited_for {
             self.trigger(&owner);
         }
+    }
+
+    /// A pass has come to an end that says what the Sync wants of `input`: others may have waited for that.
+    fn has_seen(&self, pass: &Pass<'_>, input: Option<state::Input>, result: &Result<Next, Failure>) {
+        {
+            let mut progress = pass.state.progress.lock();
+            progress.busy = false;
+            if matches!(result, Err(failure) if failure.class == Class::Transient) {
+                return;
+            }
+            progress.seen = input;
+        }
+        self.trigger_all(self.peers.done(&pass.key));
     }
 
     /// The first time that this process sees a Sync it asks for its status: the cache may lag behind what the process
@@ -171,8 +201,8 @@ impl SyncReconciler {
             syncs.sort_by_key(|s| (s.creation_timestamp(), key_of(s)));
             let mut claims = Claims::default();
             for sync in syncs {
-                let ids = sync.status.as_ref().map(inventory_ids).unwrap_or_default();
-                claims.load(&key_of(&sync), ids.into_iter());
+                let inventory = sync.status.as_ref().and_then(|s| s.inventory.as_ref());
+                claims.load(&key_of(&sync), inventory.iter().flat_map(|i| &i.entries));
             }
             claims
         });
@@ -198,10 +228,6 @@ fn gone() -> Failure {
 
 fn key_of(sync: &SyncObject) -> String {
     format!("{}/{}", sync.namespace().unwrap_or_default(), sync.name_any())
-}
-
-fn inventory_ids(status: &SyncStatus) -> HashSet<ObjectId> {
-    status.inventory.iter().flat_map(|i| &i.entries).filter_map(|e| ObjectId::parse(&e.id)).collect()
 }
 
 fn is_finished(status: &SyncStatus, id: &ObjectId) -> bool {

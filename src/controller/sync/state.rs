@@ -14,10 +14,11 @@ use crate::{
     apply::Memory,
     object::ObjectId,
     plan::{Health, digest},
+    status::Backoff,
 };
 
-/// First and longest delay between two rounds of looking at objects that are not healthy yet.
-const ROUNDS: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(10));
+/// Delays between two rounds of looking at objects that are not healthy yet.
+const ROUNDS: Backoff = Backoff { base: Duration::from_millis(300), cap: Duration::from_secs(10) };
 
 /// Shortest delay before a failure is tried again, and how far repetition stretches shorter ones than it.
 const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
@@ -45,10 +46,27 @@ pub(super) struct Progress {
     pub(super) input: Option<Input>,
     /// Digest of what was applied completely.
     pub(super) digest: Option<String>,
+    /// Digest of what was tried last.
+    pub(super) tried: Option<String>,
+    /// New objects of that which could not be applied: they are tried by a dry run first.
+    pub(super) doubtful: BTreeSet<ObjectId>,
+    /// What the last pass that came to an end was made from.
+    pub(super) seen: Option<Input>,
+    /// Since when something waits for other Syncs.
+    pub(super) deferred: Option<Instant>,
     /// Objects that are not healthy.
     pub(super) unhealthy: BTreeMap<ObjectId, Health>,
-    /// Since when health is waited for, and how many rounds there were.
-    pub(super) waiting: Option<(Instant, u32)>,
+    /// Objects of which an event told that their health may have changed.
+    pub(super) touched: BTreeSet<ObjectId>,
+    /// Whether a pass is under way: an event may be about what it applies just now.
+    pub(super) busy: bool,
+    /// Since when health is waited for.
+    pub(super) waiting: Option<Instant>,
+    /// When objects that are not watched are looked at next, and how many such rounds there were.
+    pub(super) round_at: Option<Instant>,
+    pub(super) rounds: u32,
+    /// Whether the wait is over although something is not healthy.
+    pub(super) gave_up: bool,
     /// Failures since the last success that wait for `spec.retryInterval`.
     pub(super) failures: u32,
     /// When changes made by others are looked for next.
@@ -72,29 +90,39 @@ impl State {
 }
 
 impl Progress {
-    /// Delay before the next round of health checks.
-    pub(super) fn next_round(&self) -> Duration {
-        let rounds = self.waiting.map_or(0, |(_, rounds)| rounds).min(16);
-        ROUNDS.0.saturating_mul(1 << rounds).min(ROUNDS.1)
+    /// Plans the next round of health checks, which get ever rarer; `share` is drawn from `0.0..1.0`.
+    pub(super) fn plan_round(&mut self, now: Instant, share: f64) {
+        self.rounds = self.rounds.saturating_add(1);
+        self.round_at = Some(now + ROUNDS.delay(self.rounds, share));
     }
 
-    /// Delay before a failure is tried again: the interval asked for, from a second on, twice as long each time up to
-    /// a minute.
-    pub(super) fn next_retry(&mut self, interval: &GoDuration) -> Duration {
+    /// Delay before a failure is tried again: a share, drawn from `0.0..1.0`, of the interval asked for, which from a
+    /// second on is twice as long each time up to a minute. Never less than a second.
+    pub(super) fn next_retry(&mut self, interval: &GoDuration, share: f64) -> Duration {
         let first = interval.or(RETRIES.1).max(RETRIES.0);
-        let delay = first.saturating_mul(1 << self.failures.min(16)).min(first.max(RETRIES.1));
+        let bound = first.saturating_mul(1 << self.failures.min(16)).min(first.max(RETRIES.1));
         self.failures = self.failures.saturating_add(1);
-        delay
+        bound.mul_f64(share.clamp(0.0, 1.0)).max(RETRIES.0)
     }
 
-    /// Whether waiting has lasted longer than `timeout`.
+    /// Whether waiting has lasted as long as `timeout`.
     pub(super) fn is_late(&self, timeout: Duration, now: Instant) -> bool {
-        self.waiting.is_some_and(|(since, _)| now.duration_since(since) > timeout)
+        self.waiting.is_some_and(|since| now.duration_since(since) >= timeout)
     }
 
-    /// An apply of other content: a wait for the older one is over.
-    pub(super) fn restart_wait(&mut self, now: Instant) {
-        self.waiting = (!self.unhealthy.is_empty()).then_some((now, 0));
+    /// The wait for health as it is after a look: begun anew where other content was applied, or something that was
+    /// healthy is not any more, and over where everything is.
+    pub(super) fn settle_wait(&mut self, now: Instant, anew: bool) {
+        if anew || self.unhealthy.is_empty() || self.waiting.is_none() {
+            self.waiting = (!self.unhealthy.is_empty()).then_some(now);
+            self.gave_up = false;
+            (self.round_at, self.rounds) = (None, 0);
+        }
+    }
+
+    /// What is doubtful of the content with `digest`: other content is tried without a question.
+    pub(super) fn doubtful_of(&self, digest: &str) -> BTreeSet<ObjectId> {
+        if self.tried.as_deref() == Some(digest) { self.doubtful.clone() } else { BTreeSet::new() }
     }
 }
 
@@ -142,23 +170,57 @@ mod tests {
 
     #[test]
     fn rounds_grow_to_their_bound() {
-        let mut progress = Progress::default();
-        let mut delays = vec![];
-        for round in [0, 1, 5, 40] {
-            progress.waiting = Some((Instant::now(), round));
-            delays.push(progress.next_round().as_millis());
-        }
-        assert_eq!(delays, [300, 600, 9600, 10_000]);
+        let (mut progress, now) = (Progress::default(), Instant::now());
+        let mut delay = |share| {
+            progress.plan_round(now, share);
+            progress.round_at.unwrap().duration_since(now).as_millis()
+        };
+        assert_eq!([1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 0.1].map(&mut delay), [300, 600, 600, 2400, 4800, 9600, 1000]);
+        progress.settle_wait(now, true);
+        assert_eq!((progress.round_at, progress.rounds), (None, 0));
+    }
+
+    #[test]
+    fn a_wait_begins_with_what_is_unhealthy_and_ends_with_it() {
+        let (mut progress, start) = (Progress::default(), Instant::now());
+        let (second, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
+        progress.settle_wait(start, true);
+        assert!(!progress.is_late(timeout, start + timeout), "nothing is waited for");
+        progress.unhealthy.insert(ObjectId::parse("n_a_apps_Deployment").unwrap(), Health::InProgress("x".into()));
+        progress.settle_wait(start + second, false);
+        progress.settle_wait(start + second * 2, false);
+        assert!(!progress.is_late(timeout, start + timeout));
+        assert!(progress.is_late(timeout, start + second + timeout));
+        progress.settle_wait(start + second * 2, true);
+        assert!(!progress.is_late(timeout, start + second + timeout), "other content has its own time");
+        progress.unhealthy.clear();
+        progress.settle_wait(start + second * 3, false);
+        assert_eq!(progress.waiting, None);
     }
 
     #[test]
     fn retries_have_a_floor_and_get_rarer() {
-        for (interval, want) in
-            [("0s", [1, 2, 4, 8, 16, 32, 60]), ("30s", [30, 60, 60, 60, 60, 60, 60]), ("5m", [300; 7])]
-        {
+        for (interval, share, want) in [
+            ("0s", 1.0, [1, 2, 4, 8, 16, 32, 60]),
+            ("30s", 1.0, [30, 60, 60, 60, 60, 60, 60]),
+            ("5m", 1.0, [300; 7]),
+            ("30s", 0.5, [15, 30, 30, 30, 30, 30, 30]),
+            ("5m", 0.0, [1; 7]),
+        ] {
             let mut progress = Progress::default();
-            assert_eq!(want.map(|_| progress.next_retry(&interval.into()).as_secs()), want, "{interval}");
+            assert_eq!(
+                want.map(|_| progress.next_retry(&interval.into(), share).as_secs()),
+                want,
+                "{interval} {share}"
+            );
         }
+    }
+
+    #[test]
+    fn only_the_same_content_is_doubtful() {
+        let id = ObjectId::parse("n_a__ConfigMap").unwrap();
+        let progress = Progress { tried: Some("d".into()), doubtful: [id].into(), ..Progress::default() };
+        assert_eq!((progress.doubtful_of("d").len(), progress.doubtful_of("e").len()), (1, 0));
     }
 
     #[test]

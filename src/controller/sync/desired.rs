@@ -1,0 +1,135 @@
+//! From a Repository's artifact to the objects that a Sync wants.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use serde_json::Value;
+
+use super::{pass::Pass, state::Input};
+use crate::{
+    api::{Artifact, Repository, names::reasons, not_yet},
+    apply::{self, Problem},
+    artifact::Digest,
+    object::Object,
+    plan::{Origin, Wanted, digest},
+    render,
+    status::{Class, Failure},
+    tree::{FileTree, RepoPath},
+};
+
+/// What is to be applied.
+pub(super) struct Desired {
+    pub(super) input: Input,
+    pub(super) wanted: Vec<Wanted>,
+    pub(super) digest: String,
+}
+
+impl Pass<'_> {
+    /// The Repository and its artifact, or why there is nothing to apply.
+    pub(super) fn desired_input(&self) -> Result<(Arc<Repository>, Artifact), Failure> {
+        let gaps = not_yet::unsupported(&self.sync.spec);
+        if !gaps.is_empty() {
+            return Err(Failure::stalled(reasons::NOT_YET_SUPPORTED, not_yet::message(&gaps)));
+        }
+        let name = &self.sync.spec.repository_ref.name;
+        let repository = self.all.context.caches.repositories.get(&self.namespace(), name).ok_or_else(|| {
+            let message = format!("there is no Repository {name} in namespace {}", self.namespace());
+            Failure::waiting(reasons::REPOSITORY_NOT_FOUND, message)
+        })?;
+        let artifact = repository.status.as_ref().and_then(|s| s.artifact.clone()).ok_or_else(|| {
+            let message = format!("Repository {name} has no artifact yet; see its conditions");
+            Failure::waiting(reasons::REPOSITORY_NOT_READY, message)
+        })?;
+        Ok((repository, artifact))
+    }
+
+    pub(super) fn input(&self, artifact: &Artifact) -> Input {
+        Input {
+            revision: artifact.revision.clone(),
+            digest: artifact.digest.clone(),
+            generation: self.sync.metadata.generation,
+        }
+    }
+
+    pub(super) async fn desired(&self, repository: &Repository, artifact: &Artifact) -> Result<Desired, Failure> {
+        let tree = self.tree(artifact).await?;
+        let rendered = self.render(tree, repository, artifact).await?;
+        let wanted = apply::prepare(&self.all.kinds, rendered, &self.target(), Some(&self.owner()))
+            .await
+            .map_err(|problems| failure(&problems))?;
+        Ok(Desired { input: self.input(artifact), digest: digest::of_all(&wanted), wanted })
+    }
+
+    async fn tree(&self, artifact: &Artifact) -> Result<Arc<FileTree>, Failure> {
+        let digest = Digest::parse(&artifact.digest).ok_or_else(|| {
+            Failure::waiting(reasons::ARTIFACT_INVALID, "the Repository's artifact has no digest of ours")
+        })?;
+        if let Some(tree) = self.all.context.artifacts.recent(&digest) {
+            return Ok(tree);
+        }
+        let store = self.all.context.artifacts.clone();
+        let opened = tokio::task::spawn_blocking(move || store.open(&digest)).await;
+        match opened {
+            Ok(Ok(tree)) => Ok(tree),
+            // The Repository's reconciler makes it again from Git, and no event tells when: ask again.
+            Ok(Err(error)) => Err(Failure { class: Class::Transient, ..error.to_failure() }),
+            Err(_) => Err(Failure::transient(reasons::INTERNAL_ERROR, "reading the artifact panicked")),
+        }
+    }
+
+    async fn render(
+        &self,
+        tree: Arc<FileTree>,
+        repository: &Repository,
+        artifact: &Artifact,
+    ) -> Result<Vec<(Object, Origin)>, Failure> {
+        let path = RepoPath::parse(&self.sync.spec.path)
+            .map_err(|e| Failure::stalled(reasons::INVALID_SPEC, format!("spec.path: {e}")))?;
+        if tree.get(&path).is_none() && !tree.is_dir(&path) {
+            let message = format!("spec.path: the repository has no folder {path} at {}", short(&artifact.revision));
+            return Err(Failure::stalled(reasons::PATH_NOT_FOUND, message));
+        }
+        let context = self.render_context(repository, artifact);
+        let rendered = self
+            .all
+            .sandbox
+            .render(tree, path, context)
+            .await?
+            .map_err(|e| Failure::stalled(reasons::RENDER_FAILED, e.to_string()))?;
+        let origin = |item: &render::Item| Origin { file: item.file.to_string(), line: item.line };
+        Ok(rendered.objects.into_iter().map(|item| (item.object.clone(), origin(&item))).collect())
+    }
+
+    fn render_context(&self, repository: &Repository, artifact: &Artifact) -> render::Context {
+        let reference = repository.spec.reference.as_ref();
+        let follows_branch = reference.is_none_or(|r| r.branch.is_some());
+        render::Context {
+            values: self.sync.spec.values.clone().map_or_else(|| serde_json::json!({}), Value::Object),
+            sync: render::SyncFacts { name: self.sync.name_any(), namespace: self.namespace() },
+            repository: render::RepositoryFacts::of(
+                &repository.name_any(),
+                &self.namespace(),
+                &repository.spec.url,
+                &artifact.revision,
+                follows_branch,
+            ),
+            namespace: self.target(),
+        }
+    }
+}
+
+/// One failure for all problems.
+pub(super) fn failure(problems: &[Problem]) -> Failure {
+    apply::failure(problems).unwrap_or_else(|| Failure::transient(reasons::INTERNAL_ERROR, "nothing went wrong"))
+}
+
+/// `main@1a2b3c4` of `main@sha1:1a2b3c4…`.
+pub(super) fn short(revision: &str) -> String {
+    match revision.split_once('@') {
+        Some((name, commit)) => {
+            let hex = commit.split_once(':').map_or(commit, |(_, hex)| hex);
+            format!("{name}@{}", hex.chars().take(7).collect::<String>())
+        }
+        None => revision.into(),
+    }
+}
