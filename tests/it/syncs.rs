@@ -1,6 +1,10 @@
 //! Syncs against a real API server. The artifact is put into the controller's store by the test, so that each commit is
 //! there at a known moment and no Git server is needed.
 
+mod claims;
+mod health;
+mod moves;
+
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -47,12 +51,25 @@ impl World {
     async fn new(prefix: &str) -> Self {
         let cluster = control_plane();
         let namespace = cluster.namespace(prefix).await;
-        let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
-        let controller = release.start(&[]);
+        Self::among(cluster, vec![namespace], &[]).await
+    }
+
+    /// In the first of `namespaces`, with a controller that works in all of them.
+    async fn among(cluster: &'static Cluster, namespaces: Vec<String>, arguments: &[&str]) -> Self {
+        let namespace = namespaces[0].clone();
+        let release = Release::install(cluster, &namespaces).await;
+        let controller = release.start(arguments);
         let artifacts = controller.data.path().join("artifacts");
         eventually("the store is open", 30, || async { artifacts.join("parts").exists().then_some(()) }).await;
         let store = Store::new(&artifacts, 0).unwrap();
         Self { client: cluster.client().await, cluster, namespace, release, controller, store }
+    }
+
+    /// Kills the controller; what it has in memory is lost.
+    fn restart(&mut self, meanwhile: impl FnOnce()) {
+        self.controller.kill();
+        meanwhile();
+        self.controller = self.release.start_on("again", self.controller.data.clone(), &["--lease-duration", "4"]);
     }
 
     /// The Syncs' account may change what an editor may in `namespace`.
@@ -81,21 +98,25 @@ impl World {
 
     /// Publishes commit `n` of Repository `repo`. It is suspended, so that its own reconciler leaves it alone.
     async fn commit(&self, n: u32, files: &[(&str, String)]) -> String {
+        self.commit_to("repo", n, files).await
+    }
+
+    async fn commit_to(&self, name: &str, n: u32, files: &[(&str, String)]) -> String {
         let tree: FileTree = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
         let stored = self.store.put(&tree).unwrap();
         let revision = format!("main@sha1:{n:040x}");
         let repository = json!({
-            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Repository", "metadata": {"name": "repo"},
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Repository", "metadata": {"name": name},
             "spec": {"url": "https://git.invalid/repo", "suspend": true},
         });
         let apply = PatchParams::apply("test").force();
-        self.repositories().patch("repo", &apply, &Patch::Apply(repository)).await.unwrap();
+        self.repositories().patch(name, &apply, &Patch::Apply(repository)).await.unwrap();
         let status = json!({
             "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Repository",
             "status": {"artifact": {"revision": revision, "digest": stored.digest.to_string(),
                 "lastUpdateTime": "2026-01-01T00:00:00Z", "url": "http://unused.invalid"}},
         });
-        self.repositories().patch_status("repo", &apply, &Patch::Apply(status)).await.unwrap();
+        self.repositories().patch_status(name, &apply, &Patch::Apply(status)).await.unwrap();
         revision
     }
 
@@ -114,7 +135,7 @@ impl World {
         let last = Arc::new(parking_lot::Mutex::new(String::new()));
         let found = tokio::time::timeout(Duration::from_mins(1), async {
             loop {
-                let status = self.syncs().get(name).await.unwrap().status.unwrap_or_default();
+                let status = self.syncs().get_opt(name).await.unwrap().and_then(|s| s.status).unwrap_or_default();
                 if check(&status) {
                     return status;
                 }

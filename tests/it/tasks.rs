@@ -1,5 +1,6 @@
 //! Tasks on a real API server. There is no node: the tests play the kubelet.
 
+mod from_git;
 mod stage;
 
 use std::{

@@ -305,20 +305,19 @@ impl Pass<'_> {
             }
             return self.fail(failure(&problems), facts).await;
         }
-        if applied.deferred && self.is_quiet() {
+        if applied.deferred {
+            if !self.is_quiet() {
+                self.publish(&report::State::Applying, Facts { handled: None, ..facts }).await?;
+            }
             return Ok(Next::After(QUIET));
         }
-        if applied.deferred || applied.unfinished {
+        if applied.unfinished {
             self.look_at_due().await?;
         }
         let facts = Facts { applied: Some((revision, digest)), ..facts };
         self.publish(&self.health_state(), facts).await?;
         let next = self.next();
-        Ok(match (applied.deferred, applied.unfinished) {
-            (true, _) => next.or_earlier(Next::After(QUIET)),
-            (false, true) => next.or_earlier(Next::After(UNFINISHED)),
-            (false, false) => next,
-        })
+        Ok(if applied.unfinished { next.or_earlier(Next::After(UNFINISHED)) } else { next })
     }
 
     fn remember(&self, attempt: &Attempt, observed: Observed, applied: &mut Applied, fine: bool) {

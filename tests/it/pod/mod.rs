@@ -97,19 +97,26 @@ impl Pod {
 }
 
 /// A model, the real server that uses it, and a sidecar in front.
-struct Real {
+pub(crate) struct Real {
     model: Model,
     server: Server,
     pod: Pod,
 }
 
 impl Real {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let model = Model::start().await;
         let server = Server::start(&model.config()).await;
         let pod = Pod::in_front_of(server.port).await;
         pod.known().await;
         Self { model, server, pod }
+    }
+
+    /// How many sessions the server has.
+    pub(crate) async fn sessions(&self) -> usize {
+        let (code, answer) = self.pod.call(Method::GET, "/session", Some(PASSWORD)).await;
+        assert_eq!(code, 200);
+        serde_json::from_slice::<Vec<serde_json::Value>>(answer.body()).unwrap().len()
     }
 }
 

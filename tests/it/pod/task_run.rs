@@ -50,6 +50,15 @@ pub(super) fn task(pod: &Pod, url: &str) -> TaskRunArgs {
     }
 }
 
+impl Real {
+    /// Runs a Task with this session title: exit code and last words.
+    pub(crate) async fn run_task(&self, title: &str) -> (i32, String) {
+        let args = TaskRunArgs { title: title.into(), ..task(&self.pod, &self.pod.url()) };
+        let (ending, _) = run(&args).await;
+        (ending.outcome.exit_code().into(), last_words(&args, &ending).to_string())
+    }
+}
+
 async fn run(args: &TaskRunArgs) -> (Ending, String) {
     let mut out = Printed::default();
     let ending = attend(args, &mut out, std::future::pending()).await;

@@ -7,7 +7,10 @@ use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
-use pilothouse::api::{Agent, AgentTemplate, PilothouseConfig, Task, TaskPhase};
+use pilothouse::{
+    api::{Agent, AgentTemplate, PilothouseConfig, Task, TaskPhase},
+    artifact::Store,
+};
 use serde_json::{Value, json};
 
 use crate::common::{
@@ -313,6 +316,17 @@ impl Stage {
     /// Names of all Tasks.
     pub(super) async fn names(&self) -> Vec<String> {
         self.tasks.list(&ListParams::default()).await.unwrap().into_iter().map(|t| t.name_any()).collect()
+    }
+
+    /// Where the controller keeps artifacts.
+    pub(super) async fn store(&self) -> Store {
+        let artifacts = self.controller.data.path().join("artifacts");
+        eventually("the store is open", PATIENCE, || async { artifacts.join("parts").exists().then_some(()) }).await;
+        Store::new(&artifacts, 0).unwrap()
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Creates a template.

@@ -1,0 +1,44 @@
+//! Waiting for health costs what changes, not what time passes.
+
+use super::*;
+
+fn reads(w: &World, log: &AuditLog, object: &str) -> usize {
+    let object = format!("{}/{object}", w.namespace);
+    log.requests(&w.release.user()).iter().filter(|r| r.verb == "get" && r.object() == object).count()
+}
+
+#[tokio::test]
+async fn after_its_time_nothing_is_asked_again() {
+    let w = World::new("health-late").await;
+    w.may_edit(&w.namespace);
+    w.commit(1, &[("d.yaml", deployment("never"))]).await;
+    let log = w.log();
+    w.sync("app", json!({"timeout": "3s"})).await;
+    w.until_reason("app", "HealthCheckFailed").await;
+    let rounds = reads(&w, &log, "deployments/never");
+    assert!((1..20).contains(&rounds), "{rounds} looks within 3 s");
+    let log = w.log();
+    // Longer than the longest pause between two rounds.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(reads(&w, &log, "deployments/never"), 0);
+    assert_eq!(w.writes(&log), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_watched_wakes_its_sync_and_is_not_polled() {
+    let w = World::new("health-watch").await;
+    let leaf = "apiVersion: pilothouse.dev/v1alpha1\nkind: Sync\nmetadata: {name: leaf}\n\
+                spec: {repositoryRef: {name: later}, path: leaf}\n";
+    let first = w.commit(1, &[("app/leaf.yaml", leaf.into())]).await;
+    w.sync("app", json!({"path": "app"})).await;
+    w.until_reason("leaf", "RepositoryNotFound").await;
+    w.until_reason("app", "HealthChecking").await;
+    // What its status has woken is over.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let log = w.log();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(log.profile(&w.release.user()).into_iter().filter(|(what, _)| what.contains("syncs")).count(), 0);
+    w.commit_to("later", 1, &[("leaf/a.yaml", map("a", "one"))]).await;
+    w.until("leaf", "ready", |s| reason(s) == ("True", "Applied")).await;
+    w.until_applied("app", &first).await;
+}

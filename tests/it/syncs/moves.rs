@@ -1,0 +1,117 @@
+//! Manifests that move from one Sync to another: what they describe is handed over, never deleted and created again.
+
+use super::*;
+
+/// One at a time and in the order of their names: of two Syncs of a Repository `a` comes first.
+async fn world(prefix: &str) -> World {
+    let cluster = control_plane();
+    let namespace = cluster.namespace(prefix).await;
+    World::among(cluster, vec![namespace], &["--concurrency", "1"]).await
+}
+
+fn task(name: &str) -> String {
+    format!(
+        "apiVersion: pilothouse.dev/v1alpha1\nkind: Task\nmetadata:\n  name: {name}\n\
+         spec:\n  agentRef: {{name: nobody}}\n  description: do it\n"
+    )
+}
+
+fn child(name: &str) -> String {
+    format!(
+        "apiVersion: pilothouse.dev/v1alpha1\nkind: Sync\nmetadata: {{name: {name}}}\n\
+         spec: {{repositoryRef: {{name: repo}}, path: {name}, wait: false}}\n"
+    )
+}
+
+fn deleted(w: &World, log: &AuditLog) -> Vec<String> {
+    w.writes(log).into_iter().filter(|write| write.starts_with("delete")).collect()
+}
+
+#[tokio::test]
+async fn whoever_comes_first() {
+    let w = world("move-order").await;
+    let commit = async |n: u32, side: &str| {
+        let (x, t, done) = (format!("{side}/x.yaml"), format!("{side}/t.yaml"), format!("{side}/done.yaml"));
+        let moving = [(x.as_str(), map("x", side)), (t.as_str(), task("t")), (done.as_str(), task("done"))];
+        let staying = [("a/a.yaml", map("a", "x")), ("b/b.yaml", map("b", "x"))];
+        w.commit(n, &[&staying[..], &moving[..]].concat()).await
+    };
+    let first = commit(1, "a").await;
+    for name in ["a", "b"] {
+        w.sync(name, json!({"path": name, "wait": false})).await;
+    }
+    for name in ["a", "b"] {
+        w.until_applied(name, &first).await;
+    }
+    w.tasks().delete("done", &DeleteParams::default()).await.unwrap();
+    let finished = |s: &SyncStatus| entries(s).iter().any(|e| e.id.contains("_done_") && e.finished == Some(true));
+    w.until("a", "told that a Task is gone", finished).await;
+
+    let uids = async || (w.maps().get("x").await.unwrap().uid(), w.tasks().get("t").await.unwrap().uid());
+    let before = uids().await;
+    for (n, (side, other)) in (2..).zip([("b", "a"), ("a", "b"), ("b", "a"), ("a", "b")]) {
+        let log = w.log();
+        let revision = commit(n, side).await;
+        let left = w.until_applied(other, &revision).await;
+        let has = w.until_applied(side, &revision).await;
+        assert_eq!((ids(&left).len(), ids(&has).len()), (1, 4), "{side}");
+        assert_eq!(uids().await, before, "to {side}");
+        assert_eq!(w.maps().get("x").await.unwrap().data.unwrap()["key"], side);
+        assert_eq!(deleted(&w, &log), Vec::<String>::new(), "to {side}");
+        assert!(w.tasks().get_opt("done").await.unwrap().is_none(), "it ran, and does not run again");
+        assert!(finished(&has));
+    }
+    // The last owner deletes what nobody wants.
+    let last = w.commit(9, &[("a/a.yaml", map("a", "x")), ("b/b.yaml", map("b", "x"))]).await;
+    w.until_applied("a", &last).await;
+    assert!(w.maps().get_opt("x").await.unwrap().is_none() && w.tasks().get_opt("t").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn two_that_want_what_the_other_has() {
+    let w = world("move-swap").await;
+    let commit = async |n: u32, x: &str, y: &str| {
+        let (x, y) = (format!("{x}/x.yaml"), format!("{y}/y.yaml"));
+        w.commit(n, &[(x.as_str(), map("left", "one")), (y.as_str(), map("right", "one"))]).await
+    };
+    let first = commit(1, "a", "b").await;
+    for name in ["a", "b"] {
+        w.sync(name, json!({"path": name})).await;
+        w.until_applied(name, &first).await;
+    }
+    let uids = async || (w.maps().get("left").await.unwrap().uid(), w.maps().get("right").await.unwrap().uid());
+    let before = uids().await;
+    let second = commit(2, "b", "a").await;
+    for (name, has) in [("a", "right"), ("b", "left")] {
+        let status = w.until_applied(name, &second).await;
+        assert_eq!(ids(&status), [format!("{}_{has}__ConfigMap", w.namespace)]);
+    }
+    assert_eq!(uids().await, before);
+}
+
+/// The Sync that is to have the object comes with the same commit, and the one that had it goes with the next.
+#[tokio::test]
+async fn to_a_new_sync_and_from_one_that_goes() {
+    let w = world("move-new").await;
+    let (a, c, x, k) = (child("a"), child("c"), map("x", "one"), map("k", "one"));
+    let first = w.commit(1, &[("root/a.yaml", a.clone()), ("a/x.yaml", x.clone()), ("a/k.yaml", k.clone())]).await;
+    w.sync("root", json!({"path": "root"})).await;
+    w.until_applied("a", &first).await;
+    let uids = async || (w.maps().get("x").await.unwrap().uid(), w.maps().get("k").await.unwrap().uid());
+    let before = uids().await;
+    let files = [("root/a.yaml", a), ("root/c.yaml", c.clone()), ("a/k.yaml", k.clone()), ("c/x.yaml", x.clone())];
+    let second = w.commit(2, &files).await;
+    for name in ["root", "a"] {
+        w.until_applied(name, &second).await;
+    }
+    eventually("the new Sync is there", 30, || async { w.syncs().get_opt("c").await.unwrap() }).await;
+    w.until_applied("c", &second).await;
+    assert_eq!(uids().await, before);
+
+    let third = w.commit(3, &[("root/c.yaml", c), ("c/x.yaml", x), ("c/k.yaml", k)]).await;
+    let status = w.until_applied("c", &third).await;
+    assert_eq!(ids(&status).len(), 2);
+    eventually("the old Sync is gone", 30, || async { w.syncs().get_opt("a").await.unwrap().is_none().then_some(()) })
+        .await;
+    assert_eq!(uids().await, before);
+}

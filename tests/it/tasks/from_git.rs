@@ -1,0 +1,117 @@
+//! A Task in Git runs once for each content, counted at the real server.
+
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
+use pilothouse::{
+    api::{Repository, Sync as SyncObject, TaskPhase},
+    artifact::Store,
+    tree::FileTree,
+};
+use serde_json::json;
+
+use super::stage::Stage;
+use crate::{
+    common::{
+        cluster::{Cluster, Shape},
+        controller::eventually,
+    },
+    pod::Real,
+};
+
+fn manifest(run: u32) -> String {
+    format!(
+        "apiVersion: pilothouse.dev/v1alpha1\nkind: Task\nmetadata:\n  name: t\n  annotations: {{pilothouse.dev/run-id: '{run}'}}\n\
+         spec:\n  agentRef: {{name: coder}}\n  description: say something\n"
+    )
+}
+
+/// What the test pushes, and the Sync that applies it.
+struct Git<'a> {
+    stage: &'a Stage,
+    store: Store,
+}
+
+impl Git<'_> {
+    async fn push(&self, n: u32, text: &str) {
+        let stored = self.store.put(&[("t.yaml", text)].into_iter().collect::<FileTree>()).unwrap();
+        let repositories: Api<Repository> = Api::namespaced(self.stage.client(), &self.stage.namespace);
+        let meta = json!({"apiVersion": "pilothouse.dev/v1alpha1", "kind": "Repository", "metadata": {"name": "repo"}});
+        let (mut object, mut status) = (meta.clone(), meta);
+        object["spec"] = json!({"url": "https://git.invalid/repo", "suspend": true});
+        status["status"] = json!({"artifact": {"revision": format!("main@sha1:{n:040x}"),
+            "digest": stored.digest.to_string(), "lastUpdateTime": "2026-01-01T00:00:00Z", "url": "http://unused.invalid"}});
+        let apply = PatchParams::apply("test").force();
+        repositories.patch("repo", &apply, &Patch::Apply(object)).await.unwrap();
+        repositories.patch_status("repo", &apply, &Patch::Apply(status)).await.unwrap();
+    }
+
+    fn syncs(&self) -> Api<SyncObject> {
+        Api::namespaced(self.stage.client(), &self.stage.namespace)
+    }
+
+    async fn sync(&self) {
+        let sync = json!({
+            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Sync", "metadata": {"name": "app"},
+            "spec": {"repositoryRef": {"name": "repo"}, "wait": false},
+        });
+        self.syncs().create(&PostParams::default(), &serde_json::from_value(sync).unwrap()).await.unwrap();
+    }
+
+    /// One pass that was asked for.
+    async fn pass(&self, token: &str) {
+        let patch = json!({"metadata": {"annotations": {"pilothouse.dev/reconcile-at": token}}});
+        self.syncs().patch("app", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        eventually("the pass is done", 60, || async {
+            let status = self.syncs().get("app").await.unwrap().status?;
+            (status.last_handled_reconcile_at.as_deref() == Some(token)).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Plays the kubelet: runs what every new pod of a Task asks for, against the real server.
+async fn run_pods(stage: &Stage, real: &Real, seen: &mut Vec<String>) {
+    for pod in stage.pods.list(&ListParams::default().labels("pilothouse.dev/task=t")).await.unwrap() {
+        let uid = pod.uid().unwrap();
+        if seen.contains(&uid) {
+            continue;
+        }
+        seen.push(uid);
+        let environment = pod.spec.unwrap().containers.remove(0).env.unwrap();
+        let title =
+            environment.into_iter().find(|e| e.name == "PILOTHOUSE_SESSION_TITLE").and_then(|e| e.value).unwrap();
+        let (exit, words) = real.run_task(&title).await;
+        stage.end_pod("t", exit, &words).await;
+    }
+}
+
+/// Settings are the cluster's, so this one has a cluster of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_in_git_is_one_session() {
+    let cluster = Cluster::start(Shape { no_scheduler: true, ..Shape::default() });
+    let stage = Stage::on(&cluster, "once").await;
+    stage.configure(json!({"cleanup": {"ttlSecondsAfterFinished": 1}})).await;
+    stage.agent(json!({})).await;
+    stage.serve().await;
+    let real = Real::start().await;
+    let git = Git { stage: &stage, store: stage.store().await };
+    let mut seen = vec![];
+    for run in 1..=2 {
+        git.push(run, &manifest(run)).await;
+        if run == 1 {
+            git.sync().await;
+        }
+        eventually("the Task is there", 60, || async { stage.tasks.get_opt("t").await.unwrap() }).await;
+        stage.phase("t", TaskPhase::Running).await;
+        run_pods(&stage, &real, &mut seen).await;
+        stage.gone("t").await;
+        for pass in 0..10 {
+            git.pass(&format!("{run}-{pass}")).await;
+            run_pods(&stage, &real, &mut seen).await;
+        }
+        assert_eq!(stage.names().await, Vec::<String>::new());
+        assert_eq!(real.sessions().await, usize::try_from(run).unwrap(), "one session for each run");
+    }
+}
