@@ -133,7 +133,15 @@ impl Pass<'_> {
         }
         let attempt = Attempt { input, digest, plan, contest };
         let applied = self.take_steps(&attempt, &account).await;
-        self.after(attempt, observed, applied, facts).await
+        let is_new = |e: &&InventoryEntry| {
+            ObjectId::parse(&e.id).is_some_and(|id| applied.report.changes.created.binary_search(&id).is_ok())
+        };
+        let created: Vec<InventoryEntry> = attempt.plan.superset.iter().filter(is_new).cloned().collect();
+        let next = self.after(attempt, observed, applied, facts).await;
+        if matches!(&next, Err(failure) if failure.reason == reasons::GONE) {
+            self.undo(&account, &created).await;
+        }
+        next
     }
 
     /// Claims what is wanted. What another Sync has, and what failed the last time, is tried by a dry run first: who may

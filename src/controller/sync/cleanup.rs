@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     api::{
-        DeletionPolicy, Sync as SyncObject, SyncSpec,
+        DeletionPolicy, InventoryEntry, Sync as SyncObject, SyncSpec,
         names::{SYNC_FINALIZER, manager, reasons},
     },
-    apply::{self, Pruned},
+    apply::{self, Account, Pruned},
     controller::request::limited,
     object::ObjectId,
     plan::order,
@@ -98,6 +98,22 @@ impl Pass<'_> {
         left.extend(later.iter().map(|(id, why)| format!("{}: {}", id.short(), why.text())));
         left.sort();
         Ok(left)
+    }
+
+    /// The Sync is gone although it had its finalizer: the API server looks at finalizers before it deletes, and does
+    /// not see one that is written in between. Nobody else will delete what this pass has created.
+    pub(super) async fn undo(&self, account: &Account, created: &[InventoryEntry]) {
+        if deletes(&self.sync.spec) && !created.is_empty() {
+            let mut ids: Vec<ObjectId> = created.iter().filter_map(|e| ObjectId::parse(&e.id)).collect();
+            ids.sort_by_key(|id| std::cmp::Reverse(order::stage_of(id)));
+            let passed_on = |id: &ObjectId| self.is_passed_on(id);
+            let pruned = apply::prune(account, &self.all.kinds, &ids, created, &self.owner(), passed_on).await;
+            for problem in pruned.problems {
+                warn!("the Sync is gone, and an object that it has just created stays: {problem}");
+            }
+        }
+        let heirs = self.all.with_claims(|claims| claims.forget(&self.key));
+        self.all.trigger_all(heirs);
     }
 
     fn is_overdue(&self) -> bool {

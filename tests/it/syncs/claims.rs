@@ -111,6 +111,10 @@ async fn nothing_is_applied_before_the_finalizer_is_there() {
         let applied = at(format!("patch {}/configmaps/{name}", w.namespace));
         let protected = at(format!("patch {}/syncs/{name}", w.namespace));
         assert!(applied.is_none() || protected < applied && protected.is_some(), "{name}: {writes:?}");
-        assert_eq!(w.maps().get_opt(name).await.unwrap().is_some(), name == "stays", "{name}");
+        let there = || async { w.maps().get_opt(name).await.unwrap().is_some() };
+        eventually("what was applied is as it should be", 30, || async {
+            (there().await == (name == "stays")).then_some(())
+        })
+        .await;
     }
 }
