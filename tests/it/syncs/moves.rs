@@ -93,13 +93,14 @@ async fn two_that_want_what_the_other_has() {
 #[tokio::test]
 async fn to_a_new_sync_and_from_one_that_goes() {
     let w = world("move-new").await;
-    let (a, c, x, k) = (child("a"), child("c"), map("x", "one"), map("k", "one"));
-    let first = w.commit(1, &[("root/a.yaml", a.clone()), ("a/x.yaml", x.clone()), ("a/k.yaml", k.clone())]).await;
+    let (old, new) = (child("a"), child("c"));
+    let (x, k) = (map("x", "one"), map("k", "one"));
+    let first = w.commit(1, &[("root/a.yaml", old.clone()), ("a/x.yaml", x.clone()), ("a/k.yaml", k.clone())]).await;
     w.sync("root", json!({"path": "root"})).await;
     w.until_applied("a", &first).await;
     let uids = async || (w.maps().get("x").await.unwrap().uid(), w.maps().get("k").await.unwrap().uid());
     let before = uids().await;
-    let files = [("root/a.yaml", a), ("root/c.yaml", c.clone()), ("a/k.yaml", k.clone()), ("c/x.yaml", x.clone())];
+    let files = [("root/a.yaml", old), ("root/c.yaml", new.clone()), ("a/k.yaml", k.clone()), ("c/x.yaml", x.clone())];
     let second = w.commit(2, &files).await;
     for name in ["root", "a"] {
         w.until_applied(name, &second).await;
@@ -108,7 +109,7 @@ async fn to_a_new_sync_and_from_one_that_goes() {
     w.until_applied("c", &second).await;
     assert_eq!(uids().await, before);
 
-    let third = w.commit(3, &[("root/c.yaml", c), ("c/x.yaml", x), ("c/k.yaml", k)]).await;
+    let third = w.commit(3, &[("root/c.yaml", new), ("c/x.yaml", x), ("c/k.yaml", k)]).await;
     let status = w.until_applied("c", &third).await;
     assert_eq!(ids(&status).len(), 2);
     eventually("the old Sync is gone", 30, || async { w.syncs().get_opt("a").await.unwrap().is_none().then_some(()) })
