@@ -15,7 +15,7 @@ use super::stage::Stage;
 use crate::{
     common::{
         cluster::{Cluster, Shape},
-        controller::eventually,
+        wait::eventually,
     },
     pod::Real,
 };
