@@ -57,8 +57,15 @@ impl Claims {
         }
     }
 
-    /// An apply of `ids` has passed with the account of `owner`, or the live objects say that they are its. Returned is
-    /// what another Sync has proven before, and its name.
+    /// The live object says that it is the one of `sync`. Nothing where `sync` has given it up meanwhile.
+    pub fn confirm(&mut self, sync: &str, id: &ObjectId) {
+        if let Some(holder) = self.owners.get_mut(id).filter(|h| h.sync == sync) {
+            holder.proven = true;
+        }
+    }
+
+    /// An apply of `ids` has passed with the account of `owner`. Returned is what another Sync has proven before, and its
+    /// name.
     pub fn prove<'a>(&mut self, owner: &str, ids: impl Iterator<Item = &'a ObjectId>) -> BTreeMap<ObjectId, String> {
         let mut lost = BTreeMap::new();
         for id in ids {
@@ -220,6 +227,17 @@ mod tests {
         assert_eq!(claims.prove("n/b", [id("x")].iter()), BTreeMap::from([(id("x"), "n/a".to_owned())]));
         claims.keep("n/b", &BTreeSet::new());
         assert_eq!(claims.owner(&id("x")), Some("n/a"));
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_confirmed() {
+        let mut claims = Claims::default();
+        claims.load("n/a", [entry("x", None)].iter());
+        claims.confirm("n/a", &id("x"));
+        assert_eq!(claims.claim("n/b", [id("x")].iter()), BTreeMap::from([(id("x"), holder("n/a", true))]));
+        claims.keep("n/a", &BTreeSet::new());
+        claims.confirm("n/a", &id("x"));
+        assert_eq!(claims.owner(&id("x")), None);
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Pass<'_> {
                     contest.refused.insert(id, problem.clone());
                 }
                 (Some(Ok(of_holder)), Some(holder)) if holder.proven || *of_holder => {
-                    self.all.with_claims(|claims| claims.prove(&holder.sync, [&id].into_iter()));
+                    self.all.with_claims(|claims| claims.confirm(&holder.sync, &id));
                     contest.rivals.insert(holder.sync.clone());
                     contest.refused.insert(id.clone(), apply::taken(question.wanted, &holder.sync));
                     heir.insert(id);
