@@ -23,6 +23,7 @@ pub mod task;
 pub mod template;
 pub mod troubleshooting;
 pub mod voice;
+pub mod webhook;
 
 pub use agent::{Agent, AgentSpec, AgentState, AgentStatus};
 pub use common::{Artifact, CaBundle, ImagePullSecret, KeyRef, LocalRef, Proxy, PullPolicy};
@@ -31,7 +32,7 @@ pub use context::{ContextItem, ContextType, GitContext, GitSkillSource, PluginSp
 pub use crd::{Crd, CrdError, crds};
 pub use duration::GoDuration;
 pub use pod::{AgentPodSpec, Credential, ExtraPort, Persistence, Quota, Standby, SystemImage};
-pub use repository::{GitReference, Repository, RepositorySpec, RepositoryStatus};
+pub use repository::{Forge, GitReference, Repository, RepositorySpec, RepositoryStatus, Webhook};
 pub use rollout::{Live, OnTimeout, Protect, Rollout, RolloutStatus, Strategy};
 pub use sync::{DeletionPolicy, HistoryEntry, Inventory, InventoryEntry, Sync, SyncSpec, SyncStatus};
 pub use task::{SessionSummary, Task, TaskPhase, TaskSession, TaskSpec, TaskStatus, TokenUsage};

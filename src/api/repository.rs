@@ -72,6 +72,10 @@ pub struct RepositorySpec {
     /// Whether the remote is left alone; the last artifact stays in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
+    /// A webhook of the forge, which asks for a look at the remote at once. Its path is in status.webhookPath; the
+    /// receiver must be installed. None: the remote is asked once an interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
 }
 
 impl Default for RepositorySpec {
@@ -87,6 +91,7 @@ impl Default for RepositorySpec {
             ignore: None,
             recurse_submodules: None,
             suspend: None,
+            webhook: None,
         }
     }
 }
@@ -147,6 +152,47 @@ pub enum VerifyMode {
     TagAndHead,
 }
 
+/// A webhook of the forge. What it sends never becomes part of anything: it only asks for a look at the remote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = ("self.secretRef.name != ''", "secretRef.name must name a Secret with the key token"),
+    validation = (
+        "self.type != 'Generic' || !has(self.events) || self.events.size() == 0",
+        "events has no meaning with type Generic, whose deliveries name no event"
+    )
+)]
+pub struct Webhook {
+    /// Who calls, and so how a call is signed: GitHub, GitLab, Gitea, Forgejo, Bitbucket (Cloud and Data Center), or
+    /// Generic (any program that signs as the Standard Webhooks specification says).
+    #[serde(rename = "type")]
+    pub forge: Forge,
+    /// Secret with the key that the forge signs with, under token: 16 to 1024 bytes. Another token gives another path.
+    pub secret_ref: LocalRef,
+    /// Events that ask for a look, as the forge writes them in its header, for example push or Push Hook. Those that
+    /// move branches, tags and pull requests unless given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 100)))]
+    pub events: Vec<String>,
+}
+
+/// Who calls a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Forge {
+    /// github.com and GitHub Enterprise: X-Hub-Signature-256.
+    GitHub,
+    /// GitLab: webhook-signature where the token begins with `whsec_`, else X-Gitlab-Token.
+    GitLab,
+    /// Gitea: X-Gitea-Signature.
+    Gitea,
+    /// Forgejo: X-Forgejo-Signature.
+    Forgejo,
+    /// Bitbucket Cloud and Data Center: X-Hub-Signature.
+    Bitbucket,
+    /// Standard Webhooks: webhook-id, webhook-timestamp, webhook-signature.
+    Generic,
+}
+
 /// What is known about a Repository.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -157,14 +203,14 @@ pub struct RepositoryStatus {
     /// Value of the annotation pilothouse.dev/reconcile-at that was handled last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
-    /// Ready, Reconciling, Stalled.
+    /// Ready, Reconciling, Stalled; WebhookReady where there is a webhook.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
     /// The last good artifact. Stays in use while the remote fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<Artifact>,
-    /// Path of the receiver that a webhook of the forge calls.
+    /// Path of the receiver that the forge is to call, unguessable: /hooks/<64 hex digits>.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_path: Option<String>,
 }

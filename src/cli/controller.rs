@@ -53,7 +53,8 @@ fn api_hosts(config: &Config) -> Vec<String> {
     told.into_iter().chain(connected).filter(|host| !host.is_empty()).collect()
 }
 
-fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+/// Cancelled by SIGTERM or SIGINT.
+pub(super) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let token = stop.clone();

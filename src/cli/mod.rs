@@ -7,6 +7,7 @@ pub mod diff;
 pub mod drain;
 mod local_tree;
 pub mod output;
+pub mod receiver;
 pub mod reconcile;
 pub mod render;
 pub mod sidecar;
@@ -78,6 +79,8 @@ pub enum Command {
     /// Run the controller (in the cluster, or with a kubeconfig)
     #[command(after_help = CONTROLLER_EXAMPLES)]
     Controller(Box<crate::controller::Settings>),
+    /// Run the receiver of webhooks (in the cluster, or with a kubeconfig)
+    Receiver(Box<crate::controller::receiver::Settings>),
     /// Print what a folder renders to, without a cluster
     Render(render::Args),
     /// Show what applying a folder would change in the cluster
@@ -134,6 +137,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::init(&cli.global)?;
     match cli.command {
         Command::Controller(settings) => controller::run(&cli.global, *settings).await,
+        Command::Receiver(settings) => receiver::run(&cli.global, *settings).await,
         Command::Render(args) => render::run(&cli.global, &args),
         Command::Diff(args) => diff::run(&cli.global, &args).await,
         Command::Crds(args) => crds::run(&cli.global, &args),

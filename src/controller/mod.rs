@@ -4,6 +4,7 @@ pub mod agent;
 pub mod caches;
 mod figures;
 pub mod leader;
+pub mod receiver;
 pub mod report;
 pub mod repository;
 pub mod request;

@@ -5,11 +5,12 @@
 
 mod credentials;
 mod decide;
+mod hook;
 mod keep;
 mod memory;
 mod plan;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -32,6 +33,7 @@ use crate::{
 };
 use credentials::{Credentials, Unusable};
 use decide::{Finding, Published, Seen, decide};
+use hook::{Hook, Hooks};
 use memory::{Built, Memories};
 use plan::{Plan, plan};
 
@@ -54,6 +56,7 @@ pub(super) fn open(settings: &Settings) -> Result<(Sources, Arc<Store>), Failure
 pub struct Repositories {
     context: Context,
     credentials: Credentials,
+    hooks: Hooks,
     memories: Mutex<Memories>,
 }
 
@@ -63,6 +66,7 @@ pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
     let repositories = Arc::new(Repositories {
         context: context.clone(),
         credentials: Credentials::new(context.client.clone(), context.caches.secrets.clone()),
+        hooks: Hooks::new(context.client.clone(), context.caches.secrets.clone()),
         memories: Mutex::default(),
     });
     listen(&repositories, &triggers);
@@ -120,22 +124,28 @@ impl Reconcile for Repositories {
 
     async fn reconcile(&self, object: Arc<Repository>) -> Result<Next, Failure> {
         let object = self.memories.lock().newest(&object);
+        self.reads(&object);
+        let (hook, unread) = match self.hooks.of(&object).await {
+            Ok(hook) => (hook, None),
+            Err(failure) => (Hook::Unknown, Some(failure)),
+        };
         let (finding, answered, failure) = match self.find(&object).await {
             Ok((finding, answered)) => (finding, answered, None),
             Err(failure) => (Finding::Failed(failure.reason, failure.message.clone()), false, Some(failure)),
         };
-        self.report(&object, finding, answered).await?;
-        failure.map_or(Ok(Next::OnEvent), Err)
+        self.report(&object, finding, answered, hook).await?;
+        failure.or(unread).map_or(Ok(Next::OnEvent), Err)
     }
 
     fn forget(&self, namespace: &str, name: &str) {
         let gone = Subscriber { kind: KIND, namespace: namespace.into(), name: name.into() };
         self.context.sources.unsubscribe(&gone);
         let mut memories = self.memories.lock();
-        let secret = memories.secret_of(namespace, name);
+        let secrets = memories.secrets_of(namespace, name);
         memories.forget(namespace, name);
         drop(memories);
-        self.drop_unread(namespace, secret);
+        self.drop_unread(namespace, secrets);
+        self.hooks.forget(namespace, name);
     }
 }
 
@@ -146,7 +156,6 @@ impl Repositories {
             Ok(plan) => plan,
             Err((reason, message)) => return Ok((self.leave(object, Finding::Stalled(reason, message)), true)),
         };
-        self.reads(object, plan.secret.as_deref());
         if object.spec.suspend == Some(true) {
             return Ok((self.leave(object, Finding::Suspended), true));
         }
@@ -164,21 +173,21 @@ impl Repositories {
         self.follow(object, &plan, &spec).await
     }
 
-    /// Remembers which Secret the object reads, and lets go of one that nobody reads any more.
-    fn reads(&self, object: &Repository, secret: Option<&str>) {
+    /// Remembers which Secrets the object reads, and lets go of those that nobody reads any more.
+    fn reads(&self, object: &Repository) {
         let namespace = object.namespace().unwrap_or_default();
         let mut memories = self.memories.lock();
-        let before = memories.secret_of(&namespace, &object.name_any());
-        memories.reads(object, secret);
+        let before = memories.secrets_of(&namespace, &object.name_any());
+        memories.reads(object, plan::secrets(&object.spec));
         drop(memories);
         self.drop_unread(&namespace, before);
     }
 
-    fn drop_unread(&self, namespace: &str, secret: Option<String>) {
-        if let Some(secret) = secret
-            && self.memories.lock().readers_of(namespace, &secret).is_empty()
-        {
-            self.credentials.drop_secret(namespace, &secret);
+    fn drop_unread(&self, namespace: &str, secrets: BTreeSet<String>) {
+        for secret in secrets {
+            if self.memories.lock().readers_of(namespace, &secret).is_empty() {
+                self.credentials.drop_secret(namespace, &secret);
+            }
         }
     }
 
@@ -275,11 +284,12 @@ impl Repositories {
         Ok(Ok(built))
     }
 
-    async fn report(&self, object: &Repository, finding: Finding, answered: bool) -> Result<(), Failure> {
+    async fn report(&self, object: &Repository, finding: Finding, answered: bool, hook: Hook) -> Result<(), Failure> {
         let prior = object.status.clone().unwrap_or_default();
         let asked = object.annotations().get(annotation::RECONCILE_AT).cloned();
         let handled = if answered { asked } else { prior.last_handled_reconcile_at.clone() };
-        let seen = Seen { prior: &prior, generation: object.metadata.generation, handled, now: self.context.now() };
+        let (generation, now) = (object.metadata.generation, self.context.now());
+        let seen = Seen { prior: &prior, generation, handled, hook, now };
         let decision = decide(&seen, finding);
         self.context.reports.status(object, &object.status, &decision.status).await?;
         self.memories.lock().wrote(object, decision.status);

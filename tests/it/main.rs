@@ -16,6 +16,7 @@ mod import;
 mod interleavings;
 mod node;
 mod pod;
+mod receiver;
 mod render_golden;
 mod repository;
 mod syncs;

@@ -123,3 +123,45 @@ tests/it/chart/rights.rs.
   resources: [serviceaccounts]
   verbs: [impersonate]
 {{- end -}}
+
+{{- define "pilothouse.receiver.name" -}}
+{{ include "pilothouse.fullname" . }}-receiver
+{{- end -}}
+
+{{- define "pilothouse.receiver.selector" -}}
+app.kubernetes.io/name: {{ include "pilothouse.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: receiver
+{{- end -}}
+
+{{- define "pilothouse.receiver.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "pilothouse.receiver.selector" . }}
+{{- end -}}
+
+{{- define "pilothouse.receiver.account" -}}
+{{- with .Values.receiver.serviceAccount -}}
+{{- if .create -}}
+{{- default (include "pilothouse.receiver.name" $) .name -}}
+{{- else -}}
+{{- required "receiver.serviceAccount.name is needed when receiver.serviceAccount.create is false" .name -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the receiver may do where Repositories live. */}}
+{{- define "pilothouse.receiver.rules" -}}
+# Of patch it uses the reconcile annotation alone; the admission policy refuses the rest.
+- apiGroups: [pilothouse.dev]
+  resources: [repositories]
+  verbs: [list, watch, patch]
+# The Secrets that Repositories name in spec.webhook, by name: it can list none.
+- apiGroups: [""]
+  resources: [secrets]
+  {{- with .Values.receiver.secretNames }}
+  resourceNames: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  verbs: [get]
+{{- end -}}

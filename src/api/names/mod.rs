@@ -25,6 +25,8 @@ pub mod manager {
     pub const STATUS: &str = "pilothouse-status";
     /// Our finalizers.
     pub const FINALIZER: &str = "pilothouse-finalizer";
+    /// The reconcile annotation of Repositories that a webhook was for.
+    pub const RECEIVER: &str = "pilothouse-receiver";
 }
 
 /// Types of conditions.
@@ -49,13 +51,15 @@ pub mod condition {
     pub const TEXT_PENDING: &str = "TextPending";
     /// Agent: the server has loaded the skills it was given.
     pub const SKILLS_LOADED: &str = "SkillsLoaded";
+    /// Repository: its webhook has a path. Exists only while there is a webhook.
+    pub const WEBHOOK_READY: &str = "WebhookReady";
     /// Task: waits for the agent or for a free place.
     pub const QUEUED: &str = "Queued";
     /// Task: ended by a stop or by its time limit.
     pub const STOPPED: &str = "Stopped";
 
     /// All of them.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 13] = [
         READY,
         RECONCILING,
         STALLED,
@@ -66,6 +70,7 @@ pub mod condition {
         ROLLOUT_PENDING,
         TEXT_PENDING,
         SKILLS_LOADED,
+        WEBHOOK_READY,
         QUEUED,
         STOPPED,
     ];

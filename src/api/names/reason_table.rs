@@ -96,6 +96,8 @@ pub mod text {
         // Repository.
         FETCHED "Fetched" &["Repository"],
             "The artifact is what the remote has.", "Nothing.";
+        PATH_PUBLISHED "PathPublished" &["Repository"],
+            "status.webhookPath is what the forge is to call.", "Nothing.";
         AUTHENTICATION_FAILED "AuthenticationFailed" &["Repository", "Agent"],
             "The remote refuses the credential, or wants one.",
             "Check the Secret of spec.secretRef: its keys, and whether the token is still valid and may read.";

@@ -142,6 +142,11 @@ fn supported(kind: &str) -> Vec<&'static str> {
             "secretRef.name",
             "ignore",
             "suspend",
+            "webhook",
+            "webhook.type",
+            "webhook.secretRef",
+            "webhook.secretRef.name",
+            "webhook.events",
         ],
         "Sync" => vec![
             "repositoryRef",

@@ -66,7 +66,7 @@ impl Credentials {
         {
             return Ok(verdict.clone());
         }
-        let Some(secret) = self.read(namespace, name).await? else {
+        let Some(secret) = read(&self.client, namespace, name).await? else {
             self.drop_secret(namespace, name);
             return Ok(missing());
         };
@@ -83,19 +83,20 @@ impl Credentials {
     pub(super) fn drop_secret(&self, namespace: &str, name: &str) {
         forget(&mut self.held.lock(), namespace, name);
     }
+}
 
-    async fn read(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Failure> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        let failed =
-            |why: String| Failure::transient(reasons::CLUSTER_UNAVAILABLE, format!("cannot read Secret {name}: {why}"));
-        match tokio::time::timeout(READ_TIMEOUT, api.get_opt(name)).await {
-            Ok(Ok(secret)) => Ok(secret),
-            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Err(failed(
-                "the controller may not read Secrets in this namespace; see the chart's agentNamespaces".into(),
-            )),
-            Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(_) => Err(failed("the API server did not answer".into())),
+/// Reads a Secret; `None` where there is none.
+pub(super) async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option<Secret>, Failure> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let failed =
+        |why: String| Failure::transient(reasons::CLUSTER_UNAVAILABLE, format!("cannot read Secret {name}: {why}"));
+    match tokio::time::timeout(READ_TIMEOUT, api.get_opt(name)).await {
+        Ok(Ok(secret)) => Ok(secret),
+        Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
+            Err(failed("the controller may not read Secrets in this namespace; see the chart's agentNamespaces".into()))
         }
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed("the API server did not answer".into())),
     }
 }
 

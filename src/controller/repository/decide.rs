@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as Wire, Time};
 
+use super::hook::{self, Hook};
 use crate::{
     api::{
         Artifact, RepositoryStatus,
@@ -48,6 +49,8 @@ pub(super) struct Seen<'a> {
     pub(super) generation: Option<i64>,
     /// Value of the reconcile annotation that has been answered.
     pub(super) handled: Option<String>,
+    /// What is known of the webhook.
+    pub(super) hook: Hook,
     pub(super) now: Timestamp,
 }
 
@@ -63,7 +66,8 @@ pub(super) fn decide(seen: &Seen<'_>, finding: Finding) -> Decision {
     let mut status = seen.prior.clone();
     status.observed_generation = seen.generation;
     status.last_handled_reconcile_at.clone_from(&seen.handled);
-    let notes = match finding {
+    let mut notes = hook::show(&mut status, seen);
+    notes.extend(match finding {
         Finding::Stalled(reason, message) => {
             set(&mut status, seen, &Condition::yes(condition::STALLED, reason, message.clone()));
             fail(&mut status, seen, reason, &message)
@@ -75,7 +79,7 @@ pub(super) fn decide(seen: &Seen<'_>, finding: Finding) -> Decision {
         Finding::Suspended => suspended(&mut status, seen),
         Finding::Pending(message) => pending(&mut status, seen, message),
         Finding::Fetched(published) => fetched(&mut status, seen, published),
-    };
+    });
     Decision { status, notes }
 }
 
@@ -116,7 +120,7 @@ fn ready(conditions: &[Wire]) -> Option<&Wire> {
     conditions.iter().find(|c| c.type_ == condition::READY)
 }
 
-fn set(status: &mut RepositoryStatus, seen: &Seen<'_>, condition: &Condition) {
+pub(super) fn set(status: &mut RepositoryStatus, seen: &Seen<'_>, condition: &Condition) {
     set_condition(&mut status.conditions, condition, seen.generation, seen.now);
 }
 

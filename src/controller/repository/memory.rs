@@ -39,7 +39,7 @@ pub(super) struct Memories {
 #[derive(Default)]
 struct Memory {
     uid: String,
-    secret: Option<String>,
+    secrets: BTreeSet<String>,
     built: Option<Built>,
     /// Digests of the last artifacts, newest last; two at most.
     kept: Vec<Digest>,
@@ -59,8 +59,8 @@ impl Memories {
         let uid = object.uid().unwrap_or_default();
         let memory = self.by_name.entry(name(object)).or_default();
         if memory.uid != uid {
-            let secret = memory.secret.take();
-            *memory = Memory { uid, secret, ..Memory::default() };
+            let secrets = std::mem::take(&mut memory.secrets);
+            *memory = Memory { uid, secrets, ..Memory::default() };
         }
         memory
     }
@@ -83,32 +83,34 @@ impl Memories {
         }
     }
 
-    /// The Secret that an object reads, as far as is remembered.
-    pub(super) fn secret_of(&self, namespace: &str, own: &str) -> Option<String> {
-        self.by_name.get(&(namespace.to_owned(), own.to_owned()))?.secret.clone()
+    /// The Secrets that an object reads, as far as is remembered.
+    pub(super) fn secrets_of(&self, namespace: &str, own: &str) -> BTreeSet<String> {
+        let memory = self.by_name.get(&(namespace.to_owned(), own.to_owned()));
+        memory.map(|memory| memory.secrets.clone()).unwrap_or_default()
     }
 
-    /// Remembers which Secret the object reads.
-    pub(super) fn reads(&mut self, object: &Repository, secret: Option<&str>) {
+    /// Remembers which Secrets the object reads.
+    pub(super) fn reads(&mut self, object: &Repository, secrets: BTreeSet<String>) {
         let (namespace, own) = name(object);
         let memory = self.of(object);
-        if memory.secret.as_deref() == secret {
+        if memory.secrets == secrets {
             return;
         }
-        let old = std::mem::replace(&mut memory.secret, secret.map(ToOwned::to_owned));
+        let old = std::mem::replace(&mut memory.secrets, secrets.clone());
         self.drop_reader(&namespace, &own, old);
-        if let Some(secret) = secret {
-            self.readers.entry((namespace, secret.to_owned())).or_default().insert(own);
+        for secret in secrets {
+            self.readers.entry((namespace.clone(), secret)).or_default().insert(own.clone());
         }
     }
 
-    fn drop_reader(&mut self, namespace: &str, own: &str, secret: Option<String>) {
-        let Some(secret) = secret else { return };
-        let key = (namespace.to_owned(), secret);
-        if let Some(readers) = self.readers.get_mut(&key) {
-            readers.remove(own);
-            if readers.is_empty() {
-                self.readers.remove(&key);
+    fn drop_reader(&mut self, namespace: &str, own: &str, secrets: BTreeSet<String>) {
+        for secret in secrets {
+            let key = (namespace.to_owned(), secret);
+            if let Some(readers) = self.readers.get_mut(&key) {
+                readers.remove(own);
+                if readers.is_empty() {
+                    self.readers.remove(&key);
+                }
             }
         }
     }
@@ -173,7 +175,7 @@ impl Memories {
     pub(super) fn forget(&mut self, namespace: &str, own: &str) -> Option<String> {
         let memory = self.by_name.remove(&(namespace.to_owned(), own.to_owned()))?;
         self.replaced.extend(memory.kept);
-        self.drop_reader(namespace, own, memory.secret);
+        self.drop_reader(namespace, own, memory.secrets);
         Some(memory.uid)
     }
 }
@@ -198,10 +200,15 @@ mod tests {
     #[test]
     fn secrets_know_their_readers() {
         let mut memories = Memories::default();
-        memories.reads(&object("1", "1"), Some("a"));
-        assert_eq!(memories.readers_of("ns", "a"), ["r"]);
-        memories.reads(&object("2", "9"), Some("b"));
-        assert_eq!((memories.readers_of("ns", "a").len(), memories.readers_of("ns", "b").len()), (0, 1));
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        memories.reads(&object("1", "1"), set(&["a", "hook"]));
+        assert_eq!(
+            (memories.readers_of("ns", "a"), memories.readers_of("ns", "hook")),
+            (vec!["r".into()], vec!["r".into()])
+        );
+        memories.reads(&object("2", "9"), set(&["b"]));
+        let counts = ["a", "b", "hook"].map(|secret| memories.readers_of("ns", secret).len());
+        assert_eq!((counts, memories.secrets_of("ns", "r")), ([0, 1, 0], set(&["b"])));
         assert_eq!(memories.forget("ns", "r").as_deref(), Some("2"));
         assert!(memories.readers.is_empty() && memories.by_name.is_empty());
     }

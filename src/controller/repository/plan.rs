@@ -1,6 +1,6 @@
 //! What a Repository's spec asks for (pure).
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     api::{GitReference, GoDuration, RepositorySpec, names::reasons, not_yet},
@@ -42,6 +42,13 @@ pub(super) fn plan(spec: &RepositorySpec, allow_file: bool) -> Result<Plan, Refu
         interval: duration("spec.interval", &spec.interval)?,
         timeout: duration("spec.timeout", &spec.timeout)?.min(LONGEST_EXCHANGE),
     })
+}
+
+/// The Secrets that a spec names, whether or not the rest of it can be followed.
+pub(super) fn secrets(spec: &RepositorySpec) -> BTreeSet<String> {
+    let own = spec.secret_ref.as_ref();
+    let hook = spec.webhook.as_ref().map(|webhook| &webhook.secret_ref);
+    own.into_iter().chain(hook).map(|secret| secret.name.clone()).filter(|name| !name.is_empty()).collect()
 }
 
 fn invalid(field: &str, error: &dyn std::fmt::Display) -> Refusal {

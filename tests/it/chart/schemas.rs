@@ -187,6 +187,18 @@ fn the_chart_is_valid_in_every_shape() {
             "controller.extraVolumes[0].name=ca,controller.extraVolumes[0].configMap.name=ca",
             "controller.extraVolumeMounts[0].name=ca,controller.extraVolumeMounts[0].mountPath=/ca",
         ],
+        &["rbac.clusterWide=true", "receiver.enabled=true", "receiver.admissionPolicy=false"],
+        &[
+            "agentNamespaces={a,b},receiver.enabled=true,receiver.replicas=3,receiver.secretNames={hook}",
+            "metrics.annotations=true,receiver.service.annotations.a=b,receiver.serviceAccount.annotations.a=b",
+            "receiver.ingress.enabled=true,receiver.ingress.host=h.example.com,receiver.ingress.tlsSecretName=tls",
+            "receiver.ingress.className=nginx,receiver.ingress.annotations.a=b,receiver.podAnnotations.a=b",
+            "receiver.networkPolicy.enabled=true,receiver.networkPolicy.apiServerCIDRs={10.0.0.1/32}",
+            "receiver.networkPolicy.from[0].namespaceSelector.matchLabels.a=b",
+            "receiver.networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b,receiver.podLabels.a=b",
+            "receiver.tolerations[0].operator=Exists,receiver.nodeSelector.disk=ssd,imagePullSecrets={pull}",
+            "receiver.extraEnv[0].name=A,receiver.extraEnv[0].value=b,receiver.priorityClassName=high",
+        ],
     ] {
         let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
         valid(&settings.join(" "), &template("ph", "system", &settings).unwrap(), 10);

@@ -96,6 +96,11 @@ impl Release {
     /// Applies the CRDs and the chart's account and rights for a controller that works in `agents`, in which the Syncs' default
     /// account may do what the chart's ClusterRole for Syncs says.
     pub(crate) async fn install(cluster: &Cluster, agents: &[String]) -> Self {
+        Self::install_with(cluster, agents, &[]).await
+    }
+
+    /// The same with more settings of the chart.
+    pub(crate) async fn install_with(cluster: &Cluster, agents: &[String], more: &[&str]) -> Self {
         install_crds(cluster);
         let namespace = cluster.namespace("system").await;
         let name = unique(&format!("ph{}", std::process::id()));
@@ -104,6 +109,7 @@ impl Release {
             settings.push(format!("syncAccounts[{i}].namespace={agent}"));
             settings.push(format!("syncAccounts[{i}].name=default"));
         }
+        settings.extend(more.iter().map(|setting| (*setting).to_owned()));
         let all = template(&name, &namespace, &settings).unwrap();
         let mut rights = String::new();
         for document in all.split("\n---\n").filter(|d| !d.contains("\nkind: Deployment\n")) {

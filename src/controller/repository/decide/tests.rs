@@ -24,6 +24,7 @@ fn story(findings: &[(i64, Finding)]) -> Decision {
             prior: &last.status,
             generation: Some(*generation),
             handled: None,
+            hook: Hook::None,
             now: at(i64::try_from(n).unwrap()),
         };
         last = decide(&seen, finding.clone());
@@ -107,7 +108,7 @@ fn a_restart_writes_nothing() {
 fn an_address_that_nothing_serves_goes_away() {
     let mut prior = story(&[(1, published(REVISION, b"1"))]).status;
     prior.artifact.as_mut().unwrap().url = Some("/artifacts/sha256/0.tar".into());
-    let seen = Seen { prior: &prior, generation: Some(1), handled: None, now: at(9) };
+    let seen = Seen { prior: &prior, generation: Some(1), handled: None, hook: Hook::None, now: at(9) };
     let artifact = decide(&seen, published(REVISION, b"1")).status.artifact.unwrap();
     assert_eq!((artifact.url, artifact.last_update_time), (None, Time(at(0))));
 }
@@ -155,5 +156,37 @@ fn only_a_success_of_this_generation_is_trusted() {
         let status = story(&good.iter().cloned().chain(more.clone()).collect::<Vec<_>>()).status;
         let expected = want.then(|| (commit.clone(), Digest::of(b"1")));
         assert_eq!(trusted(&status, Some(generation)), expected, "{more:?} {generation}");
+    }
+}
+
+#[test]
+fn a_webhook_has_its_own_condition_and_never_stops_the_fetching() {
+    let refused = |message: &str| Hook::Unusable("SecretNotFound", message.into());
+    let ready = |path: &str| Hook::Ready(path.into());
+    let mut status = RepositoryStatus::default();
+    for (n, (hook, path, condition, notes)) in [
+        (Hook::None, None, "", 0),
+        (refused("no Secret k"), None, "False SecretNotFound: no Secret k", 1),
+        (refused("no Secret k"), None, "False SecretNotFound: no Secret k", 0),
+        (ready("/hooks/1"), Some("/hooks/1"), "True PathPublished: status.webhookPath is what the forge is to call", 1),
+        (Hook::Unknown, Some("/hooks/1"), "True PathPublished: status.webhookPath is what the forge is to call", 0),
+        (ready("/hooks/1"), Some("/hooks/1"), "True PathPublished: status.webhookPath is what the forge is to call", 0),
+        (ready("/hooks/2"), Some("/hooks/2"), "True PathPublished: status.webhookPath is what the forge is to call", 1),
+        (refused("no Secret k"), None, "False SecretNotFound: no Secret k", 1),
+        (Hook::None, None, "", 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let now = at(i64::try_from(n).unwrap());
+        let seen = Seen { prior: &status, generation: Some(1), handled: None, hook, now };
+        let decision = decide(&seen, published(REVISION, b"1"));
+        let own = decision.notes.iter().filter(|note| note.action == "Webhook").count();
+        let found = decision.status.conditions.iter().find(|c| c.type_ == "WebhookReady");
+        let found = found.map(|c| format!("{} {}: {}", c.status, c.reason, c.message)).unwrap_or_default();
+        let all = (decision.status.webhook_path.as_deref(), found.as_str(), own);
+        assert_eq!(all, (path, condition, notes), "step {n}");
+        assert!(line(&decision).starts_with("Ready=True Fetched"), "step {n}: {}", line(&decision));
+        status = decision.status;
     }
 }
