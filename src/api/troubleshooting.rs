@@ -18,6 +18,8 @@ kubectl get agent NAME -o jsonpath='{range .status.conditions[*]}{.type}={.statu
 - `Reconciling` exists while work goes on, `Stalled` while nothing but a change of the spec or of an input helps.
 - `observedGeneration` of a condition tells which spec it is about; an older number means that the controller has not seen
   your change yet. `pilothouse reconcile KIND NAME` asks it to look now.
+- An object without any conditions (READY stays empty) was never looked at: the controller does not run, or its namespace is not in the
+  chart's `agentNamespaces`. `pilothouse reconcile KIND NAME -n NAMESPACE --wait` says the same after its timeout.
 
 The *reason* of a condition or an event is stable; the message beside it names the file, field or object. This page is made
 from the reasons in the source (`make generate`).

@@ -62,6 +62,13 @@ const CLUSTER: &[(&str, &str, &str, &str)] = &[
     ("tokenreviews", "create", "server/voice", "api.create(&PostParams::default(), &review)"),
 ];
 
+/// Of the receiver of webhooks, where agents live.
+const RECEIVER: &[(&str, &str, &str, &str)] = &[
+    ("repositories", "list watch", "controller/receiver.rs", "Cache<Repository> = watches.objects"),
+    ("repositories", "patch", "server/receiver/poke.rs", "api.patch_metadata("),
+    ("secrets", "get", "server/receiver/keys.rs", "api.get_opt(&target.secret)"),
+];
+
 /// In the namespace of the release.
 const SELF: &[(&str, &str, &str, &str)] = &[
     ("leases", "get", "controller/leader.rs", "self.api.get_opt("),
@@ -107,13 +114,14 @@ fn used(table: &[(&str, &str, &str, &str)]) -> Rights {
 
 #[test]
 fn each_right_has_a_caller() {
-    let all = objects(&["agentNamespaces={team}"]);
+    let all = objects(&["agentNamespaces={team},receiver.enabled=true"]);
     let role = |kind: &str, name: &str| {
         let found = of_kind(&all, kind).into_iter().find(|r| r["metadata"]["name"] == name);
         granted(found.unwrap_or_else(|| panic!("there is no {kind} {name}")))
     };
     assert_eq!(role("ClusterRole", "ph-pilothouse:system"), used(CLUSTER));
     assert_eq!(role("Role", "ph-pilothouse:system:agents"), used(AGENTS));
+    assert_eq!(role("Role", "ph-pilothouse:system:receiver"), used(RECEIVER));
     assert_eq!(role("Role", "ph-pilothouse-self"), used(SELF));
     assert_eq!(role("Role", "ph-pilothouse:system:events"), used(DEFAULT));
     let everywhere = objects(&["rbac.clusterWide=true"]);
@@ -140,8 +148,9 @@ fn try_helm(cluster: &Cluster, namespace: &str, settings: &str) -> Result<(), St
 async fn two_releases_of_one_name_live_side_by_side() {
     let cluster = Cluster::start(Shape { node: false, no_scheduler: true });
     let agents = cluster.namespace("shared").await;
-    let settings =
-        format!("agentNamespaces={{{agents}}},syncAccounts[0].namespace={agents},syncAccounts[0].name=default");
+    let settings = format!(
+        "agentNamespaces={{{agents}}},syncAccounts[0].namespace={agents},syncAccounts[0].name=default,receiver.enabled=true"
+    );
     helm(&cluster, "first", &settings);
     helm(&cluster, "second", &format!("{settings},config.create=false"));
     let missing = try_helm(&cluster, "third", "agentNamespaces={none},config.create=false").unwrap_err();

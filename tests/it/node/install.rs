@@ -28,6 +28,7 @@ async fn the_chart_installs_and_leaves_nothing_that_hangs() {
     let mut settings = namespaces_of(std::slice::from_ref(&namespace));
     // The other release has it.
     settings.push("config.create=false".into());
+    settings.push("receiver.enabled=true,receiver.replicas=1,receiver.networkPolicy.enabled=true".into());
     helm_install(node, "other", SYSTEM, &settings);
     runs_with_little(node);
 
@@ -60,7 +61,9 @@ async fn the_chart_installs_and_leaves_nothing_that_hangs() {
     let [_, reason, message] = condition(&hostile, "Ready");
     assert!(reason == "RenderFailed" && message.contains("MiB of memory"), "{reason}: {message}");
     let pods = get(node, SYSTEM, &["pods"]);
-    assert_eq!(pods["items"][0]["status"]["containerStatuses"][0]["restartCount"], 0, "{pods:#}");
+    for pod in pods["items"].as_array().unwrap() {
+        assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0, "{pod:#}");
+    }
     assert!(
         !sync["metadata"]["finalizers"].as_array().unwrap().is_empty(),
         "a Sync that needs no release proves nothing"
@@ -71,17 +74,20 @@ async fn the_chart_installs_and_leaves_nothing_that_hangs() {
 
 fn runs_with_little(node: &Node) {
     let pods = get(node, SYSTEM, &["pods"]);
-    let pod = &pods["items"][0];
-    let container = &pod["spec"]["containers"][0];
-    assert_eq!(condition(pod, "Ready")[0], "True", "{pod:#}");
-    assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);
-    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
-    assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
-    assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
-    let name = pod["metadata"]["name"].as_str().unwrap();
-    let status = node.exec(SYSTEM, name, ["cat", "/proc/1/status"]);
-    let uid = status.lines().find(|l| l.starts_with("Uid:")).unwrap_or_default();
-    assert_eq!(uid.split_whitespace().nth(1), Some("65532"), "{status}");
+    let pods = pods["items"].as_array().unwrap();
+    assert_eq!(pods.len(), 2, "the controller and the receiver: {pods:#?}");
+    for pod in pods {
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(condition(pod, "Ready")[0], "True", "{pod:#}");
+        assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
+        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        let status = node.exec(SYSTEM, name, ["cat", "/proc/1/status"]);
+        let uid = status.lines().find(|l| l.starts_with("Uid:")).unwrap_or_default();
+        assert_eq!(uid.split_whitespace().nth(1), Some("65532"), "{status}");
+    }
 }
 
 fn leave(node: &Node, namespace: &str) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::{core::v1::Secret, events::v1::Event};
+use k8s_openapi::api::{core::v1::Secret, events::v1::Event, rbac::v1::RoleBinding};
 use kube::{
     Api,
     api::{ListParams, Patch, PatchParams, PostParams},
@@ -208,4 +208,34 @@ async fn the_receiver_s_account_can_do_nothing_else() {
         let error = result.unwrap_err().to_string();
         assert!(error.contains("orbidden") || error.contains("cannot"), "{n}: {error}");
     }
+}
+
+#[tokio::test]
+async fn what_the_cluster_did_not_take_may_be_delivered_again() {
+    let world = World::new().await;
+    world.server.repository("r.git").commit("main", &[("a", "1")]);
+    world.secret("hook", TOKEN).await;
+    world.repository("r", "GitHub", Value::Null).await;
+    let path = world.path("r", None).await;
+    // The right to write is taken away for a time.
+    let bindings: Api<RoleBinding> = Api::namespaced(world.client.clone(), &world.namespace);
+    let name = format!("{}:{}:receiver", world.release.name, world.release.namespace);
+    let mut binding = bindings.get(&name).await.unwrap();
+    bindings.delete(&name, &kube::api::DeleteParams::default()).await.unwrap();
+    let mut n = 0;
+    let signed = eventually("the right is gone", 30, || {
+        n += 1;
+        let signed = forges::push(Forge::GitHub, "main", &format!("{n:040}")).signed(TOKEN);
+        let (world, path) = (&world, &path);
+        async move { (world.deliver(path, &signed).await.0 == 503).then_some(signed) }
+    })
+    .await;
+    binding.metadata.resource_version = None;
+    binding.metadata.uid = None;
+    bindings.create(&PostParams::default(), &binding).await.unwrap();
+    eventually("the same delivery again", 30, || async {
+        (world.deliver(&path, &signed).await.0 == 202).then_some(())
+    })
+    .await;
+    assert_eq!(world.deliver(&path, &signed).await, (200, "seen before".into()));
 }
