@@ -203,7 +203,7 @@ pub struct RepositoryStatus {
     /// Value of the annotation pilothouse.dev/reconcile-at that was handled last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
-    /// Ready, Reconciling, Stalled; WebhookReady where there is a webhook.
+    /// Ready, Reconciling, Stalled; `WebhookReady` where there is a webhook.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -50,7 +50,7 @@ fn it_is_there_only_when_asked_for() {
 
 #[test]
 fn its_rights_are_two_rules_where_repositories_are() {
-    let rules = json!([
+    let least = json!([
         {"apiGroups": ["pilothouse.dev"], "resources": ["repositories"], "verbs": ["list", "watch", "patch"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
     ]);
@@ -59,15 +59,15 @@ fn its_rights_are_two_rules_where_repositories_are() {
         let all = objects(&[settings]);
         let roles: Vec<_> = all.iter().filter(|o| o["kind"] == kind).collect();
         assert_eq!(roles.len(), count, "{settings}");
-        assert!(roles.iter().all(|role| role["rules"] == rules), "{roles:?}");
+        assert!(roles.iter().all(|role| role["rules"] == least), "{roles:?}");
     }
     let all = objects(&[ON, "receiver.secretNames={hook,other.hook}"]);
     assert_eq!(find(&all, "Role")["rules"][1]["resourceNames"], json!(["hook", "other.hook"]));
     let account = find(&all, "Deployment").pointer("/spec/template/spec/serviceAccountName").unwrap();
     assert_eq!(account, "ph-pilothouse-receiver");
     assert_eq!(find(&all, "RoleBinding")["subjects"][0]["name"], *account);
-    let policy = find(&all, "ValidatingAdmissionPolicy")["spec"]["matchConditions"][0]["expression"].to_string();
-    assert!(policy.contains("system:serviceaccount:system:ph-pilothouse-receiver"), "{policy}");
+    let whom = find(&all, "ValidatingAdmissionPolicy")["spec"]["matchConditions"][0]["expression"].to_string();
+    assert!(whom.contains("system:serviceaccount:system:ph-pilothouse-receiver"), "{whom}");
 }
 
 #[test]

@@ -126,7 +126,8 @@ async fn raw(address: &str, pieces: &[&[u8]], pause: Duration, close: bool) -> S
 }
 
 fn head(path: &str, length: usize, delivery: &Signed) -> String {
-    let headers: String = delivery.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: Vec<_> = delivery.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers = headers.concat();
     format!("POST {path} HTTP/1.1\r\nhost: hooks\r\ncontent-length: {length}\r\n{headers}\r\n")
 }
 

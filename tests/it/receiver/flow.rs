@@ -172,9 +172,12 @@ async fn the_receiver_s_account_can_do_nothing_else() {
         let repositories = repositories.clone();
         async move { repositories.patch("r", &PatchParams::default(), &Patch::Merge(body)).await }
     };
-    // A policy works some moments after it was made.
-    eventually("the policy works", 60, || async {
-        patch(json!({"spec": {"url": "https://evil.example.com/r"}})).await.is_err().then_some(())
+    // A policy works some moments after it was made; until then each attempt must be a change.
+    let mut attempt = 0;
+    eventually("the policy works", 60, || {
+        attempt += 1;
+        let refused = patch(json!({"spec": {"url": format!("https://evil.example.com/{attempt}")}}));
+        async { refused.await.is_err().then_some(()) }
     })
     .await;
     world.patch("r", json!({"spec": {"url": world.server.url("r.git")}})).await;
@@ -238,4 +241,31 @@ async fn what_the_cluster_did_not_take_may_be_delivered_again() {
     })
     .await;
     assert_eq!(world.deliver(&path, &signed).await, (200, "seen before".into()));
+}
+
+#[tokio::test]
+async fn a_path_that_another_one_claims_stays_its_owner_s() {
+    let mut world = World::new().await;
+    world.server.repository("r.git").commit("main", &[("a", "1")]);
+    world.secret("hook", TOKEN).await;
+    for name in ["owner", "thief"] {
+        world.repository(name, "GitHub", Value::Null).await;
+    }
+    world.secret("theirs", "the token of a thief").await;
+    world.patch("thief", json!({"spec": {"webhook": {"secretRef": {"name": "theirs"}}}})).await;
+    let path = world.path("owner", None).await;
+    // Somebody writes the owner's path into another status, and no controller corrects it.
+    assert!(world.controller.stop());
+    let claim = Patch::Merge(json!({"status": {"webhookPath": path}}));
+    world.api().patch_status("thief", &PatchParams::default(), &claim).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let push = |n: u8| forges::push(Forge::GitHub, "main", &n.to_string());
+    assert_eq!(world.deliver(&path, &push(1).signed("the token of a thief")).await.0, 404);
+    assert_eq!(world.deliver(&path, &push(2).signed(TOKEN)).await.0, 202);
+    let asked = |name: &'static str| {
+        let api = world.api();
+        async move { api.get(name).await.unwrap().metadata.annotations.unwrap_or_default() }
+    };
+    assert!(asked("owner").await.contains_key("pilothouse.dev/reconcile-at"));
+    assert!(!asked("thief").await.contains_key("pilothouse.dev/reconcile-at"));
 }
