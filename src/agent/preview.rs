@@ -125,7 +125,7 @@ mod tests {
             spec.pointer_mut(parent).unwrap()[key] = value;
             agent(&spec)
         };
-        let table = [
+        let table = vec![
             (with("/profile", json!("x")), Class::None, &[][..]),
             (with("/contexts/0/text", json!("Be strict.")), Class::Live, &["text/rules"]),
             (with("/executorImage", json!("devbox:2")), Class::Rollout, &["image"]),

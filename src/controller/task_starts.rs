@@ -1,4 +1,4 @@
-//! [`task::starts`](crate::task::starts), shared by the reconcilers of Agents and Tasks.
+//! [`task::starts`], shared by the reconcilers of Agents and Tasks.
 
 use std::sync::Arc;
 

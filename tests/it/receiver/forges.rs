@@ -183,17 +183,14 @@ pub(super) fn bitbucket_center(branch: &str, after: &str) -> Delivery {
 /// A new tag.
 pub(super) fn tag(forge: Forge, name: &str, commit: &str) -> Delivery {
     let reference = format!("refs/tags/{name}");
-    match forge {
-        Forge::GitLab => {
-            let body = json!({
-                "object_kind": "tag_push", "event_name": "tag_push", "before": ZERO, "after": commit, "ref": reference,
-                "project_id": 15, "total_commits_count": 0, "commits": [],
-            });
-            Delivery::new(forge, "Tag Push Hook", &body)
-        }
-        _ => {
-            let body = json!({"ref": reference, "before": ZERO, "after": commit, "created": true, "commits": []});
-            Delivery::new(forge, "push", &body)
-        }
+    if forge == Forge::GitLab {
+        let body = json!({
+            "object_kind": "tag_push", "event_name": "tag_push", "before": ZERO, "after": commit, "ref": reference,
+            "project_id": 15, "total_commits_count": 0, "commits": [],
+        });
+        Delivery::new(forge, "Tag Push Hook", &body)
+    } else {
+        let body = json!({"ref": reference, "before": ZERO, "after": commit, "created": true, "commits": []});
+        Delivery::new(forge, "push", &body)
     }
 }
