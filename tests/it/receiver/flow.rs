@@ -258,6 +258,8 @@ async fn a_path_that_another_one_claims_stays_its_owner_s() {
     assert!(world.controller.stop());
     let claim = Patch::Merge(json!({"status": {"webhookPath": path}}));
     world.api().patch_status("thief", &PatchParams::default(), &claim).await.unwrap();
+    // The owner is taken up after the thief: order decides nothing.
+    world.patch("owner", json!({"metadata": {"labels": {"touched": "yes"}}})).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let push = |n: u8| forges::push(Forge::GitHub, "main", &n.to_string());
     assert_eq!(world.deliver(&path, &push(1).signed("the token of a thief")).await.0, 404);
