@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use super::{
     Context, Loop,
-    runtime::{Reconcile, Scope, Triggers},
+    runtime::{Reconcile, Triggers},
     start,
 };
 use crate::{
@@ -70,8 +70,8 @@ pub struct Agents {
 }
 
 /// Prepares the loop.
-pub fn prepare(context: &Context, scopes: &[Scope], voice: Arc<dyn AgentVoice>) -> Loop {
-    let triggers = Triggers::new(scopes);
+pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
+    let triggers = Triggers::default();
     let agents = Arc::new(Agents {
         context: context.clone(),
         voice,

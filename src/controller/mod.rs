@@ -101,7 +101,7 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let voices = Arc::new(voices);
     let figures = Figures { sources: context.sources.clone(), voices: voices.clone(), caches: context.caches.clone() };
     metrics.register(|registry| registry.register_collector(Box::new(figures)));
-    let kinds = kinds(&context, watches.scopes(), voices);
+    let kinds = kinds(&context, voices);
     tokio::select! {
         () = watches.ready() => health_state.set_ready(true),
         () = stop.cancelled() => return Ok(()),
@@ -124,13 +124,13 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
 pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, ()> + Send>;
 
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
-fn kinds(context: &Context, scopes: &[Scope], voices: Arc<Voices>) -> Vec<Loop> {
+fn kinds(context: &Context, voices: Arc<Voices>) -> Vec<Loop> {
     vec![
-        repository::prepare(context, scopes),
-        sync::prepare(context, scopes),
-        agent::prepare(context, scopes, voices),
-        task::prepare(context, scopes),
-        template::templates(context, scopes),
+        repository::prepare(context),
+        sync::prepare(context),
+        agent::prepare(context, voices),
+        task::prepare(context),
+        template::templates(context),
         template::configs(context),
     ]
 }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::{
     Context, Loop, Settings,
-    runtime::{self, Reconcile, Runtime, Scope, Triggers},
+    runtime::{self, Reconcile, Runtime, Triggers},
 };
 use crate::{
     api::{
@@ -61,8 +61,8 @@ pub struct Repositories {
 }
 
 /// Prepares the loop.
-pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
-    let triggers = Triggers::new(scopes);
+pub fn prepare(context: &Context) -> Loop {
+    let triggers = Triggers::default();
     let repositories = Arc::new(Repositories {
         context: context.clone(),
         credentials: Credentials::new(context.client.clone(), context.caches.secrets.clone()),

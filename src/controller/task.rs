@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::{
     Context, Loop,
-    runtime::{Reconcile, Scope, Triggers},
+    runtime::{Reconcile, Triggers},
     start,
 };
 use crate::{
@@ -47,8 +47,8 @@ pub struct Tasks {
 }
 
 /// Prepares the loop.
-pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
-    let triggers = Triggers::new(scopes);
+pub fn prepare(context: &Context) -> Loop {
+    let triggers = Triggers::default();
     let tasks = Arc::new(Tasks {
         context: context.clone(),
         triggers: triggers.clone(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Context, Loop,
-    runtime::{Kind, Reconcile, Scope, Triggers},
+    runtime::{Kind, Reconcile, Triggers},
     start,
 };
 use crate::{
@@ -27,13 +27,13 @@ pub struct Templates(Context);
 pub struct Configs(Context);
 
 /// Prepares the loop of `AgentTemplates`.
-pub fn templates(context: &Context, scopes: &[Scope]) -> Loop {
-    start(Arc::new(Templates(context.clone())), context.caches.templates.clone(), Triggers::new(scopes))
+pub fn templates(context: &Context) -> Loop {
+    start(Arc::new(Templates(context.clone())), context.caches.templates.clone(), Triggers::default())
 }
 
 /// Prepares the loop of `PilothouseConfigs`.
 pub fn configs(context: &Context) -> Loop {
-    start(Arc::new(Configs(context.clone())), context.caches.configs.clone(), Triggers::new(&[Scope::All]))
+    start(Arc::new(Configs(context.clone())), context.caches.configs.clone(), Triggers::default())
 }
 
 impl Reconcile for Templates {

@@ -2,26 +2,23 @@
 //!
 //! * [`watch`]: one watch a kind and namespace, its cache, and listeners that turn changes into triggers.
 //! * [`triggers`]: asks for a reconcile of one object, from anywhere.
+//! * `queue`: who is next, fair between namespaces and between objects.
 //! * [`run`]: calls a [`Reconcile`] for what was triggered; never two at once for one object.
 
+mod queue;
 pub mod triggers;
 pub mod watch;
 
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt};
-use kube::{
-    Resource, ResourceExt,
-    runtime::{
-        controller::{self, Action},
-        reflector::ObjectRef,
-    },
-};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
 
+use queue::Key;
 pub use triggers::Triggers;
 pub use watch::{Cache, Change, Scope, Watches};
 
@@ -77,16 +74,12 @@ pub struct Runtime {
     pub reports: Reports,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Failed(Failure);
-
 struct Worker<R: Reconcile> {
-    /// Bounds what runs of this kind, in however many namespaces.
-    places: Semaphore,
     reconciler: Arc<R>,
+    cache: Cache<R::Object>,
+    triggers: Triggers<R::Object>,
     runtime: Runtime,
-    failures: Mutex<HashMap<ObjectRef<R::Object>, u32>>,
+    failures: Mutex<HashMap<Key, u32>>,
 }
 
 /// Reconciles every object of `cache` once, and then whatever `triggers` asks for, until the runtime stops.
@@ -96,52 +89,51 @@ pub async fn run<R: Reconcile>(
     triggers: Triggers<R::Object>,
     runtime: Runtime,
 ) {
-    let places = Semaphore::new(usize::from(runtime.concurrency));
-    let worker = Arc::new(Worker { places, reconciler, runtime: runtime.clone(), failures: Mutex::default() });
-    triggers.open();
-    listen(&cache, &triggers, &worker);
-    let loops = cache.stores().into_iter().map(|(scope, store)| {
-        let queue = triggers.take(&scope).map(Ok::<_, std::convert::Infallible>);
-        let stop = runtime.stop.clone();
-        controller::applier(
-            |object, worker: Arc<Worker<R>>| Box::pin(async move { worker.reconcile(object).await }),
-            |object, error, worker| worker.after_failure(&ObjectRef::from_obj(&*object), &error.0),
-            worker.clone(),
-            store,
-            queue.take_until(async move { stop.cancelled().await }),
-            controller::Config::default().concurrency(runtime.concurrency),
-        )
-        .for_each(|_| std::future::ready(()))
-    });
-    futures::future::join_all(loops).await;
+    let places = runtime.concurrency.max(1);
+    let worker = Arc::new(Worker { reconciler, cache, triggers, runtime, failures: Mutex::default() });
+    worker.triggers.open(places.into());
+    listen(&worker);
+    let mut workers: FuturesUnordered<_> = (0..places).map(|_| worker.work()).collect();
+    while workers.next().await.is_some() {}
 }
 
 /// Changes of the objects themselves trigger them; deletions forget them.
-fn listen<R: Reconcile>(cache: &Cache<R::Object>, triggers: &Triggers<R::Object>, worker: &Arc<Worker<R>>) {
-    let (own, weak) = (triggers.clone(), Arc::downgrade(worker));
-    cache.on_change(move |change| {
+fn listen<R: Reconcile>(worker: &Arc<Worker<R>>) {
+    let weak = Arc::downgrade(worker);
+    worker.cache.on_change(move |change| {
+        let Some(worker) = weak.upgrade() else { return };
         let (namespace, name) = (change.object.namespace().unwrap_or_default(), change.object.name_any());
         if change.deleted {
-            if let Some(worker) = weak.upgrade() {
-                worker.failures.lock().remove(&ObjectRef::from_obj(change.object));
-                worker.reconciler.forget(&namespace, &name);
-                worker.runtime.reports.forget(&change.object.uid().unwrap_or_default());
-            }
+            worker.reconciler.forget(&namespace, &name);
+            worker.runtime.reports.forget(&change.object.uid().unwrap_or_default());
+            worker.failures.lock().remove(&(namespace, name));
         } else {
-            own.now(&namespace, &name);
+            worker.triggers.now(&namespace, &name);
         }
     });
-    for object in cache.all() {
-        triggers.now(&object.namespace().unwrap_or_default(), &object.name_any());
+    for object in worker.cache.all() {
+        worker.triggers.now(&object.namespace().unwrap_or_default(), &object.name_any());
     }
 }
 
 impl<R: Reconcile> Worker<R> {
-    async fn reconcile(&self, object: Arc<R::Object>) -> Result<Action, Failed> {
-        // Closed never; an error would only mean that nothing is bounded.
-        let _place = self.places.acquire().await.ok();
+    async fn work(&self) {
+        while let Some(key) = self.triggers.next(&self.runtime.stop).await {
+            let next = match self.cache.get(&key.0, &key.1) {
+                Some(object) => Box::pin(self.reconcile(&key, object)).await,
+                None => Next::OnEvent,
+            };
+            let at = match next {
+                Next::OnEvent => None,
+                // Beyond what a clock can hold is never.
+                Next::After(delay) => Instant::now().checked_add(delay),
+            };
+            self.triggers.done(key, at);
+        }
+    }
+
+    async fn reconcile(&self, key: &Key, object: Arc<R::Object>) -> Next {
         let kind = R::Object::kind(&()).into_owned();
-        let key = ObjectRef::from_obj(&*object);
         let span = info_span!("reconcile", kind, namespace = object.namespace(), name = object.name_any());
         let started = Instant::now();
         let work = AssertUnwindSafe(self.reconciler.reconcile(object)).catch_unwind();
@@ -156,26 +148,23 @@ impl<R: Reconcile> Worker<R> {
         let _in_span = span.enter();
         match outcome {
             Ok(next) => {
-                self.failures.lock().remove(&key);
-                Ok(match next {
-                    Next::OnEvent => Action::await_change(),
-                    Next::After(delay) => Action::requeue(delay),
-                })
+                self.failures.lock().remove(key);
+                next
             }
             Err(failure) => {
                 log(&failure);
-                Err(Failed(failure))
+                self.after_failure(key, &failure)
             }
         }
     }
 
-    fn after_failure(&self, key: &ObjectRef<R::Object>, failure: &Failure) -> Action {
+    fn after_failure(&self, key: &Key, failure: &Failure) -> Next {
         if failure.class != Class::Transient {
-            return Action::await_change();
+            return Next::OnEvent;
         }
         let mut failures = self.failures.lock();
         let count = failures.entry(key.clone()).and_modify(|n| *n = n.saturating_add(1)).or_insert(1);
-        Action::requeue(self.runtime.backoff.delay(*count, rand::random()))
+        Next::After(self.runtime.backoff.delay(*count, rand::random()))
     }
 }
 

@@ -1,84 +1,103 @@
 //! Requests to reconcile one object.
 
 use std::{
-    collections::HashMap,
+    marker::PhantomData,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use futures::stream::{self, BoxStream, StreamExt};
-use kube::runtime::{
-    controller::{ReconcileReason, ReconcileRequest},
-    reflector::ObjectRef,
-};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
 
-use super::{Kind, Scope};
-
-type Sender<K> = mpsc::UnboundedSender<ObjectRef<K>>;
-type Receiver<K> = mpsc::UnboundedReceiver<ObjectRef<K>>;
+use super::{
+    Kind,
+    queue::{Key, Queue},
+};
 
 /// Asks for a reconcile of one object of kind `K`, from anywhere. Requests for an object that waits already are
-/// merged by the scheduler behind this, and requests for an object that does not exist are dropped there.
+/// merged, and requests for an object that does not exist come to nothing.
 ///
-/// Before `open` requests are dropped too: a replica that does not lead would only pile them up, and
+/// Before `open` requests are dropped: a replica that does not lead would only pile them up, and
 /// every object is reconciled once when it begins to lead.
 pub struct Triggers<K: Kind> {
-    senders: Arc<HashMap<Scope, Sender<K>>>,
-    receivers: Arc<Mutex<HashMap<Scope, Receiver<K>>>>,
-    open: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    kind: PhantomData<fn() -> K>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Notify,
+    open: AtomicBool,
 }
 
 impl<K: Kind> Clone for Triggers<K> {
     fn clone(&self) -> Self {
-        Self { senders: self.senders.clone(), receivers: self.receivers.clone(), open: self.open.clone() }
+        Self { shared: self.shared.clone(), kind: PhantomData }
+    }
+}
+
+impl<K: Kind> Default for Triggers<K> {
+    fn default() -> Self {
+        Self { shared: Arc::default(), kind: PhantomData }
     }
 }
 
 impl<K: Kind> Triggers<K> {
-    /// One queue for each of `scopes`.
-    pub fn new(scopes: &[Scope]) -> Self {
-        let (senders, receivers) = scopes
-            .iter()
-            .map(|scope| {
-                let (sender, receiver) = mpsc::unbounded_channel();
-                ((scope.clone(), sender), (scope.clone(), receiver))
-            })
-            .unzip();
-        Self { senders: Arc::new(senders), receivers: Arc::new(Mutex::new(receivers)), open: Arc::default() }
-    }
-
     /// Reconciles `namespace/name` as soon as a worker is free.
     pub fn now(&self, namespace: &str, name: &str) {
-        if !self.open.load(Ordering::Acquire) {
-            return;
-        }
-        let sender = self.senders.get(&Scope::Namespace(namespace.into())).or_else(|| self.senders.get(&Scope::All));
-        let mut object = ObjectRef::new(name);
-        object.namespace = (!namespace.is_empty()).then(|| namespace.into());
-        if let Some(sender) = sender {
-            // Closed only while the process stops.
-            let _ = sender.send(object);
+        if self.shared.open.load(Ordering::Acquire) {
+            self.shared.queue.lock().push((namespace.into(), name.into()));
+            self.shared.changed.notify_one();
         }
     }
 
-    /// Requests count from now on.
-    pub(super) fn open(&self) {
-        self.open.store(true, Ordering::Release);
+    /// Requests count from now on; `places` are worked on at a time.
+    pub(super) fn open(&self, places: usize) {
+        self.shared.queue.lock().limit(places);
+        self.shared.open.store(true, Ordering::Release);
     }
 
-    /// The queue of one scope; empty when it was taken before.
-    pub(super) fn take(&self, scope: &Scope) -> BoxStream<'static, ReconcileRequest<K>> {
-        let Some(receiver) = self.receivers.lock().remove(scope) else {
-            return stream::empty().boxed();
-        };
-        stream::unfold(receiver, |mut receiver| async {
-            let object = receiver.recv().await?;
-            Some((ReconcileRequest { obj_ref: object, reason: ReconcileReason::Unknown }, receiver))
-        })
-        .boxed()
+    /// Waits for the next object; none after `stop`. It is nobody else's until [`done`](Self::done).
+    pub(super) async fn next(&self, stop: &CancellationToken) -> Option<Key> {
+        while !stop.is_cancelled() {
+            let timer = {
+                let mut queue = self.shared.queue.lock();
+                let next = queue.pop(Instant::now());
+                if next.is_some() {
+                    if queue.has_more() {
+                        // Another worker takes over what this one waited for.
+                        self.shared.changed.notify_one();
+                    }
+                    return next;
+                }
+                queue.next_timer()
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.shared.changed.notified() => {}
+                () = ring(timer) => {}
+            }
+        }
+        None
+    }
+
+    /// The object that [`next`](Self::next) gave was reconciled; without a request it comes again at `next`.
+    pub(super) fn done(&self, key: Key, next: Option<Instant>) {
+        self.shared.queue.lock().done(key, next);
+        self.shared.changed.notify_one();
+    }
+}
+
+async fn ring(timer: Option<Instant>) {
+    match timer {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

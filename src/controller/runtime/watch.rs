@@ -123,10 +123,6 @@ impl<K: Kind> Cache<K> {
         }
     }
 
-    pub(super) fn stores(&self) -> Vec<(Scope, Store<K>)> {
-        self.stores.to_vec()
-    }
-
     #[cfg(test)]
     pub(super) fn of(stores: Vec<(Scope, Store<K>)>) -> Self {
         Self { stores: Arc::new(stores), listeners: Arc::default() }

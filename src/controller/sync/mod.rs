@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::{
     Context, Loop,
     request::limited,
-    runtime::{Cache, Kind, Reconcile, Scope, Triggers},
+    runtime::{Cache, Kind, Reconcile, Triggers},
     sandbox::Sandbox,
 };
 use crate::{
@@ -34,8 +34,8 @@ use peers::Peers;
 use state::States;
 
 /// Prepares the loop of Syncs.
-pub fn prepare(context: &Context, scopes: &[Scope]) -> Loop {
-    let triggers = Triggers::new(scopes);
+pub fn prepare(context: &Context) -> Loop {
+    let triggers = Triggers::default();
     let reconciler = Arc::new(SyncReconciler {
         kinds: Kinds::new(Account::own(context.client.clone())),
         context: context.clone(),
