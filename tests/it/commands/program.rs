@@ -40,7 +40,8 @@ fn commands() -> Vec<clap::Command> {
 fn help_of_every_command_has_examples() {
     let here = Path::new(".");
     let names: Vec<String> = commands().iter().map(|c| c.get_name().to_owned()).collect();
-    assert_eq!(names, ["controller", "render", "diff", "crds", "reconcile", "uninstall", "version", "completion"]);
+    let all = ["controller", "receiver", "render", "diff", "crds", "reconcile", "uninstall", "version", "completion"];
+    assert_eq!(names, all);
     for name in names.iter().map(|n| vec![n.as_str(), "--help"]).chain([vec!["--help"]]) {
         let help = said(here, &name);
         let example = help.split("Examples:\n").nth(1).unwrap_or_else(|| panic!("{name:?} has no examples:\n{help}"));
@@ -109,7 +110,7 @@ fn completion_for_every_shell() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     // What a shell would offer.
     let script = format!(
-        "{bash}\nCOMP_WORDS=(pilothouse rec); COMP_CWORD=1; _pilothouse pilothouse rec pilothouse; echo \"${{COMPREPLY[@]}}\""
+        "{bash}\nCOMP_WORDS=(pilothouse reco); COMP_CWORD=1; _pilothouse pilothouse reco pilothouse; echo \"${{COMPREPLY[@]}}\""
     );
     let out = Command::new("bash").args(["-c", &script]).output().unwrap();
     assert_eq!(text(&out.stdout).trim(), "reconcile", "{}", text(&out.stderr));
