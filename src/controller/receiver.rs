@@ -26,7 +26,11 @@ const LINGER: Duration = Duration::from_secs(3);
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Every replica serves; there is no leader. Deliveries go to POST /hooks/…, the path in status.webhookPath of a Repository
-with spec.webhook. It speaks plain HTTP: put an Ingress or a Gateway with TLS before it.")]
+with spec.webhook. It speaks plain HTTP: put an Ingress or a Gateway with TLS before it.
+
+Examples:
+  pilothouse receiver --watch-namespaces agents
+  kubectl get repository team -o jsonpath='{.status.webhookPath}'")]
 pub struct Settings {
     /// Namespaces to watch, separated by commas; none: all of them, which needs cluster-wide rights
     #[arg(long, env = "PILOTHOUSE_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACES")]

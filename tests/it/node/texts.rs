@@ -42,7 +42,7 @@ async fn a_text_reaches_the_next_prompt_without_a_new_pod() {
     place.push(&spec, &[(BOOK, &book("Rule three: rest."))]);
     let known = |book: &Value| book["data"]["rules.md"] == "Rule three: rest.";
     place.until("the text is in the cluster", "configmap/book", known).await;
-    place.until("the text is pending", "agent/coder", |a| a.to_string().contains("\"text\"")).await;
+    place.until("the text is pending", "agent/coder", |a| a.to_string().contains("TextPending")).await;
     place.stays(&pod, 3).await;
     assert!(!read(&place).contains("Rule three"), "a text came while the agent worked");
     place.model.release();
