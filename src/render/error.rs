@@ -1,8 +1,12 @@
 //! What can be wrong with what is rendered.
 
-use crate::{object::yaml::YamlError, status::Failure, tree::RepoPath};
+use crate::{
+    object::yaml::YamlError,
+    status::{Class, Failure},
+    tree::RepoPath,
+};
 
-/// Why a tree does not render. Nothing but a change of the files, or of the Sync, helps.
+/// Why a tree does not render. Nothing but a change of the files, or of the Sync, helps, but for what was interrupted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", self.place())]
 pub struct RenderError {
@@ -37,6 +41,8 @@ pub enum Reason {
     DuplicateObject,
     /// A bound is reached: sizes, counts, nesting.
     TooLarge,
+    /// The machine was too slow, or ended it: the same may render another time.
+    Interrupted,
 }
 
 impl Reason {
@@ -52,6 +58,7 @@ impl Reason {
             Self::TemplateFailed => "TemplateFailed",
             Self::DuplicateObject => "DuplicateObject",
             Self::TooLarge => "RenderTooLarge",
+            Self::Interrupted => "RenderInterrupted",
         }
     }
 }
@@ -72,7 +79,8 @@ impl RenderError {
 
 impl From<RenderError> for Failure {
     fn from(error: RenderError) -> Self {
-        Self::stalled(error.reason.as_str(), error.to_string())
+        let class = if error.reason == Reason::Interrupted { Class::Transient } else { Class::Stalled };
+        Self { class, reason: error.reason.as_str(), message: error.to_string() }
     }
 }
 

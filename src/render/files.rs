@@ -154,7 +154,7 @@ impl<'a> Files<'a> {
     /// An error when the render was stopped.
     pub(super) fn go_on(&self, path: &RepoPath) -> Result<()> {
         if (self.stopped)() {
-            return Err(RenderError::new(path, 0, Reason::TooLarge, "the render takes too long; make it smaller"));
+            return Err(RenderError::new(path, 0, Reason::Interrupted, "the render takes too long; make it smaller"));
         }
         Ok(())
     }

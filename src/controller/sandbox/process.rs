@@ -51,6 +51,10 @@ enum End {
     Time,
     Memory,
     Depth,
+    /// It waited more than it worked.
+    Slow,
+    /// Somebody has killed it: the kernel, when the memory of the machine or of the pod is short.
+    Killed,
     Other,
 }
 
@@ -97,7 +101,7 @@ impl Process {
         let end = match answer {
             Ok(Ok(answer)) => return answer,
             Ok(Err(_)) => self.end().await,
-            Err(_) => End::Time,
+            Err(_) => End::Slow,
         };
         // Only its own end makes a process stop to talk; where it did not end, it must.
         let _ = self.child.start_kill();
@@ -174,8 +178,9 @@ fn cause(status: ExitStatus, words: &str) -> End {
     let is = |signal: Signal| status.signal() == Some(signal.as_raw());
     if is(Signal::XCPU) {
         End::Time
-    } else if is(Signal::KILL) || words.contains("memory allocation") {
-        // Nobody kills it but the kernel, when memory is short.
+    } else if is(Signal::KILL) {
+        End::Killed
+    } else if words.contains("memory allocation") {
         End::Memory
     } else if is(Signal::SEGV) || words.contains("overflowed its stack") {
         End::Depth
@@ -188,10 +193,7 @@ fn ended(path: &RepoPath, end: End) -> RenderError {
     let (reason, message) = match end {
         End::Time => (
             Reason::TooLarge,
-            format!(
-                "the template takes too long; all templates of a Sync have {CPU_SECONDS} s of processor time and {} s in all",
-                WALL.as_secs()
-            ),
+            format!("the template takes too long; all templates of a Sync have {CPU_SECONDS} s of processor time"),
         ),
         End::Memory => (
             Reason::TooLarge,
@@ -204,9 +206,22 @@ fn ended(path: &RepoPath, end: End) -> RenderError {
             Reason::TooLarge,
             format!("the template nests deeper than the {} MiB of stack that it has; nest less", STACK >> 20),
         ),
+        End::Slow => (
+            Reason::Interrupted,
+            format!(
+                "the templates of the Sync were not rendered within {} s, the machine is slow or busy; it is tried again",
+                WALL.as_secs()
+            ),
+        ),
+        End::Killed => (
+            Reason::Interrupted,
+            "the process that renders the template was killed, the memory of the controller may be short; it is tried \
+             again"
+                .into(),
+        ),
         End::Other => (
-            Reason::TemplateFailed,
-            "the template ends the process that renders it; this is a bug in Pilothouse".into(),
+            Reason::Interrupted,
+            "the process that renders the template ended; this is a bug in Pilothouse, it is tried again".into(),
         ),
     };
     RenderError { file: path.clone(), line: 0, reason, message }
@@ -215,12 +230,13 @@ fn ended(path: &RepoPath, end: End) -> RenderError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::{Class, Failure};
 
     #[test]
     fn ends_have_causes() {
         for (raw, words, want) in [
             (Signal::XCPU.as_raw(), "", End::Time),
-            (Signal::KILL.as_raw(), "", End::Memory),
+            (Signal::KILL.as_raw(), "", End::Killed),
             (Signal::ABORT.as_raw(), "memory allocation of 12 bytes failed\n", End::Memory),
             (Signal::ABORT.as_raw(), "\nthread 'templates' has overflowed its stack\n", End::Depth),
             (Signal::SEGV.as_raw(), "", End::Depth),
@@ -229,6 +245,13 @@ mod tests {
         ] {
             assert_eq!(cause(ExitStatus::from_raw(raw), words), want, "{raw} {words}");
         }
+    }
+
+    #[test]
+    fn what_the_machine_did_is_tried_again() {
+        let class = |end| Failure::from(ended(&RepoPath::parse("a.yaml.j2").unwrap(), end)).class;
+        assert_eq!([End::Slow, End::Killed, End::Other].map(class), [Class::Transient; 3]);
+        assert_eq!([End::Time, End::Memory, End::Depth].map(class), [Class::Stalled; 3]);
     }
 
     #[test]

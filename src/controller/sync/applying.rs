@@ -6,13 +6,13 @@ use super::{
     desired::{Desired, failure, short},
     health,
     pass::Pass,
-    peers::QUIET,
+    peers::Hold,
     report::{self, Facts, notes},
     state::{Input, jittered, share},
 };
 use crate::{
     api::{
-        self, InventoryEntry,
+        self, Artifact, InventoryEntry,
         names::{condition, reasons},
     },
     apply::{self, Account, Changes, Job, Observed, Problem, Pruned, Question, Report},
@@ -21,7 +21,7 @@ use crate::{
     status::{Failure, Next, condition::is_true},
 };
 
-/// How soon a pass comes again that waits for a Task to end; its event mostly comes first.
+/// How soon a pass comes again that waits for a Task to end whose events nobody tells.
 const UNFINISHED: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What is known beforehand of objects that stand in a Sync's way.
@@ -55,10 +55,12 @@ struct Applied {
     report: Report,
     pruned: Pruned,
     inventory: Vec<InventoryEntry>,
-    /// Something is to be done later: a Task that runs is in the way.
-    unfinished: bool,
-    /// Pruning waits for other Syncs.
-    deferred: bool,
+    /// Tasks that are in the way of something: they run, or are on their way out.
+    awaited: BTreeSet<ObjectId>,
+    /// What of the prune waits for other Syncs.
+    hold: Hold,
+    /// Whether this is other content than was tried before.
+    anew: bool,
 }
 
 impl Pass<'_> {
@@ -71,12 +73,23 @@ impl Pass<'_> {
         let facts = Facts { attempted: Some(artifact.revision.clone()), ..self.facts() };
         let desired = match self.desired(&repository, &artifact).await {
             Ok(desired) => desired,
-            Err(failure) => return self.fail(failure, facts).await,
+            Err(failure) => {
+                if failure.reason == reasons::PATH_NOT_FOUND {
+                    self.wants_nothing(&artifact);
+                }
+                return self.fail(failure, facts).await;
+            }
         };
         if !asked && self.is_applied(&desired) {
             return self.moved_on(desired, facts).await;
         }
         self.apply(desired, facts).await
+    }
+
+    /// Nothing can have moved to a folder that is not there.
+    fn wants_nothing(&self, artifact: &Artifact) {
+        self.all.with_claims(|claims| claims.inherit(&self.key, &BTreeSet::new(), &BTreeSet::new()));
+        self.has_looked_at(&self.input(artifact));
     }
 
     /// Whether what is rendered is what was applied completely last, so that nothing but the revision moves.
@@ -88,16 +101,19 @@ impl Pass<'_> {
         if let (Some(digest), Some(input)) = (&progress.digest, &progress.input) {
             return *digest == desired.digest && input.generation == desired.input.generation;
         }
-        // After a restart the status tells: of a Sync that was fine nothing is asked before its next look.
-        let Some(status) = &progress.status else { return false };
+        // After a restart the status tells: of a Sync that was fine nothing is asked before its next look. What this
+        // process has tried since may have changed objects without being told there.
+        let Some(status) = progress.status.as_ref().filter(|_| progress.tried.is_none()) else { return false };
         let last = status.history.first();
-        is_true(&status.conditions, condition::READY)
+        !is_true(&status.conditions, condition::RECONCILING)
+            && is_true(&status.conditions, condition::READY)
             && status.observed_generation == desired.input.generation
             && last.is_some_and(|h| h.result == reasons::APPLIED && h.digest.as_ref() == Some(&desired.digest))
     }
 
     /// The revision moved, the objects did not: at most one status write.
     async fn moved_on(&self, desired: Desired, facts: Facts) -> Result<Next, Failure> {
+        self.has_looked_at(&desired.input);
         let facts = Facts { applied: Some((desired.input.revision.clone(), desired.digest.clone())), ..facts };
         {
             let mut progress = self.state.progress.lock();
@@ -122,7 +138,7 @@ impl Pass<'_> {
             Err(problem) => return self.fail(failure(&[problem]), facts).await,
         };
         let Desired { input, wanted, digest } = desired;
-        let contest = self.contest(&account, &wanted, &digest).await;
+        let contest = self.contest(&account, &wanted, &digest, &input).await;
         let plan = match self.plan(wanted, &observed, &contest) {
             Ok(plan) => plan,
             Err(failure) => return self.fail(failure, facts).await,
@@ -146,7 +162,7 @@ impl Pass<'_> {
 
     /// Claims what is wanted. What another Sync has, and what failed the last time, is tried by a dry run first: who may
     /// not apply an object is not its heir, and an apply that fails again and again writes nothing.
-    async fn contest(&self, account: &Account, wanted: &[Wanted], digest: &str) -> Contest {
+    async fn contest(&self, account: &Account, wanted: &[Wanted], digest: &str, input: &Input) -> Contest {
         let ids: Vec<ObjectId> = wanted.iter().map(|w| w.object.id()).collect();
         let holders = self.all.with_claims(|claims| claims.claim(&self.key, ids.iter()));
         let doubtful = self.state.progress.lock().doubtful_of(digest);
@@ -181,6 +197,9 @@ impl Pass<'_> {
             claims.inherit(&self.key, &heir, &unsure);
             legacies
         });
+        if unsure.is_empty() {
+            self.has_looked_at(input);
+        }
         contest
     }
 
@@ -205,14 +224,16 @@ impl Pass<'_> {
 
     /// Applies, and prunes when everything was applied.
     async fn take_steps(&self, attempt: &Attempt, account: &Account) -> Applied {
-        let Attempt { input, plan, contest, .. } = attempt;
-        let look = {
+        let Attempt { input, plan, contest, digest } = attempt;
+        let (look, anew) = {
             let mut progress = self.state.progress.lock();
+            let anew = progress.begin(digest);
             let mut objects = self.state.objects.lock();
             for id in std::mem::take(&mut progress.dirty) {
                 objects.remove(&id);
             }
-            progress.look_at.is_none_or(|at| at <= self.now) || self.is_asked_of(progress.status.as_ref())
+            let due = progress.look_at.is_none_or(|at| at <= self.now);
+            (due || self.is_asked_of(progress.status.as_ref()), anew)
         };
         let (kinds, memory) = (&self.all.kinds, &self.state.objects);
         let job = Job { plan, account, kinds, memory, revision: &input.revision, look };
@@ -220,28 +241,30 @@ impl Pass<'_> {
         let lost = self.prove(plan, &mut report);
         self.expect_syncs(plan, &report.changes);
         let fine = report.problems.is_empty() && contest.refused.is_empty();
-        let (pruned, deferred) = self.prune(plan, account, fine).await;
+        let (pruned, hold) = self.prune(plan, account, fine).await;
         let mut inventory = plan.settle(&report.outcomes, &report.unsure, &pruned.gone);
         let taken = |id: &ObjectId| lost.contains(id) || contest.refused.get(id).is_some_and(is_taken);
         inventory.retain(|e| ObjectId::parse(&e.id).is_none_or(|id| !taken(&id)));
-        let waits = |action: &Action| matches!(action, Action::Once(Once::Wait));
-        let unfinished = !pruned.later.is_empty() || plan.steps().any(|s| waits(&s.action));
-        Applied { report, pruned, inventory, unfinished, deferred }
+        let waits = plan.steps().filter(|s| matches!(s.action, Action::Once(Once::Wait))).map(|s| &s.id);
+        let awaited = waits.chain(pruned.later.iter().map(|(id, _)| id)).cloned().collect();
+        Applied { report, pruned, inventory, awaited, hold, anew }
     }
 
     /// Deletes what left the files, where everything else went well and no other Sync may want it. What another Sync has,
     /// or may have, is only given up, however everything else went: two Syncs may each have what the other one wants.
-    /// Returned is also whether the deletion waits.
-    async fn prune(&self, plan: &Plan, account: &Account, fine: bool) -> (Pruned, bool) {
+    /// Returned is also what waits.
+    async fn prune(&self, plan: &Plan, account: &Account, fine: bool) -> (Pruned, Hold) {
         let (passed_on, left): (Vec<_>, Vec<_>) = plan.prune.iter().cloned().partition(|id| self.is_passed_on(id));
-        let deferred = fine && !left.is_empty() && self.waits_for_peers();
+        let hold = if fine && !left.is_empty() { self.hold() } else { Hold::Nothing };
         let mut pruned = Pruned::default();
-        if fine && !deferred {
+        if fine && !matches!(hold, Hold::All(_)) {
+            let (held, left) = hold.split(left);
             let passed_on = |id: &ObjectId| self.is_passed_on(id);
             pruned = apply::prune(account, &self.all.kinds, &left, &plan.superset, &self.owner(), passed_on).await;
+            pruned.problems.extend(hold.problems(&held));
         }
         pruned.gone.extend(passed_on);
-        (pruned, deferred)
+        (pruned, hold)
     }
 
     /// What was applied belongs to this Sync, but for what another one has proven in the same moment: that is lost, and
@@ -309,23 +332,24 @@ impl Pass<'_> {
         if !problems.is_empty() {
             // A manifest that moves here: the other Sync is about to see that it has left.
             if problems.iter().all(is_taken) && self.waits_for_rivals(&contest.rivals) {
-                return Ok(Next::After(QUIET));
+                return Ok(self.end_of_wait());
             }
             return self.fail(failure(&problems), facts).await;
         }
-        if applied.deferred {
+        if let Hold::All(peers) = applied.hold {
             if !self.is_quiet() {
-                self.publish(&report::State::Applying, Facts { handled: None, ..facts }).await?;
+                self.publish(&report::State::Waiting(peers), Facts { handled: None, ..facts }).await?;
             }
-            return Ok(Next::After(QUIET));
+            return Ok(self.end_of_wait());
         }
-        if applied.unfinished {
+        if !applied.awaited.is_empty() {
             self.look_at_due().await?;
         }
         let facts = Facts { applied: Some((revision, digest)), ..facts };
         self.publish(&self.health_state(), facts).await?;
         let next = self.next();
-        Ok(if applied.unfinished { next.or_earlier(Next::After(UNFINISHED)) } else { next })
+        let untold = applied.awaited.iter().any(|id| !self.is_watched(id));
+        Ok(if untold { next.or_earlier(Next::After(UNFINISHED)) } else { next })
     }
 
     fn remember(&self, attempt: &Attempt, observed: Observed, applied: &mut Applied, fine: bool) {
@@ -339,11 +363,10 @@ impl Pass<'_> {
 
         let mut progress = self.state.progress.lock();
         health::merge(&mut progress.unhealthy, seen, plan, self.sync.spec.wait);
-        let anew = !report.changes.is_empty() || progress.tried.as_ref() != Some(digest);
-        progress.settle_wait(self.now, anew);
-        progress.tried = Some(digest.clone());
+        progress.settle_wait(self.now, applied.anew || !report.changes.is_empty());
         progress.doubtful = doubtful;
-        let complete = fine && !applied.unfinished && !applied.deferred;
+        progress.awaited.clone_from(&applied.awaited);
+        let complete = fine && applied.awaited.is_empty() && applied.hold == Hold::Nothing;
         progress.input = complete.then(|| input.clone());
         progress.digest = complete.then(|| digest.clone());
         if fine {

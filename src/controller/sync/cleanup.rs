@@ -10,9 +10,8 @@ use serde_json::json;
 use tracing::warn;
 
 use super::{
-    gone,
     pass::Pass,
-    peers::QUIET,
+    peers::Hold,
     report::{self, Facts},
 };
 use crate::{
@@ -27,7 +26,7 @@ use crate::{
     status::{Failure, Next, Note, condition::truncate},
 };
 
-/// How soon a deletion that is held up is tried again.
+/// How soon, about, a deletion that is held up is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Whether deleting the Sync deletes what it applied.
@@ -47,16 +46,22 @@ impl Pass<'_> {
             return Ok(Next::OnEvent);
         }
         if deletes(&self.sync.spec) {
-            if !self.is_overdue() && self.waits_for_peers() {
-                return Ok(Next::After(QUIET));
+            let hold = self.hold();
+            if let Hold::All(peers) = &hold
+                && !self.is_overdue()
+            {
+                if !self.is_quiet() {
+                    self.publish(&report::State::Waiting(peers.clone()), self.facts()).await?;
+                }
+                return Ok(self.end_of_wait().or_earlier(Next::After(self.time_left())));
             }
-            let left = self.delete_all().await?;
+            let left = self.delete_all(&hold.in_the_end()).await?;
             if !left.is_empty() {
                 let message = truncate(&format!("not deleted yet: {}", left.join("; ")), 900);
                 if !self.is_overdue() {
                     let failure = Failure::waiting(reasons::PRUNE_FAILED, message);
                     self.publish(&report::State::Failed(failure), self.facts()).await?;
-                    return Ok(Next::After(AGAIN));
+                    return Ok(Next::After(AGAIN.mul_f64(0.5 + rand::random::<f64>())));
                 }
                 warn!("the Sync is let go although something stays: {message}");
                 let note = Note::warning(reasons::PRUNE_FAILED, "Delete", message);
@@ -72,8 +77,9 @@ impl Pass<'_> {
         Ok(Next::OnEvent)
     }
 
-    /// Deletes everything in the inventory, in reverse order of stages. Returned is what is left, sorted.
-    async fn delete_all(&self) -> Result<Vec<String>, Failure> {
+    /// Deletes everything in the inventory that is not held, in reverse order of stages. Returned is what is left,
+    /// sorted.
+    async fn delete_all(&self, hold: &Hold) -> Result<Vec<String>, Failure> {
         let inventory = self.inventory();
         if inventory.is_empty() {
             return Ok(vec![]);
@@ -86,8 +92,13 @@ impl Pass<'_> {
         let mut ids: Vec<ObjectId> = inventory.iter().filter_map(|e| ObjectId::parse(&e.id)).collect();
         ids.sort_by_key(|id| std::cmp::Reverse(order::stage_of(id)));
         let passed_on = |id: &ObjectId| self.is_passed_on(id);
-        let Pruned { gone, later, problems, deleted, .. } =
+        // What another Sync takes over is given up in any case.
+        let (given, left): (Vec<_>, Vec<_>) = ids.into_iter().partition(passed_on);
+        let (held, left) = hold.split(left);
+        let ids = [given, left].concat();
+        let Pruned { gone, later, mut problems, deleted, .. } =
             apply::prune(&account, &self.all.kinds, &ids, &inventory, &self.owner(), passed_on).await;
+        problems.extend(hold.problems(&held));
         if !gone.is_empty() && (!later.is_empty() || !problems.is_empty()) {
             let rest = inventory.into_iter().filter(|e| ObjectId::parse(&e.id).is_none_or(|id| !gone.contains(&id)));
             let facts = Facts { inventory: Some(rest.collect()), ..self.facts() };
@@ -111,15 +122,27 @@ impl Pass<'_> {
             for problem in pruned.problems {
                 warn!("the Sync is gone, and an object that it has just created stays: {problem}");
             }
+            for (id, why) in pruned.later {
+                warn!(
+                    "the Sync is gone, and {} that it has just created stays, delete it by hand: {}",
+                    id.short(),
+                    why.text()
+                );
+            }
         }
         let heirs = self.all.with_claims(|claims| claims.forget(&self.key));
         self.all.trigger_all(heirs);
     }
 
     fn is_overdue(&self) -> bool {
-        let timeout = self.sync.spec.timeout.or(Duration::from_mins(5));
+        self.time_left().is_zero()
+    }
+
+    /// Until the Sync is let go in any case; it is deleted at whole seconds.
+    fn time_left(&self) -> Duration {
+        let timeout = self.sync.spec.timeout.or(Duration::from_mins(5)) + Duration::from_secs(1);
         let since = self.sync.metadata.deletion_timestamp.as_ref().map(|t| self.wall_clock().duration_since(t.0));
-        since.is_some_and(|age| age.as_secs() > i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX))
+        timeout.saturating_sub(since.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default())
     }
 
     fn has_finalizer(&self) -> bool {
@@ -153,10 +176,9 @@ impl Pass<'_> {
             Ok(live) => Ok(Some(live)),
             // Another object of the same name, or none: not the one that this was about.
             Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => {
-                if on {
-                    Err(gone())
-                } else {
-                    Ok(None)
+                match self.all.gone_or_in_use(self.sync).await {
+                    failure if failure.reason == reasons::GONE && !on => Ok(None),
+                    failure => Err(failure),
                 }
             }
             Err(error) => {

@@ -95,7 +95,7 @@ impl Pass<'_> {
             .sandbox
             .render(tree, path, context)
             .await?
-            .map_err(|e| Failure::stalled(reasons::RENDER_FAILED, e.to_string()))?;
+            .map_err(|e| Failure { reason: reasons::RENDER_FAILED, ..e.into() })?;
         let origin = |item: &render::Item| Origin { file: item.file.to_string(), line: item.line };
         Ok(rendered.objects.into_iter().map(|item| (item.object.clone(), origin(&item))).collect())
     }

@@ -71,7 +71,7 @@ impl Pass<'_> {
     }
 
     /// Whether changes of the object are told by a watch.
-    fn is_watched(&self, id: &ObjectId) -> bool {
+    pub(super) fn is_watched(&self, id: &ObjectId) -> bool {
         let ours = id.group == api::GROUP && matches!(id.kind.as_str(), "Agent" | "Repository" | "Sync" | "Task");
         let namespaces = &self.all.context.settings.watch_namespaces;
         ours && (namespaces.is_empty() || namespaces.contains(&id.namespace))

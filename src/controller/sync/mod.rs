@@ -26,12 +26,12 @@ use crate::{
     apply::{Account, Kinds},
     object::ObjectId,
     plan::{Claims, is_task},
-    status::{Class, Failure, Next},
+    status::{Failure, Next},
 };
 use index::Index;
 use pass::Pass;
 use peers::Peers;
-use state::States;
+use state::{Busy, States};
 
 /// Prepares the loop of Syncs.
 pub fn prepare(context: &Context) -> Loop {
@@ -70,10 +70,9 @@ impl Reconcile for SyncReconciler {
         let state = self.states.of(&key_of(&sync), &sync.uid().unwrap_or_default());
         let pass = Pass::new(self, &sync, &state);
         self.first_sight(&pass).await?;
-        let seen = self.input_of(&sync);
-        state.progress.lock().busy = true;
+        let _busy = Busy::of(&state);
         let result = if sync.metadata.deletion_timestamp.is_some() { pass.cleanup().await } else { pass.run().await };
-        self.has_seen(&pass, seen, &result);
+        self.has_looked(&pass);
         result
     }
 
@@ -142,7 +141,8 @@ impl SyncReconciler {
         let Some(state) = self.states.get(&owner) else { return };
         let mut progress = state.progress.lock();
         let finished = progress.status.as_ref().is_some_and(|status| is_finished(status, id));
-        let counts = if is_task(id) { (deleted || ended) && !finished } else { deleted };
+        let over = deleted || ended;
+        let counts = if is_task(id) { over && (!finished || progress.awaited.contains(id)) } else { deleted };
         if counts {
             progress.dirty.insert(id.clone());
         }
@@ -155,17 +155,16 @@ impl SyncReconciler {
         }
     }
 
-    /// A pass has come to an end that says what the Sync wants of `input`: others may have waited for that.
-    fn has_seen(&self, pass: &Pass<'_>, input: Option<state::Input>, result: &Result<Next, Failure>) {
-        {
-            let mut progress = pass.state.progress.lock();
-            progress.busy = false;
-            if matches!(result, Err(failure) if failure.class == Class::Transient) {
-                return;
-            }
-            progress.seen = input;
+    /// Others may have waited for what the pass says about what the Sync wants. One that came to no answer, because
+    /// the files do not render for example, tells them nothing; a Sync that is suspended, or going, wants nothing.
+    fn has_looked(&self, pass: &Pass<'_>) {
+        let looked = pass.looked.get();
+        if let Some(input) = looked {
+            pass.state.progress.lock().seen = Some(input.clone());
         }
-        self.trigger_all(self.peers.done(&pass.key));
+        if looked.is_some() || is_idle(pass.sync) {
+            self.trigger_all(self.peers.done(&pass.key));
+        }
     }
 
     /// The first time that this process sees a Sync it asks for its status: the cache may lag behind what the process
@@ -183,14 +182,28 @@ impl SyncReconciler {
             state.progress.lock().status = Some(live.status.unwrap_or_default());
             return Ok(());
         }
+        let live = self.live(sync).await?;
+        state.progress.lock().status = Some(live.status.unwrap_or_default());
+        Ok(())
+    }
+
+    /// The Sync as the API server has it; an error where it is gone.
+    async fn live(&self, sync: &SyncObject) -> Result<SyncObject, Failure> {
         let namespace = sync.namespace().unwrap_or_default();
         let api = kube::Api::<SyncObject>::namespaced(self.context.client.clone(), &namespace);
         let live = limited("reading the Sync", api.get_opt(&sync.name_any())).await?.map_err(|e| {
             Failure::transient(api::names::reasons::CLUSTER_UNAVAILABLE, format!("cannot read the Sync: {e}"))
         })?;
-        let live = live.filter(|l| l.uid() == sync.uid()).ok_or_else(gone)?;
-        state.progress.lock().status = Some(live.status.unwrap_or_default());
-        Ok(())
+        live.filter(|l| l.uid() == sync.uid()).ok_or_else(gone)
+    }
+
+    /// What a write came to that found no Sync of this uid, or somebody else writing.
+    async fn gone_or_in_use(&self, sync: &SyncObject) -> Failure {
+        let in_use = "the Sync was written by others at the same time";
+        match self.live(sync).await {
+            Ok(_) => Failure::transient(api::names::reasons::CLUSTER_UNAVAILABLE, in_use),
+            Err(failure) => failure,
+        }
     }
 
     /// What each Sync owns; read from all inventories at the first use. Of two that list one object the older has it.
@@ -228,6 +241,11 @@ fn gone() -> Failure {
 
 fn key_of(sync: &SyncObject) -> String {
     format!("{}/{}", sync.namespace().unwrap_or_default(), sync.name_any())
+}
+
+/// Whether the Sync wants nothing at present.
+fn is_idle(sync: &SyncObject) -> bool {
+    sync.spec.suspend == Some(true) || sync.metadata.deletion_timestamp.is_some()
 }
 
 fn is_finished(status: &SyncStatus, id: &ObjectId) -> bool {

@@ -1,15 +1,15 @@
 //! One reconcile of one Sync.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::{
-    SyncReconciler, gone, key_of,
+    SyncReconciler, key_of,
     report::{self, Facts},
-    state::State,
+    state::{Input, State},
 };
 use crate::{
     api::{
@@ -31,11 +31,13 @@ pub(super) struct Pass<'a> {
     pub(super) state: &'a State,
     pub(super) key: String,
     pub(super) now: Instant,
+    /// Set when this pass has told what the Sync wants: of which input.
+    pub(super) looked: OnceLock<Input>,
 }
 
 impl<'a> Pass<'a> {
     pub(super) fn new(all: &'a SyncReconciler, sync: &'a SyncObject, state: &'a State) -> Self {
-        Self { all, sync, state, key: key_of(sync), now: Instant::now() }
+        Self { all, sync, state, key: key_of(sync), now: Instant::now(), looked: OnceLock::new() }
     }
 
     /// Brings the cluster to what the Repository's artifact says.
@@ -56,12 +58,19 @@ impl<'a> Pass<'a> {
                     (progress.input.as_ref() == Some(&input), look, !progress.dirty.is_empty())
                 };
                 if known && !asked && !look && !dirty {
+                    self.has_looked_at(&input);
                     self.check_health().await
                 } else {
                     self.bring_about(asked).await
                 }
             }
         }
+    }
+
+    /// Others may know now what this Sync wants of `input`.
+    pub(super) fn has_looked_at(&self, input: &Input) {
+        // Twice in a pass it is the same.
+        let _ = self.looked.set(input.clone());
     }
 
     /// Reports a failure, and when the Sync comes again.
@@ -88,7 +97,7 @@ impl<'a> Pass<'a> {
         let before = self.status();
         let after = report::status(&before, state, facts, self.all.context.now());
         if self.all.context.reports.status(self.sync, &before, &after).await? == Presence::Gone {
-            return Err(gone());
+            return Err(self.all.gone_or_in_use(self.sync).await);
         }
         if matches!(state, report::State::Ready | report::State::Checking(_)) {
             self.state.progress.lock().failures = 0;

@@ -12,14 +12,93 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{SyncReconciler, pass::Pass, state::Input};
+use super::{SyncReconciler, is_idle, pass::Pass, state::Input};
+use crate::{api, api::names::reasons, apply::Problem, object::ObjectId, status::Next};
 
-/// Nothing waits longer for others: one that hangs must not keep objects for ever.
+/// Nothing but work (see [`is_work`]) waits longer for others: one that hangs must not keep objects for ever.
 const GRACE: Duration = Duration::from_mins(2);
 /// A wait that is over sooner is not told in the status, which costs a write.
-pub(super) const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_secs(1);
 /// How long a Sync that was just applied may take to appear in the cache.
 const APPEAR: Duration = Duration::from_secs(10);
+
+/// What of a deletion waits for other Syncs, which may want what is to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Nothing.
+    Nothing,
+    /// All of it, for these.
+    All(BTreeSet<String>),
+    /// They take long: what ends somebody's work, for these.
+    Work(BTreeSet<String>),
+}
+
+impl Hold {
+    /// What is held, and what may be deleted.
+    pub(super) fn split(&self, ids: Vec<ObjectId>) -> (Vec<ObjectId>, Vec<ObjectId>) {
+        let held = |id: &ObjectId| match self {
+            Self::Nothing => false,
+            Self::All(_) => true,
+            Self::Work(_) => is_work(id),
+        };
+        ids.into_iter().partition(held)
+    }
+
+    /// What is said of the `held`.
+    pub(super) fn problems(&self, held: &[ObjectId]) -> Vec<Problem> {
+        let (Self::All(peers) | Self::Work(peers)) = self else { return vec![] };
+        let message = format!(
+            "it is not deleted while it may have moved: Sync {} of the same Repository cannot tell whether it wants it; \
+             see its conditions, and mend, suspend or delete it",
+            named(peers)
+        );
+        let problem = |id: &ObjectId| Problem {
+            object: id.short(),
+            origin: None,
+            reason: reasons::PRUNE_FAILED,
+            message: message.clone(),
+            transient: false,
+        };
+        held.iter().map(problem).collect()
+    }
+
+    /// As it is when there is no more time to wait.
+    pub(super) fn in_the_end(self) -> Self {
+        if let Self::All(peers) = self { Self::Work(peers) } else { self }
+    }
+}
+
+/// Names of Syncs for messages: the first few.
+pub(super) fn named(peers: &BTreeSet<String>) -> String {
+    let shown: Vec<&str> = peers.iter().take(3).map(String::as_str).collect();
+    let more = peers.len() - shown.len();
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+/// Whether the deletion of an object ends work that nobody brings back. A Sync may have such objects of its own.
+fn is_work(id: &ObjectId) -> bool {
+    id.group == api::GROUP && matches!(id.kind.as_str(), "Agent" | "Sync" | "Task")
+}
+
+/// What waits for `pending` after `waited`.
+fn hold(pending: BTreeSet<String>, waited: Option<Duration>) -> Hold {
+    match waited {
+        None => Hold::Nothing,
+        Some(waited) if waited < GRACE => Hold::All(pending),
+        Some(_) => Hold::Work(pending),
+    }
+}
+
+/// The end of the part of a wait that lasts for `waited`; events end it earlier.
+fn next_part(waited: Duration) -> Next {
+    // What sleeps is never woken early, but the delay is counted in milliseconds.
+    let until = |end: Duration| Next::After(end.saturating_sub(waited) + Duration::from_millis(1));
+    match waited {
+        _ if waited < QUIET => until(QUIET),
+        _ if waited < GRACE => until(GRACE),
+        _ => Next::OnEvent,
+    }
+}
 
 /// All waits. Syncs are `namespace/name`.
 #[derive(Default)]
@@ -97,9 +176,8 @@ impl SyncReconciler {
         let Some(now) = self.input_of(pass.sync) else { return pending };
         for name in self.index.of(&namespace, repository) {
             let Some(sync) = syncs.get(&namespace, &name) else { continue };
-            let idle = sync.spec.suspend == Some(true) || sync.metadata.deletion_timestamp.is_some();
             let key = format!("{namespace}/{name}");
-            if idle || key == pass.key {
+            if is_idle(&sync) || key == pass.key {
                 continue;
             }
             let wanted = Input { generation: sync.metadata.generation, ..now.clone() };
@@ -124,10 +202,11 @@ impl SyncReconciler {
 }
 
 impl Pass<'_> {
-    /// Whether a deletion waits for other Syncs of the Repository, which may want what is to be deleted.
-    pub(super) fn waits_for_peers(&self) -> bool {
-        let waits = !self.pending_peers().is_empty();
-        self.has_waited(waits).is_some_and(|since| since < GRACE)
+    /// What of a deletion waits for other Syncs of the Repository, which may want what is to be deleted.
+    pub(super) fn hold(&self) -> Hold {
+        let pending = self.pending_peers();
+        let waited = self.has_waited(!pending.is_empty());
+        hold(pending, waited)
     }
 
     /// Whether one of `rivals`, which have what this Sync wants, may be about to hand it over.
@@ -139,8 +218,17 @@ impl Pass<'_> {
 
     /// Whether the present wait is a short one yet.
     pub(super) fn is_quiet(&self) -> bool {
-        let since = self.state.progress.lock().deferred;
-        since.is_some_and(|since| self.now.duration_since(since) < QUIET)
+        self.waited().is_some_and(|waited| waited < QUIET)
+    }
+
+    /// When the present wait is looked at again.
+    pub(super) fn end_of_wait(&self) -> Next {
+        self.waited().map_or(Next::OnEvent, next_part)
+    }
+
+    fn waited(&self) -> Option<Duration> {
+        let progress = self.state.progress.lock();
+        progress.deferred.as_ref().map(|(_, since)| self.now.duration_since(*since))
     }
 
     fn pending_peers(&self) -> BTreeSet<String> {
@@ -154,7 +242,12 @@ impl Pass<'_> {
             progress.deferred = None;
             return None;
         }
-        Some(self.now.duration_since(*progress.deferred.get_or_insert(self.now)))
+        // Who was waited for long enough about one revision was not asked about the next.
+        let input = self.all.input_of(self.sync);
+        let known = progress.deferred.as_ref().filter(|(of, _)| *of == input).map(|(_, since)| *since);
+        let since = known.unwrap_or(self.now);
+        progress.deferred = Some((input, since));
+        Some(self.now.duration_since(since))
     }
 }
 
@@ -179,6 +272,37 @@ mod tests {
         peers.wait("n/a", "n/r", now, |_| set(&["n/b"]));
         assert!(peers.wait("n/a", "n/r", now, |_| set(&[])).is_empty());
         assert!(!peers.is_waiting("n/a"));
+    }
+
+    #[test]
+    fn work_waits_longer_than_other_things() {
+        let id = |text: &str| ObjectId::parse(text).unwrap();
+        let all: Vec<ObjectId> = ["n_a_pilothouse.dev_Agent", "n_t_pilothouse.dev_Task", "n_s_pilothouse.dev_Sync"]
+            .into_iter()
+            .chain(["n_r_pilothouse.dev_Repository", "n_m__ConfigMap", "n_a_other.dev_Agent"])
+            .map(id)
+            .collect();
+        let second = Duration::from_secs(1);
+        for (waited, held) in [(None, 0), (Some(Duration::ZERO), 6), (Some(GRACE - second), 6), (Some(GRACE), 3)] {
+            let (waits, goes) = hold(set(&["n/b"]), waited).split(all.clone());
+            assert_eq!((waits.as_slice(), goes.as_slice()), all.split_at(held), "{waited:?}");
+        }
+        let held = hold(set(&["n/e", "n/b", "n/d", "n/c"]), Some(GRACE * 99)).problems(&all[..1]);
+        assert!(held[0].message.contains("Sync n/b, n/c, n/d and 1 more of"), "{held:?}");
+    }
+
+    #[test]
+    fn a_wait_has_two_ends() {
+        let (ms, second) = (Duration::from_millis(1), Duration::from_secs(1));
+        for (waited, want) in [
+            (Duration::ZERO, Next::After(QUIET + ms)),
+            (QUIET - ms, Next::After(ms * 2)),
+            (QUIET, Next::After(GRACE - QUIET + ms)),
+            (GRACE - second, Next::After(second + ms)),
+            (GRACE, Next::OnEvent),
+        ] {
+            assert_eq!(next_part(waited), want, "{waited:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From what happened to a Sync's status (pure).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -33,6 +33,8 @@ pub(super) enum State {
     Suspended,
     /// Objects are being applied.
     Applying,
+    /// Everything is applied; what left the files stays until these Syncs have looked.
+    Waiting(BTreeSet<String>),
     /// Everything is applied; these objects are not healthy yet.
     Checking(Vec<ObjectId>),
     /// It failed.
@@ -89,6 +91,14 @@ fn conditions(state: &State, status: &SyncStatus) -> (Vec<Condition>, Vec<&'stat
             let message = "objects are being applied";
             (vec![Condition::yes(RECONCILING, reasons::PROGRESSING, message)], vec![STALLED])
         }
+        State::Waiting(peers) => {
+            let message = format!(
+                "applied; what left the files is deleted when it is known that it has not moved to Sync {} of the same \
+                 Repository",
+                super::peers::named(peers)
+            );
+            (vec![Condition::yes(RECONCILING, reasons::PROGRESSING, message)], vec![STALLED])
+        }
         State::Checking(ids) => {
             let message = format!("applied; not healthy yet: {}", named(ids.iter().map(ObjectId::short)));
             let ready = Condition::no(READY, reasons::HEALTH_CHECKING, message.clone());
@@ -110,7 +120,7 @@ fn remember(status: &mut SyncStatus, state: &State, digest: Option<String>, now:
     let (result, message) = match state {
         State::Ready => (reasons::APPLIED, None),
         State::Failed(failure) => (failure.reason, Some(truncate(&failure.message, 256))),
-        State::Suspended | State::Applying | State::Checking(_) => return,
+        State::Suspended | State::Applying | State::Waiting(_) | State::Checking(_) => return,
     };
     let Some(revision) = status.last_attempted_revision.clone() else { return };
     if let Some(last) = status.history.first_mut().filter(|last| last.revision == revision && last.result == result) {
@@ -229,6 +239,7 @@ mod tests {
             State::Ready,
             State::Suspended,
             State::Applying,
+            State::Waiting(["n/b".to_owned()].into()),
             State::Checking(vec![ObjectId::parse("n_a_apps_Deployment").unwrap()]),
             State::Failed(Failure::waiting(reasons::APPLY_FAILED, "x")),
         ];

@@ -50,10 +50,12 @@ pub(super) struct Progress {
     pub(super) tried: Option<String>,
     /// New objects of that which could not be applied: they are tried by a dry run first.
     pub(super) doubtful: BTreeSet<ObjectId>,
-    /// What the last pass that came to an end was made from.
+    /// What the last pass was made from that told what the Sync wants.
     pub(super) seen: Option<Input>,
-    /// Since when something waits for other Syncs.
-    pub(super) deferred: Option<Instant>,
+    /// Since when something of this input waits for other Syncs.
+    pub(super) deferred: Option<(Option<Input>, Instant)>,
+    /// Tasks that are in the way until they end or are gone.
+    pub(super) awaited: BTreeSet<ObjectId>,
     /// Objects that are not healthy.
     pub(super) unhealthy: BTreeMap<ObjectId, Health>,
     /// Objects of which an event told that their health may have changed.
@@ -73,6 +75,22 @@ pub(super) struct Progress {
     pub(super) look_at: Option<Instant>,
     /// Objects of which an event said that they may have changed.
     pub(super) dirty: BTreeSet<ObjectId>,
+}
+
+/// A pass is under way, until this is dropped: a pass that panics or takes too long is dropped as well.
+pub(super) struct Busy<'a>(&'a State);
+
+impl<'a> Busy<'a> {
+    pub(super) fn of(state: &'a State) -> Self {
+        state.progress.lock().busy = true;
+        Self(state)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.progress.lock().busy = false;
+    }
 }
 
 /// What a render depends on.
@@ -118,6 +136,18 @@ impl Progress {
             self.gave_up = false;
             (self.round_at, self.rounds) = (None, 0);
         }
+    }
+
+    /// The content with `digest` is tried now: until that has ended nothing is known to be applied completely. Returned
+    /// is whether it is other content than before.
+    pub(super) fn begin(&mut self, digest: &str) -> bool {
+        (self.input, self.digest) = (None, None);
+        let other = self.tried.as_deref() != Some(digest);
+        if other {
+            self.tried = Some(digest.to_owned());
+            self.doubtful.clear();
+        }
+        other
     }
 
     /// What is doubtful of the content with `digest`: other content is tried without a question.
@@ -221,6 +251,31 @@ mod tests {
         let id = ObjectId::parse("n_a__ConfigMap").unwrap();
         let progress = Progress { tried: Some("d".into()), doubtful: [id].into(), ..Progress::default() };
         assert_eq!((progress.doubtful_of("d").len(), progress.doubtful_of("e").len()), (1, 0));
+    }
+
+    #[test]
+    fn what_is_tried_is_not_applied_yet() {
+        let input = Input { revision: "r".into(), digest: "a".into(), generation: Some(1) };
+        let id = ObjectId::parse("n_a__ConfigMap").unwrap();
+        let applied =
+            Progress { digest: Some("d".into()), input: Some(input), doubtful: [id].into(), ..Progress::default() };
+        let mut progress = applied.clone();
+        assert!(progress.begin("e") && !progress.begin("e"));
+        assert_eq!((progress.digest, progress.input, progress.doubtful.len()), (None, None, 0));
+        let mut again = Progress { tried: Some("d".into()), ..applied };
+        assert!(!again.begin("d"), "a look at the same content");
+        assert_eq!((again.digest, again.doubtful.len()), (None, 1));
+    }
+
+    #[test]
+    fn a_pass_that_panics_is_not_busy_for_ever() {
+        let state = State::new("1");
+        let panics = std::panic::AssertUnwindSafe(|| {
+            let _busy = Busy::of(&state);
+            assert!(!state.progress.lock().busy, "on purpose");
+        });
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert!(!state.progress.lock().busy);
     }
 
     #[test]

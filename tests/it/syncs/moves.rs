@@ -116,3 +116,70 @@ async fn to_a_new_sync_and_from_one_that_goes() {
         .await;
     assert_eq!(uids().await, before);
 }
+
+fn agent(name: &str) -> String {
+    format!("apiVersion: pilothouse.dev/v1alpha1\nkind: Agent\nmetadata: {{name: {name}}}\nspec: {{}}\n")
+}
+
+const UNKNOWN: &str = "apiVersion: none.example/v1\nkind: Nope\nmetadata: {name: n}\n";
+
+fn reconciling(status: &SyncStatus) -> String {
+    status.conditions.iter().find(|c| c.type_ == "Reconciling").map(|c| c.message.clone()).unwrap_or_default()
+}
+
+/// To a path whose other files cannot be applied yet: nobody knows whether it is wanted there.
+#[tokio::test]
+async fn to_a_sync_that_cannot_tell_what_it_wants() {
+    let w = world("move-broken").await;
+    let (a, b) = (("a/a.yaml", map("a", "x")), ("b/b.yaml", map("b", "x")));
+    let first = w.commit(1, &[a.clone(), b.clone(), ("a/x.yaml", map("x", "one")), ("a/g.yaml", agent("g"))]).await;
+    for name in ["a", "b"] {
+        w.sync(name, json!({"path": name, "wait": false})).await;
+        w.until_applied(name, &first).await;
+    }
+    let agents = kube::Api::<pilothouse::api::Agent>::namespaced(w.client.clone(), &w.namespace);
+    let uids = async || (w.maps().get("x").await.unwrap().uid(), agents.get("g").await.unwrap().uid());
+    let before = uids().await;
+    let log = w.log();
+    let moved = [a, b, ("b/x.yaml", map("x", "one")), ("b/g.yaml", agent("g"))];
+    w.commit(2, &[&moved[..], &[("b/n.yaml", UNKNOWN.into())]].concat()).await;
+    let waits = format!("has not moved to Sync {}/b of", w.namespace);
+    let status = w.until("a", "waiting", |s| reconciling(s).contains(&waits)).await;
+    assert_eq!(status.last_applied_revision.as_ref(), Some(&first));
+    let third = w.commit(3, &moved).await;
+    for (name, has) in [("a", 1), ("b", 3)] {
+        assert_eq!(ids(&w.until_applied(name, &third).await).len(), has, "{name}");
+    }
+    assert_eq!(uids().await, before);
+    assert_eq!(deleted(&w, &log), Vec::<String>::new());
+
+    // What wants nothing keeps nobody: a folder that is gone, and a Sync that is suspended.
+    let fourth = w.commit(4, &[("b/b.yaml", map("b", "x")), ("b/x.yaml", map("x", "one"))]).await;
+    w.until_reason("a", "PathNotFound").await;
+    assert_eq!(ids(&w.until_applied("b", &fourth).await).len(), 2);
+    w.commit(5, &[("b/b.yaml", map("b", "x")), ("a/n.yaml", UNKNOWN.into())]).await;
+    w.until("b", "waiting", |s| reconciling(s).contains("has not moved")).await;
+    let suspend = json!({"spec": {"suspend": true}});
+    w.syncs().patch("a", &PatchParams::default(), &Patch::Merge(suspend)).await.unwrap();
+    w.until("b", "done", |s| ids(s).len() == 1).await;
+}
+
+/// While a deletion waits for others the push is taken back: what was changed meanwhile is changed back.
+#[tokio::test]
+async fn a_push_that_is_taken_back_meanwhile() {
+    let w = World::new("move-back").await;
+    let one = [("a/x.yaml", map("x", "one")), ("a/z.yaml", map("z", "one")), ("b/b.yaml", map("b", "x"))];
+    let first = w.commit(1, &one).await;
+    for name in ["a", "b"] {
+        w.sync(name, json!({"path": name, "wait": false})).await;
+        w.until_applied(name, &first).await;
+    }
+    let two = [("a/x.yaml", map("x", "two")), ("b/b.yaml", map("b", "x")), ("b/n.yaml", UNKNOWN.into())];
+    w.commit(2, &two).await;
+    let value = async || w.maps().get("x").await.unwrap().data.unwrap()["key"].clone();
+    eventually("x is written", 20, || async { (value().await == "two").then_some(()) }).await;
+    assert!(w.maps().get_opt("z").await.unwrap().is_some(), "its deletion waits");
+    let third = w.commit(3, &one).await;
+    let status = w.until_applied("a", &third).await;
+    assert_eq!(value().await, "one", "{status:?}");
+}
