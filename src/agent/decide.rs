@@ -74,7 +74,7 @@ pub fn server(desired: &Desired, live: Option<&Value>, work: Work, policy: Polic
     let drifted = drifted(desired, live);
     let current = state.applied.as_ref() == Some(&desired.hash);
     if current && !drifted {
-        let settled = state.pending.is_none() && same_object(live, &desired.deployment.value().clone());
+        let settled = state.pending.is_none() && same_object(live, desired.deployment.value());
         return if settled { Action::Keep } else { apply(BTreeSet::new()) };
     }
     let suspended = live.pointer("/spec/replicas").and_then(Value::as_i64) == Some(0);

@@ -34,7 +34,7 @@ pub enum Class {
     Reload,
     /// New pods, through the gate.
     Rollout,
-    /// What the cluster forbids to change in place.
+    /// What the cluster forbids to change in place. Not used yet: no part of what is generated is such a field.
     Recreate,
 }
 
@@ -72,7 +72,6 @@ pub fn between(old: &Desired, new: &Desired) -> Effect {
 
 fn class_of(part: &str) -> Class {
     match part {
-        "selector" => Class::Recreate,
         _ if part.split('/').next() == Some(TEXT) => Class::Live,
         _ => Class::Rollout,
     }
@@ -90,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_strongest_part_decides() {
-        let old = parts(&[("image", "1"), ("text", "1"), ("credentials/a", "1"), ("selector", "1")]);
+        let old = parts(&[("image", "1"), ("text", "1"), ("credentials/a", "1"), ("env", "1")]);
         let table = [
             (vec![], Class::None),
             (vec!["text"], Class::Live),
@@ -99,7 +98,7 @@ mod tests {
             (vec!["image"], Class::Rollout),
             (vec!["credentials/a", "text"], Class::Rollout),
             (vec!["credentials/b"], Class::Rollout),
-            (vec!["image", "selector"], Class::Recreate),
+            (vec!["env", "image"], Class::Rollout),
         ];
         for (changed, class) in table {
             let mut new = old.clone();

@@ -328,23 +328,23 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
         notes.push(Note::warning(reasons::UNPROTECTED_SERVER, "Reconcile", UNPROTECTED));
     }
     if after.suspended == Some(true) && before.suspended != Some(true) {
-        notes.push(Note::normal("UserSuspended", "Suspend", "the agent has no pod, as asked"));
+        notes.push(Note::normal(reasons::USER_SUSPENDED, "Suspend", "the agent has no pod, as asked"));
     }
     if after.suspended == Some(false) && before.suspended == Some(true) {
-        notes.push(Note::normal("Resumed", "Resume", "the agent gets a pod again"));
+        notes.push(Note::normal(reasons::RESUMED, "Resume", "the agent gets a pod again"));
     }
     if after.ready == Some(true) && before.ready != Some(true) {
-        notes.push(Note::normal("Ready", "Reconcile", "the server takes work"));
+        notes.push(Note::normal(reasons::READY, "Reconcile", "the server takes work"));
     }
     let lost = after.ready == Some(false) && before.ready == Some(true);
     if lost && after.suspended == Some(false) && outcome.server != Server::Rolling {
-        notes.push(Note::warning("NotReady", "Reconcile", "the server takes no work"));
+        notes.push(Note::warning(reasons::NOT_READY, "Reconcile", "the server takes no work"));
     }
     if let (false, Some((.., message))) = (was(kinds::ROLLOUT_PENDING), waits(outcome.action)) {
-        notes.push(Note::normal(kinds::ROLLOUT_PENDING, "Rollout", message));
+        notes.push(Note::normal(reasons::ROLLOUT_PENDING, "Rollout", message));
     }
     if let (false, Some(message)) = (was(kinds::TEXT_PENDING), waits_with_text(outcome)) {
-        notes.push(Note::normal(kinds::TEXT_PENDING, "Text", message));
+        notes.push(Note::normal(reasons::TEXT_PENDING, "Text", message));
     }
     if let Some(Action::Apply { forced: Some(message), .. }) = outcome.text {
         notes.push(Note::warning(reasons::TEXT_FORCED, "Text", message.as_str()));
@@ -355,7 +355,7 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
         && !causes.is_empty()
     {
         let causes: Vec<_> = causes.iter().map(String::as_str).collect();
-        notes.push(Note::normal("RolloutStarted", "Rollout", format!("a new pod for: {}", causes.join(", "))));
+        notes.push(Note::normal(reasons::ROLLOUT_STARTED, "Rollout", format!("a new pod for: {}", causes.join(", "))));
     }
     notes
 }

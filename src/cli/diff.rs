@@ -1,5 +1,7 @@
 //! `pilothouse diff`.
 
+mod effects;
+
 use std::{collections::BTreeMap, fmt::Write, io::IsTerminal, process::ExitCode};
 
 use anyhow::{Context, bail};
@@ -7,6 +9,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
+use self::effects::Effect;
 use super::{
     Global, controller,
     output::{self, Format},
@@ -15,7 +18,7 @@ use super::{
 use crate::{
     api::{InventoryEntry, Repository, Sync as SyncObject},
     apply::{self, Account, Difference, Kinds, Owner, Problem},
-    object::yaml,
+    object::{ObjectId, yaml},
     plan::{self, Origin, Plan, mask},
     render::RepositoryFacts,
 };
@@ -23,10 +26,15 @@ use crate::{
 /// Exit status where there are differences.
 const DIFFERENT: u8 = 3;
 
+/// Gone from the files, and yet not deleted.
+const KEPT: &str = "kept";
+/// The same object, reached by a change of what it refers to.
+const UNTOUCHED: &str = "untouched";
+
 /// Flags of `pilothouse diff`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Asks the API server by dry runs, with your own rights; nothing is written. Values of Secrets are masked: the same value has the same mask within one run.\nExits with 0 when nothing differs, with 3 when something does.\n\nExamples:\n  pilothouse diff overlays/dev -n agents\n  pilothouse diff overlays/dev --sync team-a -n agents\n  pilothouse diff . -o json | jq -r '.[].object'"
+    after_help = "Asks the API server by dry runs, with your own rights; nothing is written. Of each Agent that runs it says how the change reaches it: Live (its next prompt reads the new text), Rollout (a new pod, which waits for running work unless told otherwise), or not at all. Changed Secrets are not looked into for this. Values of Secrets are masked: the same value has the same mask within one run.\nExits with 0 when nothing differs, with 3 when something does.\n\nExamples:\n  pilothouse diff overlays/dev -n agents\n  pilothouse diff overlays/dev --sync team-a -n agents\n  pilothouse diff . -o json | jq -r '.[].object'"
 )]
 pub struct Args {
     /// What is compared
@@ -56,6 +64,9 @@ struct Shown {
     change: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
+    /// Of an Agent that runs: how the change arrives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effect: Option<Effect>,
     diff: String,
 }
 
@@ -64,7 +75,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let client = controller::client(global).await?;
     let subject = subject(&client, args).await?;
     let rendered = render::render(&args.source, &subject.context)?;
-    let (kinds, account) = (Kinds::new(Account::own(client.clone())), Account::own(client));
+    let (kinds, account) = (Kinds::new(Account::own(client.clone())), Account::own(client.clone()));
     let objects = rendered.objects.into_iter();
     let objects = objects.map(|i| (i.object, Origin { file: i.file.to_string(), line: i.line })).collect();
     let wanted = apply::prepare(&kinds, objects, &subject.target, subject.owner.as_ref())
@@ -84,13 +95,16 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
         return Err(refused(&problems));
     }
     let key = format!("{:032x}", rand::random::<u128>());
-    let shown: Vec<Shown> = differences.into_iter().map(|d| show(d, &key)).collect();
+    let mut effects = effects::effects(&client, &plan, &differences).await;
+    let mut shown: Vec<Shown> =
+        differences.into_iter().map(|d| Shown { effect: effects.remove(&d.id), ..show(d, &key) }).collect();
+    shown.extend(effects.into_iter().map(|(id, effect)| untouched(&id, effect)));
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     match global.output {
         Format::Text => output::write(&text(&shown, &plan, color))?,
         format => output::print(format, &shown, String::new)?,
     }
-    let changed = shown.iter().any(|s| s.change != "kept");
+    let changed = shown.iter().any(|s| !matches!(s.change, KEPT | UNTOUCHED));
     Ok(if changed { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
 }
 
@@ -144,7 +158,7 @@ fn show(difference: Difference, key: &str) -> Shown {
     let change = match (&before, &after) {
         (None, _) => "created",
         (Some(_), None) => "deleted",
-        (Some(b), Some(a)) if a == b => "kept",
+        (Some(b), Some(a)) if a == b => KEPT,
         (Some(_), Some(_)) => "changed",
     };
     let lines = |object: Option<Value>| {
@@ -155,13 +169,18 @@ fn show(difference: Difference, key: &str) -> Shown {
     };
     let (before, after) = (lines(before), lines(after));
     let diff = TextDiff::from_lines(&before, &after).unified_diff().context_radius(3).to_string();
-    Shown { object: id.short(), change, note, diff }
+    Shown { object: id.short(), change, note, effect: None, diff }
+}
+
+/// An Agent whose own fields stay, and which a change of its template or of a ConfigMap reaches.
+fn untouched(id: &ObjectId, effect: Effect) -> Shown {
+    Shown { object: id.short(), change: UNTOUCHED, note: None, effect: Some(effect), diff: String::new() }
 }
 
 fn text(shown: &[Shown], plan: &Plan, color: bool) -> String {
     let paint = |code: &str, text: &str| if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() };
     let mut out = String::new();
-    for one in shown {
+    for one in shown.iter().filter(|one| one.change != UNTOUCHED) {
         let origin = plan.steps().find(|s| s.id.short() == one.object);
         let place = origin.map_or(String::new(), |s| format!(" ({})", s.wanted.origin));
         let note = one.note.as_ref().map_or(String::new(), |n| format!(": {n}"));
@@ -175,6 +194,10 @@ fn text(shown: &[Shown], plan: &Plan, color: bool) -> String {
             };
             let _ = writeln!(out, "{painted}");
         }
+    }
+    for (one, effect) in shown.iter().filter_map(|one| Some((one, one.effect.as_ref()?))) {
+        let line = format!("{}: {effect}", one.object.replacen('/', " ", 1));
+        let _ = writeln!(out, "{}", paint("1", &line));
     }
     out
 }

@@ -10,12 +10,12 @@ use ignore::WalkBuilder;
 
 use crate::{
     artifact,
+    git::Limits,
     tree::{Entry, FileTree, RepoPath},
 };
 
-/// Largest folder, in bytes and files.
-const MAX_BYTES: u64 = 256 << 20;
-const MAX_FILES: usize = 50_000;
+/// Largest folder: what is refused here the controller would refuse too.
+const LIMITS: Limits = Limits::STANDARD;
 
 /// A folder of a local tree.
 pub(super) struct Local {
@@ -64,8 +64,13 @@ fn read(root: &Path) -> anyhow::Result<FileTree> {
         let Some(file) = regular(root, entry.path()) else { continue };
         let meta = fs::metadata(&file)?;
         bytes += meta.len();
-        if bytes > MAX_BYTES || tree.len() >= MAX_FILES {
-            bail!("{} is too large (more than 256 MiB or 50000 files); give --root a smaller folder", root.display());
+        if bytes > LIMITS.tree || tree.len() >= LIMITS.files {
+            bail!(
+                "{} is too large (more than {} MiB or {} files, the limits of the controller too); give --root a smaller folder",
+                root.display(),
+                LIMITS.tree >> 20,
+                LIMITS.files,
+            );
         }
         let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
         // Names that no commit may have are left out.

@@ -18,6 +18,7 @@ pub mod version;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use output::Format;
@@ -32,8 +33,8 @@ Exit codes:
 Flags that show [env: …] in --help of their command can come from the environment.
 
 Examples:
-  pilothouse render overlays/prod --values values.yaml
-  pilothouse diff overlays/prod --values values.yaml
+  pilothouse render overlays/prod --values overlays/prod/values.yaml
+  pilothouse diff overlays/prod --values overlays/prod/values.yaml
   pilothouse reconcile repository team -n agents --wait
   pilothouse crds | kubectl apply --server-side -f -";
 
@@ -112,19 +113,7 @@ pub enum Command {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    // Before there is a runtime: its threads would count against the bounds of this process.
-    if let Command::RenderTemplates = cli.command {
-        return crate::controller::sandbox::child::main();
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: cannot start the async runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(cli)) {
+    match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -133,21 +122,31 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    telemetry::init(&cli.global)?;
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = cli.global;
+    // A log of its own would be one more thing inside its bounds; it says what it has to say to who started it.
+    if !matches!(cli.command, Command::RenderTemplates) {
+        telemetry::init(&global)?;
+    }
     match cli.command {
-        Command::Controller(settings) => controller::run(&cli.global, *settings).await,
-        Command::Receiver(settings) => receiver::run(&cli.global, *settings).await,
-        Command::Render(args) => render::run(&cli.global, &args),
-        Command::Diff(args) => diff::run(&cli.global, &args).await,
-        Command::Crds(args) => crds::run(&cli.global, &args),
-        Command::Reconcile(args) => reconcile::run(&cli.global, &args).await,
-        Command::Uninstall(args) => uninstall::run(&cli.global, &args).await,
-        Command::Sidecar(args) => sidecar::run(&args).await,
+        Command::Controller(settings) => wait(controller::run(&global, *settings)),
+        Command::Receiver(settings) => wait(receiver::run(&global, *settings)),
+        Command::Render(args) => render::run(&global, &args),
+        Command::Diff(args) => wait(diff::run(&global, &args)),
+        Command::Crds(args) => crds::run(&global, &args),
+        Command::Reconcile(args) => wait(reconcile::run(&global, &args)),
+        Command::Uninstall(args) => wait(uninstall::run(&global, &args)),
+        Command::Sidecar(args) => wait(sidecar::run(&args)),
         Command::Drain(args) => drain::run(&args),
-        Command::TaskRun(args) => Ok(task_run::run(&args).await),
+        Command::TaskRun(args) => wait(async { Ok(task_run::run(&args).await) }),
+        // No runtime: its threads would count against the bounds of this process.
         Command::RenderTemplates => Ok(crate::controller::sandbox::child::main()),
-        Command::Version => version::run(&cli.global),
+        Command::Version => version::run(&global),
         Command::Completion(args) => completion::run(&args),
     }
+}
+
+fn wait(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start the async runtime")?.block_on(work)
 }

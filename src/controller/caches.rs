@@ -32,7 +32,7 @@ pub struct Caches {
     pub deployments: Cache<Deployment>,
     /// Services labelled with an agent.
     pub services: Cache<Service>,
-    /// Pods labelled with an agent: of Deployments and of Tasks.
+    /// Pods of agents' Deployments.
     pub agent_pods: Cache<Pod>,
     /// Pods labelled with a Task.
     pub task_pods: Cache<Pod>,
@@ -47,7 +47,7 @@ impl Caches {
     pub fn open(watches: &mut Watches) -> Self {
         let all = watcher::Config::default();
         let agents = watcher::Config::default().labels(OF_AGENTS);
-        // A Task's pod carries its agent's label too; the agents' own pods must not come with it.
+        // Ours do not carry both labels. A pod that somebody gave both is a Task's, and is in that cache alone.
         let servers = watcher::Config::default().labels(&format!("{OF_AGENTS},!{OF_TASKS}"));
         Self {
             repositories: watches.objects(&all),

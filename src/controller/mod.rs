@@ -1,4 +1,4 @@
-//! Wiring: watches, leader election, one file a kind.
+//! Wiring: watches, leader election, and of each kind the reconciler: a file, and a folder where it has parts.
 
 pub mod agent;
 pub mod caches;

@@ -50,17 +50,23 @@ pub struct Limits {
     pub all_trees: u64,
 }
 
+const MIB: u64 = 1024 * 1024;
+
+impl Limits {
+    /// What the controller takes, and so what `pilothouse render` and `diff` take of a folder.
+    pub const STANDARD: Self = Self {
+        listing: 16 * MIB,
+        pack: 128 * MIB,
+        tree: 64 * MIB,
+        file: 16 * MIB,
+        files: 100_000,
+        all_trees: 128 * MIB,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        const MIB: u64 = 1024 * 1024;
-        Self {
-            listing: 16 * MIB,
-            pack: 128 * MIB,
-            tree: 64 * MIB,
-            file: 16 * MIB,
-            files: 100_000,
-            all_trees: 128 * MIB,
-        }
+        Self::STANDARD
     }
 }
 

@@ -126,11 +126,6 @@ impl Object {
         Ok(Self(value))
     }
 
-    /// Serialises a typed object, for example from `k8s-openapi`.
-    pub fn from_typed<T: serde::Serialize>(typed: &T) -> Result<Self, ObjectError> {
-        Self::new(serde_json::to_value(typed).map_err(|_| ObjectError::NotAMapping)?)
-    }
-
     fn text(&self, pointer: &str) -> &str {
         self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
@@ -188,18 +183,6 @@ impl Object {
         }
         if let Some(map) = slot.as_object_mut() {
             map.insert(key.into(), value.into());
-        }
-    }
-
-    /// Removes an annotation; an emptied map goes too.
-    pub fn remove_annotation(&mut self, key: &str) {
-        let meta = self.metadata_mut();
-        let emptied = meta.get_mut("annotations").and_then(Value::as_object_mut).is_some_and(|map| {
-            map.remove(key);
-            map.is_empty()
-        });
-        if emptied {
-            meta.remove("annotations");
         }
     }
 

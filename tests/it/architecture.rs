@@ -68,6 +68,40 @@ fn every_room_of_the_table_exists() {
     }
 }
 
+/// The rows of the table in docs/DESIGN.md: room, kind, what it may import.
+fn documented(design: &str) -> Vec<[String; 3]> {
+    let table = design.lines().skip_while(|line| !line.starts_with("| room | kind | may import |")).skip(2);
+    let cells = |line: &str| {
+        let mut cells = line.trim_matches('|').split('|').map(|cell| cell.replace('`', "").trim().to_string());
+        [(); 3].map(|()| cells.next().unwrap_or_default())
+    };
+    table.take_while(|line| line.starts_with('|')).map(cells).collect()
+}
+
+/// A list of rooms; `all` and `all but …` count from the others of the table.
+fn listed(room: &str, text: &str) -> BTreeSet<String> {
+    let names = |text: &str| text.split(',').map(|n| n.trim().to_string()).collect::<BTreeSet<_>>();
+    let Some(but) = text.strip_prefix("all") else { return if text == "–" { BTreeSet::new() } else { names(text) } };
+    let but = names(but.trim().trim_start_matches("but"));
+    ROOMS.iter().map(|r| r.name.to_string()).filter(|name| name != room && !but.contains(name)).collect()
+}
+
+#[test]
+fn the_design_has_the_same_table() {
+    let design = fs::read_to_string(root().join("docs/DESIGN.md")).unwrap();
+    let found: Vec<_> =
+        documented(&design).into_iter().map(|[room, kind, may]| (room.clone(), kind, listed(&room, &may))).collect();
+    let wanted: Vec<_> = ROOMS
+        .iter()
+        .map(|room| {
+            let kind = if room.nature == rules::Nature::Pure { "pure" } else { "effects" };
+            let may: BTreeSet<String> = room.may.iter().map(ToString::to_string).collect();
+            (room.name.to_string(), kind.to_string(), may)
+        })
+        .collect();
+    assert_eq!(found, wanted, "docs/DESIGN.md against tests/it/architecture/rules.rs, in the same order");
+}
+
 #[test]
 fn pure_rooms_import_no_room_with_effects() {
     let pure = |name: &str| ROOMS.iter().any(|r| r.name == name && r.nature == rules::Nature::Pure);

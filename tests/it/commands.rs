@@ -129,3 +129,69 @@ async fn diff_of_a_sync_shows_what_it_would_delete() {
     assert_eq!(deleted.len(), 1, "{shown}");
     assert_eq!(deleted[0]["object"], format!("ConfigMap/{namespace}/dropped"));
 }
+
+/// Two agents of one template: one reads a text from a ConfigMap, the other one has a text of its own.
+fn agents(image: &str, profile: &str) -> String {
+    let agent = |name: &str, context: &str, more: &str| {
+        format!(
+            "apiVersion: pilothouse.dev/v1alpha1\nkind: Agent\nmetadata: {{name: {name}}}\nspec:\n  templateRef: {{name: t}}\n  \
+             {more}\n  contexts: [{{name: rules, type: {context}}}]\n"
+        )
+    };
+    let template = format!(
+        "apiVersion: pilothouse.dev/v1alpha1\nkind: AgentTemplate\nmetadata: {{name: t}}\n\
+         spec: {{workspaceDir: /w, serviceAccountName: default, executorImage: '{image}'}}\n"
+    );
+    let reader = agent("reader", "ConfigMap, configMap: {name: texts, key: rules}", "profile: x");
+    let other = agent("other", "Text, text: Be kind.", &format!("profile: {profile}\n  rollout: {{protect: None}}"));
+    [template, reader, other].join("---\n")
+}
+
+#[tokio::test]
+async fn diff_says_how_a_change_reaches_agents_that_run() {
+    let cluster = control_plane();
+    install_crds(cluster);
+    let namespace = cluster.namespace("diff-agents").await;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let map = |rules: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: texts}}\ndata: {{rules: {rules}, more: x}}\n")
+    };
+    let diff = |more: &[&str]| pilothouse(Some(cluster), root, &[&["diff", ".", "-n", &namespace], more].concat());
+    let effects = |out: &Output| {
+        let shown = text(&out.stdout);
+        let lines = shown.lines().filter(|l| l.starts_with("Agent ")).map(|l| l.replace(&namespace, "ns"));
+        (out.status.code(), lines.collect::<Vec<_>>(), shown.clone())
+    };
+    write(root, "agents.yaml", &agents("devbox:1", "x"));
+    write(root, "map.yaml", &map("one"));
+    let (_, lines, shown) = effects(&diff(&[]));
+    assert!(lines.is_empty(), "what is created reaches nobody: {shown}");
+    let file = root.display().to_string();
+    let apply = ["apply", "--server-side", "--field-manager=pilothouse", "-n", &namespace, "-f", &file];
+    assert!(cluster.kubectl(apply).status.success());
+    assert_eq!(effects(&diff(&[])), (Some(0), vec![], String::new()));
+
+    write(root, "map.yaml", &map("two"));
+    let (code, lines, shown) = effects(&diff(&[]));
+    let live = "Agent ns/reader: Live (text/rules): the running server reads it, nothing restarts";
+    assert_eq!((code, lines), (Some(3), vec![live.into()]), "{shown}");
+
+    write(root, "agents.yaml", &agents("devbox:2", "x"));
+    let (_, lines, shown) = effects(&diff(&[]));
+    let other = "Agent ns/other: Rollout (image): a new pod, at once";
+    let reader = "Agent ns/reader: Rollout (image, text/rules): a new pod; waits for running work";
+    assert_eq!(lines, [other, reader], "{shown}");
+    let list: serde_json::Value = serde_json::from_slice(&diff(&["-o", "json"]).stdout).unwrap();
+    let of_reader = list.as_array().unwrap().iter().find(|o| o["object"] == format!("Agent/{namespace}/reader"));
+    let of_reader = of_reader.unwrap_or_else(|| panic!("{list}"));
+    assert_eq!(of_reader["effect"]["class"], "Rollout");
+    assert_eq!(of_reader["effect"]["causes"], serde_json::json!(["image", "text/rules"]));
+    assert_eq!((&of_reader["change"], &of_reader["diff"]), (&"untouched".into(), &"".into()));
+
+    write(root, "map.yaml", &map("one"));
+    write(root, "agents.yaml", &agents("devbox:1", "slow"));
+    let (_, lines, shown) = effects(&diff(&[]));
+    assert_eq!(lines, ["Agent ns/other: nothing of it is for its pod"], "{shown}");
+    assert!(shown.contains("+  profile: slow"), "{shown}");
+}

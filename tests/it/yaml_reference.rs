@@ -73,7 +73,7 @@ fn program() -> PathBuf {
         .current_dir(source)
         .env("CGO_ENABLED", "0")
         .status()
-        .expect("Go is needed to compare with kubectl's YAML: install it, see CONTRIBUTING.md");
+        .expect("Go is needed to compare with kubectl's YAML: install 1.26 or newer from https://go.dev/dl");
     assert!(status.success(), "tests/tools/yamlref does not build");
     target
 }

@@ -49,7 +49,7 @@ pub mod condition {
     pub const ROLLOUT_PENDING: &str = "RolloutPending";
     /// Agent: new text waits until the server is idle. Exists once one has waited, and then stays.
     pub const TEXT_PENDING: &str = "TextPending";
-    /// Agent: the server has loaded the skills it was given.
+    /// Agent: the server has loaded the skills it was given. Reserved: this release has no skills.
     pub const SKILLS_LOADED: &str = "SkillsLoaded";
     /// Repository: its webhook has a path. Exists only while there is a webhook.
     pub const WEBHOOK_READY: &str = "WebhookReady";
@@ -116,8 +116,6 @@ pub mod value {
 pub mod annotation {
     /// Task: `"true"` stops it.
     pub const STOP: &str = "pilothouse.dev/stop";
-    /// `CronTask`: `"true"` runs it now; removed by the controller.
-    pub const TRIGGER: &str = "pilothouse.dev/trigger";
     /// Any kind: a new value asks for a reconcile now; echoed in `status.lastHandledReconcileAt`.
     pub const RECONCILE_AT: &str = "pilothouse.dev/reconcile-at";
     /// Agent: `"true"` or `"false"`, wins over `spec.suspend`; owned by no Sync.
@@ -128,8 +126,6 @@ pub mod annotation {
     pub const WAIT: &str = "pilothouse.dev/wait";
     /// Value of [`WAIT`].
     pub const WAIT_COMPLETED: &str = "completed";
-    /// Agent: when somebody was attached last, RFC 3339.
-    pub const LAST_CONNECTION_ACTIVE: &str = "pilothouse.dev/last-connection-active";
     /// Set by a Sync: the revision that last changed the object's rendered bytes.
     pub const REVISION: &str = "pilothouse.dev/revision";
     /// Any object in Git: `"disabled"` keeps it where pruning would delete it; `"enabled"` allows pruning of kinds that
@@ -238,23 +234,6 @@ pub fn label_value(name: &str) -> String {
     let suffix = format!("{:010x}", u64::from_be_bytes([0, 0, 0, hash[0], hash[1], hash[2], hash[3], hash[4]]));
     let head: String = name.chars().filter(char::is_ascii).take(MAX - suffix.len() - 1).collect();
     format!("{}-{suffix}", head.trim_end_matches(['-', '.', '_']))
-}
-
-/// Our key for a label or annotation of the older API; `None` where the key is none of its own.
-pub fn key_from_old(key: &str) -> Option<String> {
-    key.strip_prefix(OLD_PREFIX).map(|rest| format!("{PREFIX}{rest}"))
-}
-
-/// Our kind for a kind of the older API; `None` for one that we do not have.
-pub fn kind_from_old(kind: &str) -> Option<&'static str> {
-    Some(match kind {
-        "Agent" => "Agent",
-        "AgentTemplate" => "AgentTemplate",
-        "Task" => "Task",
-        "CronTask" => "CronTask",
-        "KubeOpenCodeConfig" => "PilothouseConfig",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 pub struct Reason {
     /// As it stands in conditions and events.
     pub name: &'static str,
-    /// Kinds whose conditions show it.
+    /// Kinds whose conditions or events show it.
     pub kinds: &'static [&'static str],
     /// What it means, in a sentence.
     pub meaning: &'static str,
@@ -20,7 +20,7 @@ pub fn reason(name: &str) -> Option<&'static Reason> {
 
 const ALL: &[&str] = &["Repository", "Sync", "Agent", "AgentTemplate", "Task", "PilothouseConfig"];
 
-/// Never in a condition: the log of the controller alone has it.
+/// In no condition and no event: the log of the controller alone has it.
 const PROCESS: &[&str] = &["the controller's log"];
 
 /// Declares each reason once: its constant (documented by its meaning) and its row in the table.
@@ -41,14 +41,14 @@ pub mod text {
 
     reasons! {
         // Common.
-        PROGRESSING "Progressing" ALL,
+        PROGRESSING "Progressing" &["Repository", "Sync", "Agent"],
             "Work towards the spec is going on.", "Wait; the message says what for.";
-        SUSPENDED "Suspended" ALL,
+        SUSPENDED "Suspended" &["Repository", "Sync", "Agent"],
             "The object is suspended and left as it is.", "Set spec.suspend to false to go on.";
         NOT_YET_SUPPORTED "NotYetSupported" ALL,
             "The object uses a field that this release does not implement.",
             "Remove the fields that the message names, or install a release that has them.";
-        INVALID_SPEC "InvalidSpec" ALL,
+        INVALID_SPEC "InvalidSpec" &["Repository", "Sync", "Agent", "Task"],
             "The spec contradicts itself or names something impossible.", "Change the field that the message names.";
         VALID "Valid" &["AgentTemplate", "PilothouseConfig"],
             "The object is valid and in use.", "Nothing.";
@@ -58,7 +58,7 @@ pub mod text {
         TIMEOUT "Timeout" ALL,
             "Something took longer than its limit.",
             "See what the message names; raise the limit (spec.timeout) if the time is needed.";
-        STATUS_WRITE_FAILED "StatusWriteFailed" ALL,
+        STATUS_WRITE_FAILED "StatusWriteFailed" PROCESS,
             "The status could not be written; the controller keeps trying.",
             "Check the API server and the controller's rights to the status subresource.";
         LISTEN_FAILED "ListenFailed" PROCESS,
@@ -67,30 +67,30 @@ pub mod text {
         LEADERSHIP_LOST "LeadershipLost" PROCESS,
             "The controller could not renew its Lease and ends, so that no late write meets the next leader.",
             "Nothing: it is started again. Where it repeats, see how long the API server takes to answer.";
-        CLUSTER_UNAVAILABLE "ClusterUnavailable" ALL,
+        CLUSTER_UNAVAILABLE "ClusterUnavailable" &["Repository", "Sync", "Agent"],
             "The API server did not answer or refused for now; the controller keeps trying.",
             "Check the API server.";
-        GONE "Gone" ALL,
+        GONE "Gone" &["Sync"],
             "The object was deleted while it was reconciled; nothing more happens to it.",
             "Nothing is to be done.";
-        SERVING_SECRET_CONFLICT "ServingSecretConflict" ALL,
+        SERVING_SECRET_CONFLICT "ServingSecretConflict" PROCESS,
             "Other replicas keep writing the Secret pilothouse-serving; the controller does not start.",
             "See who else writes it; it must belong to one installation only.";
-        SERVING_CERTIFICATE_BROKEN "ServingCertificateBroken" ALL,
+        SERVING_CERTIFICATE_BROKEN "ServingCertificateBroken" PROCESS,
             "The certificate of the sidecars' connection cannot be made or read; the controller does not start.",
             "Delete the Secret pilothouse-serving: it is made anew.";
-        SERVING_SECRET_UNAVAILABLE "ServingSecretUnavailable" ALL,
+        SERVING_SECRET_UNAVAILABLE "ServingSecretUnavailable" PROCESS,
             "The Secret pilothouse-serving cannot be read or written; the controller does not start.",
             "Check the controller's rights in its own namespace (the chart's Role).";
-        FORBIDDEN "Forbidden" &["Sync", "Agent", "Task"],
+        FORBIDDEN "Forbidden" &["Sync", "Agent"],
             "The API server refuses the account that acts.",
             "Bind the role that the message names to that account.";
-        SECRET_NOT_FOUND "SecretNotFound" &["Repository", "Sync", "Agent"],
+        SECRET_NOT_FOUND "SecretNotFound" &["Repository", "Agent"],
             "A Secret that the spec names does not exist.", "Create it; it is taken up at once.";
-        SECRET_INVALID "SecretInvalid" &["Repository", "Sync", "Agent"],
+        SECRET_INVALID "SecretInvalid" &["Repository", "Agent"],
             "A Secret lacks the keys that are needed, or holds values that make no sense.",
             "Correct the keys that the message names.";
-        CONFIG_MAP_NOT_FOUND "ConfigMapNotFound" &["Agent", "Sync", "Task"],
+        CONFIG_MAP_NOT_FOUND "ConfigMapNotFound" &["Agent"],
             "A ConfigMap that the spec names, or a key of it, does not exist.", "Create it; it is taken up at once.";
 
         // Repository.
@@ -98,30 +98,30 @@ pub mod text {
             "The artifact is what the remote has.", "Nothing.";
         PATH_PUBLISHED "PathPublished" &["Repository"],
             "status.webhookPath is what the forge is to call.", "Nothing.";
-        AUTHENTICATION_FAILED "AuthenticationFailed" &["Repository", "Agent"],
+        AUTHENTICATION_FAILED "AuthenticationFailed" &["Repository"],
             "The remote refuses the credential, or wants one.",
             "Check the Secret of spec.secretRef: its keys, and whether the token is still valid and may read.";
-        REPOSITORY_NOT_FOUND "RepositoryNotFound" &["Repository", "Sync", "Agent"],
+        REPOSITORY_NOT_FOUND "RepositoryNotFound" &["Repository", "Sync"],
             "There is no such repository, or the credential may not see it.",
             "Check the URL or the name, and the rights of the credential.";
-        REFERENCE_NOT_FOUND "ReferenceNotFound" &["Repository", "Agent"],
+        REFERENCE_NOT_FOUND "ReferenceNotFound" &["Repository"],
             "The remote has no such branch, tag or ref.", "Check spec.ref, or push the ref.";
-        COMMIT_NOT_FOUND "CommitNotFound" &["Repository", "Agent"],
+        COMMIT_NOT_FOUND "CommitNotFound" &["Repository"],
             "The remote does not hand out that commit.",
             "Check the id; some forges only hand out commits that a branch or a tag reaches.";
-        HOST_KEY_MISMATCH "HostKeyMismatch" &["Repository", "Agent"],
+        HOST_KEY_MISMATCH "HostKeyMismatch" &["Repository"],
             "The SSH host key is not among the known hosts.",
             "Compare the key with what the forge publishes and put it into known_hosts of the Secret.";
-        TLS_FAILED "TLSFailed" &["Repository", "Agent"],
+        TLS_FAILED "TLSFailed" &["Repository"],
             "The certificate of the remote is not trusted or does not fit.",
             "Put the authority's certificate into ca.crt of the Secret, or correct the URL.";
-        UNREACHABLE "Unreachable" &["Repository", "Agent", "Task"],
+        UNREACHABLE "Unreachable" &["Repository", "Task"],
             "No connection to the remote.", "Check the address, DNS, proxies and NetworkPolicies.";
-        RATE_LIMITED "RateLimited" &["Repository", "Agent"],
+        RATE_LIMITED "RateLimited" &["Repository"],
             "The remote asks for fewer requests.", "Use a credential with a higher limit, or longer intervals.";
-        TOO_LARGE "TooLarge" &["Repository", "Sync"],
+        TOO_LARGE "TooLarge" &["Repository"],
             "A listing, a pack or a tree is larger than allowed.",
-            "Leave out files with spec.ignore, or raise the controller's limit.";
+            "Leave out files with spec.ignore where the tree is too large; otherwise use a smaller repository. The limits are fixed.";
         ADDRESS_REFUSED "AddressRefused" &["Repository"],
             "The host of the URL, or of a redirect, leads to loopback, a link-local or metadata address, or the API server, where no Git server may be.",
             "Use another URL, or correct what the name resolves to. Where a Git server is there on purpose: `--allow-git-address` (chart: `controller.git.allowAddresses`).";
@@ -135,9 +135,9 @@ pub mod text {
         // Sync.
         APPLIED "Applied" &["Sync"],
             "Everything is applied and, where asked, healthy.", "Nothing.";
-        REPOSITORY_NOT_READY "RepositoryNotReady" &["Sync", "Agent"],
+        REPOSITORY_NOT_READY "RepositoryNotReady" &["Sync"],
             "The Repository has no artifact yet.", "See the Repository's own conditions.";
-        PATH_NOT_FOUND "PathNotFound" &["Sync", "Agent"],
+        PATH_NOT_FOUND "PathNotFound" &["Sync"],
             "The repository has no such directory at this commit.", "Correct spec.path, or push the directory.";
         RENDER_FAILED "RenderFailed" &["Sync"],
             "The files do not render; what was applied before stays.",
@@ -145,10 +145,10 @@ pub mod text {
         EMPTY_RENDER "EmptyRender" &["Sync"],
             "The files render to nothing, and pruning everything is refused.",
             "Correct spec.path; to remove everything, delete the Sync.";
-        ARTIFACT_INVALID "ArtifactInvalid" &["Sync", "Agent"],
+        ARTIFACT_INVALID "ArtifactInvalid" &["Sync"],
             "A stored artifact does not have the content it was published with.",
             "It is fetched again; where it comes back, check the volume.";
-        APPLY_FAILED "ApplyFailed" &["Sync", "Agent", "Task"],
+        APPLY_FAILED "ApplyFailed" &["Sync", "Agent"],
             "The API server refuses an object.", "Correct the object that the message names.";
         PRUNE_FAILED "PruneFailed" &["Sync"],
             "An object that is gone from the files could not be deleted.", "See the message.";
@@ -164,22 +164,26 @@ pub mod text {
             "An applied object is not healthy, or did not get so in time.",
             "See that object's own conditions and events.";
 
+        PRUNE_SKIPPED "PruneSkipped" &["Sync"],
+            "An object that is gone from the files was not deleted; the event says which, and why.",
+            "Delete it by hand, if it is to go.";
+
         // Agent.
         AVAILABLE "Available" &["Agent"],
             "The server takes work.", "Nothing.";
-        TEMPLATE_NOT_FOUND "TemplateNotFound" &["Agent", "Task"],
+        TEMPLATE_NOT_FOUND "TemplateNotFound" &["Agent"],
             "The AgentTemplate does not exist.", "Create it, or correct templateRef; it is taken up at once.";
         IMAGE_MISSING "ImageMissing" &["Agent", "Task"],
             "No image is set, neither here nor in the template nor in PilothouseConfig.",
             "Set the field that the message names, best pinned, in PilothouseConfig for all.";
-        INVALID_CONFIG "InvalidConfig" &["Agent"],
+        INVALID_CONFIG "InvalidConfig" &["Agent", "AgentTemplate"],
             "config is no JSON object.", "Correct it; the message has the position.";
         CONTEXT_TOO_LARGE "ContextTooLarge" &["Agent"],
             "The contexts are larger than a ConfigMap may be.",
             "Shorten the items that the message names, or move them to Git.";
-        CONTEXT_CONFLICT "ContextConflict" &["Agent", "Task"],
+        CONTEXT_CONFLICT "ContextConflict" &["Agent"],
             "Two items go to the same path.", "Give one of them another mountPath.";
-        NAME_CONFLICT "NameConflict" &["Agent", "Task"],
+        NAME_CONFLICT "NameConflict" &["Sync", "Agent", "Task"],
             "An object of a generated name exists and is not ours; it is left alone.",
             "Rename the Agent or Task, or delete that object.";
         DEPLOYMENT_READY "DeploymentReady" &["Agent"],
@@ -217,8 +221,28 @@ pub mod text {
             "Nothing, unless the work has to end with the text that it began with: then raise spec.rollout.timeout.";
         SYNCED "Synced" &["Agent"],
             "Nothing waits.", "Nothing.";
-        SKILLS_LOADED "SkillsLoaded" &["Agent"],
-            "The server has loaded the skills.", "Nothing.";
+
+        USER_SUSPENDED "UserSuspended" &["Agent"],
+            "The agent was suspended and has no pod any more.",
+            "Set spec.suspend or the annotation pilothouse.dev/suspend-override to false to wake it.";
+        RESUMED "Resumed" &["Agent"],
+            "The agent is not suspended any more and gets a pod.", "Nothing.";
+        READY "Ready" &["Agent"],
+            "The server takes work.", "Nothing.";
+        NOT_READY "NotReady" &["Agent"],
+            "The server took work and takes none now.", "See the Agent's conditions, and the pod's events and logs.";
+        ROLLOUT_PENDING "RolloutPending" &["Agent"],
+            "A change that needs a new pod begins to wait for work to end.",
+            "Wait, or lower spec.rollout.timeout; the message says what is waited for.";
+        TEXT_PENDING "TextPending" &["Agent"],
+            "New text begins to wait until the server is idle.",
+            "Wait, or set spec.rollout.live to Immediately.";
+        ROLLOUT_STARTED "RolloutStarted" &["Agent"],
+            "A new pod was asked for; the message names what changed.", "Nothing.";
+        SERVICE_CREATED "ServiceCreated" &["Agent"],
+            "The agent's Service was created.", "Nothing.";
+        DEPLOYMENT_CREATED "DeploymentCreated" &["Agent"],
+            "The agent's Deployment was created.", "Nothing.";
 
         // Task.
         QUEUED "Queued" &["Task"],

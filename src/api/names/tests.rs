@@ -35,15 +35,6 @@ fn label_values_are_short_distinct_and_valid() {
 }
 
 #[test]
-fn keys_and_kinds_of_the_older_api_are_mapped() {
-    assert_eq!(key_from_old("kubeopencode.io/stop").as_deref(), Some(annotation::STOP));
-    assert_eq!(key_from_old("kubeopencode.io/agent").as_deref(), Some(label::AGENT));
-    assert_eq!(key_from_old("app.kubernetes.io/name"), None);
-    assert_eq!(kind_from_old("KubeOpenCodeConfig"), Some("PilothouseConfig"));
-    assert_eq!(kind_from_old("Registry"), None);
-}
-
-#[test]
 fn reasons_are_distinct_camel_case_and_say_what_to_do() {
     let names: BTreeSet<_> = REASONS.iter().map(|r| r.name).collect();
     assert_eq!(names.len(), REASONS.len(), "a reason is there twice");

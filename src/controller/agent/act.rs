@@ -25,7 +25,7 @@ use crate::{
         gate::Work,
         state::Annotations,
     },
-    api::{Agent, voice::Activity as Wire},
+    api::{Agent, names::reasons, voice::Activity as Wire},
     status::{Failure, Next, Note},
 };
 
@@ -96,7 +96,7 @@ impl Agents {
         };
         self.services.wrote(service);
         if live.is_none() {
-            acted.notes.push(Note::normal("ServiceCreated", "Create", format!("created Service {}", who.name)));
+            acted.notes.push(Note::normal(reasons::SERVICE_CREATED, "Create", format!("created Service {}", who.name)));
         }
         Ok(())
     }

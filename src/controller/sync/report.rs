@@ -181,11 +181,11 @@ pub(super) fn notes(revision: &str, changes: &Changes, pruned: &Pruned) -> Vec<N
     }
     let mut notes = vec![];
     if !parts.is_empty() {
-        notes.push(Note::normal("Applied", "Apply", format!("{revision}: {}", parts.join("; "))));
+        notes.push(Note::normal(reasons::APPLIED, "Apply", format!("{revision}: {}", parts.join("; "))));
     }
     if !pruned.kept.is_empty() {
         let kept = pruned.kept.iter().map(|(id, why)| format!("{} ({})", id.short(), why.text()));
-        notes.push(Note::normal("PruneSkipped", "Prune", format!("not deleted: {}", named(kept))));
+        notes.push(Note::normal(reasons::PRUNE_SKIPPED, "Prune", format!("not deleted: {}", named(kept))));
     }
     notes
 }

@@ -26,7 +26,7 @@ const fn effects(name: &'static str, may: &'static [&'static str]) -> Room {
     Room { name, nature: Nature::Effects, may }
 }
 
-/// Who may import whom; the same table as in docs/DESIGN.md. `status` holds what every room says with: reasons, error
+/// Who may import whom; a test holds it against the table in docs/DESIGN.md. `status` holds what every room says with: reasons, error
 /// classes, notes.
 pub(super) const ROOMS: &[Room] = &[
     pure("api", &[]),

@@ -131,7 +131,7 @@ impl Agents {
         if live.is_none() {
             acted.begin();
             let message = format!("created Deployment {}", written.name_any());
-            let note = Note::normal("DeploymentCreated", "Create", message);
+            let note = Note::normal(reasons::DEPLOYMENT_CREATED, "Create", message);
             self.starts.began(&who.namespace, &who.name, note);
         }
         self.deployments.wrote(written);
