@@ -95,7 +95,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
         return Err(refused(&problems));
     }
     let key = format!("{:032x}", rand::random::<u128>());
-    let mut effects = effects::effects(&client, &plan, &differences).await;
+    let mut effects = Box::pin(effects::effects(&client, &plan, &differences)).await;
     let mut shown: Vec<Shown> =
         differences.into_iter().map(|d| Shown { effect: effects.remove(&d.id), ..show(d, &key) }).collect();
     shown.extend(effects.into_iter().map(|(id, effect)| untouched(&id, effect)));

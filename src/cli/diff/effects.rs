@@ -48,7 +48,7 @@ pub(super) async fn effects(client: &Client, plan: &Plan, differences: &[Differe
     let config = changes.config().await;
     let mut found = BTreeMap::new();
     for id in agents {
-        if let Some(effect) = changes.effect(id, config.as_ref()).await {
+        if let Some(effect) = Box::pin(changes.effect(id, config.as_ref())).await {
             found.insert(id.clone(), effect);
         }
     }
