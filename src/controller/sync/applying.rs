@@ -258,10 +258,10 @@ impl Pass<'_> {
         let hold = if fine && !left.is_empty() { self.hold() } else { Hold::Nothing };
         let mut pruned = Pruned::default();
         if fine && !matches!(hold, Hold::All(_)) {
-            let (held, left) = hold.split(left);
+            let (waiting, left) = hold.split(left);
             let passed_on = |id: &ObjectId| self.is_passed_on(id);
             pruned = apply::prune(account, &self.all.kinds, &left, &plan.superset, &self.owner(), passed_on).await;
-            pruned.problems.extend(hold.problems(&held));
+            pruned.problems.extend(hold.problems(&waiting));
         }
         pruned.gone.extend(passed_on);
         (pruned, hold)

@@ -94,11 +94,11 @@ impl Pass<'_> {
         let passed_on = |id: &ObjectId| self.is_passed_on(id);
         // What another Sync takes over is given up in any case.
         let (given, left): (Vec<_>, Vec<_>) = ids.into_iter().partition(passed_on);
-        let (held, left) = hold.split(left);
+        let (waiting, left) = hold.split(left);
         let ids = [given, left].concat();
         let Pruned { gone, later, mut problems, deleted, .. } =
             apply::prune(&account, &self.all.kinds, &ids, &inventory, &self.owner(), passed_on).await;
-        problems.extend(hold.problems(&held));
+        problems.extend(hold.problems(&waiting));
         if !gone.is_empty() && (!later.is_empty() || !problems.is_empty()) {
             let rest = inventory.into_iter().filter(|e| ObjectId::parse(&e.id).is_none_or(|id| !gone.contains(&id)));
             let facts = Facts { inventory: Some(rest.collect()), ..self.facts() };
