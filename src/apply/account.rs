@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::{error::ApiError, kinds::Resource};
 use crate::{api::names::manager, object::ObjectId};
 
-/// No request may take longer; webhooks may take 30 s at most themselves.
-const TIMEOUT: Duration = Duration::from_secs(35);
+/// No request under an account may take longer. Admission webhooks may take 30 s themselves, and the API server then
+/// says which one did not answer.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(35);
 /// Larger answers are refused: the API server's own objects are 1.5 MiB at most.
 const MAX_ANSWER: usize = 8 << 20;
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -147,9 +148,9 @@ impl Account {
             }
         };
         let request = request.body(Body::from(bytes)).map_err(|e| ApiError::Unavailable(e.to_string()))?;
-        tokio::time::timeout(TIMEOUT, exchange(&self.client, request))
+        tokio::time::timeout(REQUEST_LIMIT, exchange(&self.client, request))
             .await
-            .map_err(|_| ApiError::Unavailable(format!("no answer within {} s", TIMEOUT.as_secs())))?
+            .map_err(|_| ApiError::Unavailable(format!("no answer within {} s", REQUEST_LIMIT.as_secs())))?
     }
 }
 

@@ -58,12 +58,15 @@ async fn ask(account: &Account, resource: &Resource, question: &Question<'_>, id
         problem(question.wanted, reason, message, error.is_transient())
     })?;
     let Some((namespace, name)) = question.of.and_then(|sync| sync.split_once('/')) else { return Ok(false) };
-    Ok(match account.get_metadata(resource, id).await {
-        Ok(Some(live)) => is_of(&live, (namespace, name)),
-        Ok(None) => false,
-        // Who may not look cannot say that it is nobody's.
-        Err(_) => true,
-    })
+    match account.get_metadata(resource, id).await {
+        Ok(live) => Ok(live.is_some_and(|live| is_of(&live, (namespace, name)))),
+        // Who cannot look says neither that it is the other Sync's nor that it is not.
+        Err(error) => {
+            let tried = Tried { verb: "get", plural: &resource.plural, namespace: &id.namespace };
+            let (reason, message) = explain(account, tried, &error);
+            Err(problem(question.wanted, reason, message, true))
+        }
+    }
 }
 
 /// Whether the account may bring the object about: a Task is created and never changed, others are applied.
@@ -81,9 +84,16 @@ pub(super) async fn may_apply(
     match tried {
         // Rights are asked about before existence, and before webhooks that cannot be asked so.
         Err(ApiError::Conflict(_)) if is_task(id) => Ok(()),
-        Err(ApiError::Rejected { message, .. }) if message.contains("does not support dry run") => Ok(()),
+        Err(ApiError::Rejected { code: 400, message }) if cannot_be_asked(&message) => Ok(()),
         tried => tried,
     }
+}
+
+/// The whole of what the API server says of a webhook with side effects. What a webhook itself answers comes after
+/// "denied the request", whatever its words are.
+fn cannot_be_asked(message: &str) -> bool {
+    let name = message.strip_prefix("admission webhook \"").and_then(|m| m.strip_suffix("\" does not support dry run"));
+    name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')))
 }
 
 fn problem(wanted: &Wanted, reason: &'static str, message: String, transient: bool) -> Problem {
@@ -94,4 +104,64 @@ fn problem(wanted: &Wanted, reason: &'static str, message: String, transient: bo
 pub fn taken(wanted: &Wanted, owner: &str) -> Problem {
     let message = format!("it is in the inventory of Sync {owner}; keep it in the files of one of the two only");
     problem(wanted, reasons::OWNED_BY_ANOTHER_SYNC, message, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{object::Object, plan::Origin};
+
+    /// An API server that takes every write and answers every read so.
+    fn account(code: u16, answer: &Value) -> Account {
+        let answer = answer.to_string();
+        let serve = move |request: Request<Body>| {
+            let (code, body) =
+                if request.method() == Method::GET { (code, answer.clone()) } else { (200, "{}".into()) };
+            let body = Body::from(body.into_bytes());
+            async move { Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap()) }
+        };
+        Account::own(kube::Client::new(tower::service_fn(serve), "n"))
+    }
+
+    #[tokio::test]
+    async fn who_cannot_look_says_nothing_of_the_owner() {
+        let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "n"}});
+        let origin = Origin { file: "a.yaml".into(), line: 1 };
+        let wanted = Wanted { object: Object::new(value.clone()).unwrap(), origin };
+        let resource = Resource { api_version: "v1".into(), plural: "configmaps".into(), namespaced: true };
+        let question = Question { wanted: &wanted, of: Some("n/other") };
+        let id = wanted.object.id();
+        let failed = |code: u16| json!({"kind": "Status", "apiVersion": "v1", "code": code, "message": "no"});
+        for (code, answer, expected) in [
+            (200, value.clone(), Some(false)),
+            (404, failed(404), Some(false)),
+            (429, failed(429), None),
+            (504, failed(504), None),
+            (403, failed(403), None),
+        ] {
+            match ask(&account(code, &answer), &resource, &question, &id).await {
+                Ok(theirs) => assert_eq!(Some(theirs), expected, "{code}"),
+                Err(problem) => assert_eq!((problem.transient, expected), (true, None), "{code}: {problem}"),
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_server_s_own_sentence_says_that_a_webhook_cannot_be_asked() {
+        for (message, so) in [
+            ("admission webhook \"a.example.com\" does not support dry run", true),
+            ("admission webhook \"a.example.com\" denied the request: it does not support dry run", false),
+            ("admission webhook \"a\" denied the request: admission webhook \"b\" does not support dry run", false),
+            ("admission webhook \"a.example.com\" does not support dry run: x", false),
+            ("it does not support dry run", false),
+        ] {
+            assert_eq!(cannot_be_asked(message), so, "{message}");
+        }
+    }
 }

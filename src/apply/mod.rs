@@ -16,7 +16,7 @@ mod prepare;
 mod preview;
 mod prune;
 
-pub use account::{Account, Mode};
+pub use account::{Account, Mode, REQUEST_LIMIT};
 pub use contest::{Answer, Question, contest, taken};
 pub use error::{ApiError, Problem, failure};
 pub use execute::{Changes, Job, Memory, Observed, Report, execute, look_at, observe_tasks};

@@ -1,6 +1,6 @@
 //! `pilothouse controller`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{net::IpAddr, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use kube::{Client, Config, config::KubeConfigOptions};
@@ -11,11 +11,15 @@ use tracing::info;
 use super::Global;
 use crate::controller::{self, Settings};
 
+/// What the chart tells the controller of its own pod and its node; each may be missing.
+const OWN_ADDRESSES: [&str; 3] = ["POD_IP", "POD_IPS", "HOST_IP"];
+
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(global: &Global, mut settings: Settings) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
     let config = config(global).await?;
     settings.api_hosts = api_hosts(&config);
+    settings.own_addresses = addresses(OWN_ADDRESSES.iter().filter_map(|name| std::env::var(name).ok()));
     let client = client_of(config)?;
     info!(version = env!("CARGO_PKG_VERSION"), identity = settings.identity(), "pilothouse controller starts");
     controller::run(settings, client, stop).await?;
@@ -53,6 +57,12 @@ fn api_hosts(config: &Config) -> Vec<String> {
     told.into_iter().chain(connected).filter(|host| !host.is_empty()).collect()
 }
 
+/// The addresses in lists with commas; what is none is left out.
+fn addresses(lists: impl IntoIterator<Item = String>) -> Vec<IpAddr> {
+    let read = |list: String| list.split(',').filter_map(|text| text.trim().parse().ok()).collect::<Vec<_>>();
+    lists.into_iter().flat_map(read).collect()
+}
+
 /// Cancelled by SIGTERM or SIGINT.
 pub(super) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
@@ -80,5 +90,12 @@ mod tests {
             let hosts = api_hosts(&Config::new(url.parse().unwrap()));
             assert!(hosts.iter().any(|found| found == host), "{url}: {hosts:?}");
         }
+    }
+
+    #[test]
+    fn its_own_addresses_are_read_from_lists() {
+        let lists = ["10.244.1.5", "10.244.1.5,fd12::5", "", "node-1"].map(String::from);
+        let want: Vec<IpAddr> = ["10.244.1.5", "10.244.1.5", "fd12::5"].map(|a| a.parse().unwrap()).into();
+        assert_eq!(addresses(lists), want);
     }
 }

@@ -2,13 +2,13 @@
 
 mod act;
 mod contents;
+mod first_deployments;
 mod fresh;
 mod index;
 mod leaving;
 mod listen;
 mod maps;
 mod observe;
-mod starts;
 pub mod voice;
 mod write;
 
@@ -64,7 +64,7 @@ pub struct Agents {
     told: leaving::Told,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
     touches: Mutex<HashMap<(String, String), act::Touch>>,
-    starts: starts::Starts,
+    first_deployments: first_deployments::FirstDeployments,
     /// One agent at a time sees to the authority of its namespace.
     authority_turn: tokio::sync::Mutex<()>,
 }
@@ -88,7 +88,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         refused: Mutex::default(),
         told: leaving::Told::default(),
         touches: Mutex::default(),
-        starts: starts::Starts::default(),
+        first_deployments: first_deployments::FirstDeployments::default(),
         authority_turn: tokio::sync::Mutex::default(),
     });
     listen::attach(&agents);
@@ -128,7 +128,7 @@ impl Reconcile for Agents {
         self.contents.forget(namespace, name);
         self.context.metrics.forget_agent(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
-        self.starts.take(namespace, name);
+        self.first_deployments.take(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
         self.told.lock().remove(&(namespace.into(), name.into()));
     }
@@ -138,12 +138,12 @@ impl Agents {
     /// Reads, decides, writes; a failure is an answer that the status shows.
     async fn converge(&self, agent: &Arc<Agent>, acted: &mut Acted) -> Result<(), Failure> {
         let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
-        if self.starts.can_wait(&namespace, &name) {
+        if self.first_deployments.can_wait(&namespace, &name) {
             acted.begin();
             return Ok(());
         }
-        acted.notes.extend(self.starts.take(&namespace, &name));
-        let _first = self.own_deployment(agent).is_none().then(|| self.starts.first());
+        acted.notes.extend(self.first_deployments.take(&namespace, &name));
+        let _first = self.own_deployment(agent).is_none().then(|| self.first_deployments.first());
         self.leaving(agent, acted);
         let seen = self.observe(agent).await?;
         acted.template_generation = seen.template_generation;

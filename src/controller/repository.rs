@@ -46,7 +46,8 @@ pub(super) fn open(settings: &Settings) -> Result<(Sources, Arc<Store>), Failure
     let unusable = |error: &dyn std::fmt::Display| {
         Failure::stalled(reasons::STORAGE_FAILED, format!("--data-dir {} cannot be used: {error}", folder.display()))
     };
-    let policy = Policy::new(settings.allow_git_address.clone(), settings.api_hosts.clone());
+    let policy = Policy::new(settings.allow_git_address.clone(), settings.api_hosts.clone())
+        .without(settings.own_addresses.clone());
     let remote = GixRemote::new(&folder.join("git"), Limits::default(), policy).map_err(|error| unusable(&error))?;
     let store = Store::new(&folder.join("artifacts"), ARTIFACT_MEMORY).map_err(|error| unusable(&error))?;
     Ok((Sources::new(Arc::new(remote), Options::default()), Arc::new(store)))

@@ -1,13 +1,20 @@
 //! Requests to the API server that end.
+//!
+//! A connection that died says nothing for minutes, so each request has a limit. There are two, by who must answer: the
+//! API server alone ([`LIMIT`]), or also admission webhooks of others, which have [30 s](ADMITTED) themselves.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::{api::names::reasons, status::Failure};
+use crate::{api::names::reasons, apply::REQUEST_LIMIT, status::Failure};
 
-/// No single request may take longer: a connection that died says nothing for minutes.
+/// For reads, and for writes of our own kinds (status, finalizers, Tasks and their pods): short, because a turn of a
+/// loop waits for it.
 pub const LIMIT: Duration = Duration::from_secs(15);
+/// For writes of objects that anybody's admission webhooks look at, generated or from Git: a little longer than a
+/// webhook may take, so that the API server tells which one it was.
+pub const ADMITTED: Duration = REQUEST_LIMIT;
 
 /// Runs a request for [`LIMIT`] at most; the outer failure is transient, reason `Timeout`. `what` goes on in "`what`: no
 /// answer in 15 s".

@@ -1,6 +1,9 @@
 //! Flags of `pilothouse controller`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{ArgAction, Args};
 
@@ -49,7 +52,8 @@ pub struct Settings {
     #[arg(long, env = "PILOTHOUSE_ALLOW_FILE_REPOSITORIES")]
     pub allow_file_repositories: bool,
     /// Addresses and ranges (10.1.2.3, 10.0.0.0/8), separated by commas, where Git servers may be although nothing else of
-    /// their kind is let through: loopback, link-local and metadata addresses, the API server's
+    /// their kind is let through: loopback, link-local and metadata addresses, the API server's, the
+    /// controller's own and its node's
     #[arg(long, env = "PILOTHOUSE_ALLOW_GIT_ADDRESS", value_delimiter = ',', value_name = "CIDR")]
     pub allow_git_address: Vec<Network>,
     /// Compete for the Lease; with false there must be one replica only
@@ -64,6 +68,9 @@ pub struct Settings {
     /// Names or addresses of the API server, which no Repository may reach.
     #[arg(skip)]
     pub api_hosts: Vec<String>,
+    /// Addresses of the controller's own pod and of its node, as far as known; no Repository may reach them either.
+    #[arg(skip)]
+    pub own_addresses: Vec<IpAddr>,
     #[arg(skip = random_identity())]
     #[doc(hidden)]
     pub fallback_identity: String,

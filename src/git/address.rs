@@ -79,13 +79,21 @@ fn masked(address: IpAddr, bits: u32) -> IpAddr {
 pub struct Policy {
     allowed: Vec<Network>,
     api_hosts: Vec<String>,
+    own: Vec<IpAddr>,
 }
 
 impl Policy {
     /// Everything but what is refused; the ranges are allowed whatever lies there. `api_hosts` are the names or addresses
     /// of the API server.
     pub fn new(allowed: Vec<Network>, api_hosts: Vec<String>) -> Self {
-        Self { allowed, api_hosts }
+        Self { allowed, api_hosts, own: vec![] }
+    }
+
+    /// Refuses the addresses of the controller's own pod and of its node as well.
+    #[must_use]
+    pub fn without(mut self, own: Vec<IpAddr>) -> Self {
+        self.own = own;
+        self
     }
 
     /// Names or addresses of the API server.
@@ -101,6 +109,9 @@ impl Policy {
         }
         if api.iter().any(|api| plain(*api) == meant) {
             return Some("the Kubernetes API server");
+        }
+        if self.own.iter().any(|own| plain(*own) == meant) {
+            return Some("the controller itself or its node");
         }
         match meant {
             IpAddr::V4(v4) => refused_v4(v4),
@@ -123,8 +134,8 @@ fn refused_v4(v4: Ipv4Addr) -> Option<&'static str> {
     if v4.is_link_local() {
         return Some("a link-local address");
     }
-    // Alibaba's and Oracle's metadata services are not link-local.
-    if v4 == Ipv4Addr::new(100, 100, 100, 200) || v4 == Ipv4Addr::new(192, 0, 0, 192) {
+    // Alibaba's and Oracle's metadata services and Azure's WireServer are not link-local.
+    if matches!(v4.octets(), [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16]) {
         return Some("a cloud's metadata service");
     }
     (v4.octets()[0] == 0 || v4.octets()[0] >= 224).then_some("no address of a host")
@@ -137,7 +148,8 @@ fn refused_v6(v6: Ipv6Addr) -> Option<&'static str> {
     if v6.segments()[0] & 0xffc0 == 0xfe80 {
         return Some("a link-local address");
     }
-    if v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) {
+    // A network of AWS (metadata, time, names), and Google's metadata service.
+    if v6.segments()[..2] == [0xfd00, 0xec2] || v6 == Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254) {
         return Some("a cloud's metadata service");
     }
     (v6.is_unspecified() || v6.is_multicast()).then_some("no address of a host")
@@ -174,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_only_the_controller_reaches_is_refused_and_forges_are_not() {
-        let policy = Policy::default();
+        let policy = Policy::default().without(vec![ip("10.244.1.5"), ip("::ffff:10.0.0.4"), ip("fd12::5")]);
         let api = [ip("10.96.0.1"), ip("fd12::6443")];
         for (text, want) in [
             ("127.0.0.1", "loopback"),
@@ -194,7 +206,15 @@ mod tests {
             ("64:ff9b::a9fe:a9fe", "link-local"),
             ("100.100.100.200", "metadata"),
             ("192.0.0.192", "metadata"),
+            ("168.63.129.16", "metadata"),
+            ("::ffff:168.63.129.16", "metadata"),
             ("fd00:ec2::254", "metadata"),
+            ("fd00:ec2::23", "metadata"),
+            ("fd20:ce::254", "metadata"),
+            ("10.244.1.5", "the controller itself or its node"),
+            ("::ffff:10.244.1.5", "the controller itself or its node"),
+            ("10.0.0.4", "the controller itself or its node"),
+            ("fd12::5", "the controller itself or its node"),
             ("0.0.0.0", "no address"),
             ("0.1.2.3", "no address"),
             ("255.255.255.255", "no address"),
@@ -208,6 +228,10 @@ mod tests {
             ("fd12::6443", "API server"),
             ("10.96.0.10", ""),
             ("192.168.1.1", ""),
+            ("168.63.129.17", ""),
+            ("10.244.1.6", ""),
+            ("fd00:ec3::254", ""),
+            ("fd20:ce::253", ""),
             ("140.82.121.4", ""),
             ("fd12::1", ""),
             ("64:ff9b::8c52:7904", ""),
@@ -226,7 +250,7 @@ mod tests {
     #[test]
     fn what_is_allowed_is_allowed_in_every_form_and_nothing_beside_it() {
         let networks = ["127.0.0.2", "169.254.1.0/24", "fd12::/64"].map(|text| text.parse().unwrap());
-        let policy = Policy::new(networks.into(), vec![]);
+        let policy = Policy::new(networks.into(), vec![]).without(vec![ip("127.0.0.2")]);
         let api = [ip("fd12::1")];
         for (text, fine) in [
             ("127.0.0.2", true),

@@ -57,6 +57,15 @@ fn rooms_import_only_what_the_table_allows() {
     assert!(found.is_empty(), "{} violations of the rooms:\n{}", found.len(), found.join("\n"));
 }
 
+/// A request without a limit holds an agent's turn for as long as a dead connection says nothing.
+#[test]
+fn requests_for_agents_are_made_in_one_place() {
+    let files = rust_files(&root().join("src/controller/agent"));
+    let writes = |text: &str| text.contains("Api::<") || text.contains("kube::Api");
+    let found: Vec<_> = files.iter().filter(|(_, text)| writes(text)).map(|(path, _)| path.as_str()).collect();
+    assert_eq!(found, ["write.rs"], "make requests with the functions of write.rs, which limit their time");
+}
+
 #[test]
 fn every_room_of_the_table_exists() {
     for room in ROOMS {

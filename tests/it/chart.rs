@@ -113,6 +113,10 @@ fn the_controller_runs_restricted_and_knows_its_account() {
     let env = pod["containers"][0]["env"].as_array().unwrap();
     let account = env.iter().find(|e| e["name"] == "PILOTHOUSE_SERVICE_ACCOUNT").unwrap();
     assert_eq!(account["valueFrom"]["fieldRef"]["fieldPath"], "spec.serviceAccountName");
+    for (name, field) in [("POD_IPS", "status.podIPs"), ("HOST_IP", "status.hostIP")] {
+        let found = env.iter().find(|e| e["name"] == name).unwrap();
+        assert_eq!(found["valueFrom"]["fieldRef"]["fieldPath"], field, "no Repository may lead there");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::{
     agent::{self, Desired, Inputs, Invalid, References, build::layout::SIDECAR, state},
     api::{
         Agent, AgentSpec, PilothouseConfig,
-        names::{self, annotation, condition, manager, reasons},
+        names::{self, annotation, condition, reasons},
         not_yet,
     },
     controller::Context,
@@ -111,17 +111,16 @@ impl Agents {
         let namespace = agent.namespace().unwrap_or_default();
         let secret = agent::build::auth_secret(agent, "opencode", &random_password());
         let name = secret.name_any();
-        let api = kube::Api::<Secret>::namespaced(self.context.client.clone(), &namespace);
-        let params = kube::api::PostParams { field_manager: Some(manager::AGENT.into()), ..Default::default() };
-        let written = match api.create(&params, &secret).await {
+        let client = &self.context.client;
+        let written = match write::post_object(client, &namespace, &secret).await? {
+            Some(made) => made,
             // Ours from a moment ago, which the cache does not show yet, or somebody else's.
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                let found = write::get::<Secret>(&self.context.client, &namespace, &name).await?;
+            None => {
+                let found = write::get::<Secret>(client, &namespace, &name).await?;
                 let found = found.ok_or_else(|| Failure::transient(reasons::APPLY_FAILED, "the Secret vanished"))?;
                 ours("Secret", &name, found.owner_references(), agent)?;
                 found
             }
-            answer => write::limited(&format!("creating Secret {name}"), async { answer }).await?,
         };
         let password = Password::of(&written).ok_or_else(|| {
             Failure::waiting(reasons::SECRET_INVALID, format!("Secret {name:?} has no key \"password\": delete it"))

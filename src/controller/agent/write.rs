@@ -1,16 +1,15 @@
 //! Writes: server-side apply of generated objects, never over an object that is not ours.
 
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug};
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, GetParams, Patch, PatchParams, PostParams},
-    core::PartialObjectMeta,
+    core::{PartialObjectMeta, Status},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use super::observe::ours;
 use crate::{
@@ -22,12 +21,10 @@ use crate::{
         API_VERSION, Agent,
         names::{PREFIX, manager, reasons},
     },
+    controller::request::{ADMITTED, limited_to},
     object::Object,
     status::Failure,
 };
-
-/// No single request may take longer.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// Kinds that are generated.
 pub(super) trait Generated:
@@ -39,13 +36,29 @@ impl<K> Generated for K where
 {
 }
 
-/// Runs a request with a limit on its time.
-pub(super) async fn limited<T>(what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-    match timeout(LIMIT, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(failure(what, &error)),
-        Err(_) => Err(Failure::transient(reasons::TIMEOUT, format!("{what}: no answer in {} s", LIMIT.as_secs()))),
-    }
+/// Runs a request for [`ADMITTED`] at most: generated objects pass the webhooks of others.
+async fn limited<T>(what: &str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
+    limited_to(ADMITTED, what, request).await?.map_err(|error| failure(what, &error))
+}
+
+/// The same; `None` where the API server refuses it in an `expected` way.
+async fn unless<T>(
+    what: &str,
+    expected: fn(&Status) -> bool,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<Option<T>, Failure> {
+    let request = async {
+        match request.await {
+            Err(kube::Error::Api(status)) if expected(&status) => Ok(None),
+            answer => answer.map(Some),
+        }
+    };
+    limited(what, request).await
+}
+
+/// It is gone, or is not what the request expected any more.
+fn is_passe(status: &Status) -> bool {
+    status.is_not_found() || status.is_conflict()
 }
 
 fn failure(what: &str, error: &kube::Error) -> Failure {
@@ -136,28 +149,42 @@ pub(super) async fn apply<K: Generated>(client: &Client, namespace: &str, body: 
     let name = body.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     let api = Api::<K>::namespaced(client.clone(), namespace);
     let params = PatchParams::apply(manager::AGENT).force();
-    let what = format!("writing {} {name}", K::kind(&()));
-    match timeout(LIMIT, api.patch(name, &params, &Patch::Apply(body))).await {
-        Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Ok(None),
-        Ok(answer) => answer.map(Some).map_err(|error| failure(&what, &error)),
-        Err(_) => Err(Failure::transient(reasons::TIMEOUT, format!("{what}: no answer in {} s", LIMIT.as_secs()))),
-    }
+    let body = Patch::Apply(body);
+    let written = api.patch(name, &params, &body);
+    unless(&format!("writing {} {name}", K::kind(&())), Status::is_conflict, written).await
 }
 
 /// Creates an object; `None` where one of its name is there.
 pub(super) async fn post<K: Generated>(client: &Client, namespace: &str, body: &Value) -> Result<Option<K>, Failure> {
     let object: K = serde_json::from_value(body.clone())
         .map_err(|e| Failure::stalled(reasons::INTERNAL_ERROR, format!("a generated {}: {e}", K::kind(&()))))?;
-    let what = format!("creating {} {}", K::kind(&()), object.name_any());
+    post_object(client, namespace, &object).await
+}
+
+/// The same of an object with its type.
+pub(super) async fn post_object<K: Generated>(
+    client: &Client,
+    namespace: &str,
+    object: &K,
+) -> Result<Option<K>, Failure> {
     let params = PostParams { field_manager: Some(manager::AGENT.into()), ..PostParams::default() };
     let api = Api::<K>::namespaced(client.clone(), namespace);
-    let created = async {
-        match api.create(&params, &object).await {
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
-            answer => answer.map(Some),
-        }
-    };
-    limited(&what, created).await
+    let what = format!("creating {} {}", K::kind(&()), object.name_any());
+    unless(&what, Status::is_already_exists, api.create(&params, object)).await
+}
+
+/// Changes metadata; `None` for an object that is gone, or of another version than `patch` says.
+pub(super) async fn merge_metadata<K: Generated>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    patch: Value,
+) -> Result<Option<PartialObjectMeta<K>>, Failure> {
+    let params = PatchParams { field_manager: Some(manager::AGENT.into()), ..PatchParams::default() };
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let patch = Patch::Merge(patch);
+    let written = api.patch_metadata(name, &params, &patch);
+    unless(&format!("writing {} {name}", K::kind(&())), is_passe, written).await
 }
 
 /// Creates an object of `agent`. One of its name that is there already is left alone: somebody else's is a
@@ -232,15 +259,8 @@ async fn adopt<K: Generated>(
     let patch = json!({ "metadata": {
         "resourceVersion": metadata.resource_version, "managedFields": fields,
     } });
-    let params = PatchParams { field_manager: Some(manager::AGENT.into()), ..PatchParams::default() };
-    let api = Api::<K>::namespaced(client.clone(), namespace);
-    let written = async {
-        match api.patch_metadata(name, &params, &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(None),
-            answer => answer.map(|adopted| adopted.resource_version()),
-        }
-    };
-    limited(&format!("writing {} {name}", K::kind(&())), written).await
+    let written = merge_metadata::<K>(client, namespace, name, patch).await?;
+    Ok(written.and_then(|adopted| adopted.resource_version()))
 }
 
 /// Sets our label on an Agent, or takes it off; the one of another manager stays. The uid keeps an Agent that was
@@ -253,12 +273,9 @@ pub(super) async fn label(client: &Client, agent: &Agent, key: &str, value: Opti
         "metadata": { "name": name, "namespace": namespace, "uid": agent.uid(), "labels": labels },
     });
     let api = Api::<Agent>::namespaced(client.clone(), &namespace);
-    let what = format!("labelling Agent {name}");
-    match timeout(LIMIT, api.patch_metadata(&name, &PatchParams::apply(manager::AGENT), &Patch::Apply(body))).await {
-        Ok(Err(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => Ok(()),
-        Ok(answer) => answer.map(|_| ()).map_err(|error| failure(&what, &error)),
-        Err(_) => Err(Failure::transient(reasons::TIMEOUT, format!("{what}: no answer in {} s", LIMIT.as_secs()))),
-    }
+    let (params, body) = (PatchParams::apply(manager::AGENT), Patch::Apply(body));
+    let written = api.patch_metadata(&name, &params, &body);
+    unless(&format!("labelling Agent {name}"), is_passe, written).await.map(drop)
 }
 
 /// Deletes an object of this uid; one that is gone is fine.
@@ -271,9 +288,30 @@ pub(super) async fn delete<K: Generated>(
     let preconditions = kube::api::Preconditions { uid: Some(uid.into()), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     let api = Api::<K>::namespaced(client.clone(), namespace);
-    match timeout(LIMIT, api.delete(name, &params)).await {
-        Ok(Err(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => Ok(()),
-        Ok(answer) => answer.map(|_| ()).map_err(|error| failure(&format!("deleting {name}"), &error)),
-        Err(_) => Err(Failure::transient(reasons::TIMEOUT, format!("deleting {name}: no answer"))),
+    unless(&format!("deleting {} {name}", K::kind(&())), is_passe, api.delete(name, &params)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{Pod, Secret};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_without_an_answer_ends() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let client = Client::new(silent, "n");
+        let secret = Secret {
+            metadata: kube::core::ObjectMeta { name: Some("s".into()), ..Default::default() },
+            ..Secret::default()
+        };
+        let made = post_object(&client, "n", &secret).await.unwrap_err();
+        let touched = merge_metadata::<Pod>(&client, "n", "p", json!({})).await.unwrap_err();
+        let deleted = delete::<Pod>(&client, "n", "p", "u").await.unwrap_err();
+        for (failure, what) in [(made, "creating Secret s"), (touched, "writing Pod p"), (deleted, "deleting Pod p")] {
+            assert_eq!((failure.reason, failure.message), (reasons::TIMEOUT, format!("{what}: no answer in 35 s")));
+        }
     }
 }

@@ -5,11 +5,13 @@
 
 mod events;
 mod pinned;
+mod proof;
 mod sse;
 mod types;
 
 pub use events::{Event, Follower, Payload, Properties, Signal};
 pub use pinned::{DOOR_HEADER, POD_HEADER};
+pub use proof::{CHALLENGE_HEADER, Key, OFFERED, PROOF_HEADER, PROOF_PATH};
 pub use types::{
     Health, Message, MessageInfo, ModelRef, Part, Prompt, Rule, Session, SessionError, SessionStatus, Tokens,
 };
@@ -26,6 +28,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::{Serialize, de::DeserializeOwned};
+
+use proof::{Connector, Pin};
 
 /// Longest wait for an answer of an ordinary call.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -119,6 +123,11 @@ impl Credentials {
         value.set_sensitive(true);
         Some(value)
     }
+
+    /// What these have in common with who knows them too.
+    pub fn key(&self) -> Key {
+        Key::new(&self.username, &self.password)
+    }
 }
 
 /// A client of one opencode server. Cheap to clone; connections are shared.
@@ -126,11 +135,12 @@ impl Credentials {
 pub struct Client {
     base: String,
     auth: Option<HeaderValue>,
+    key: Option<Key>,
     directory: Option<HeaderValue>,
     /// The pod that must answer.
     pod: Option<HeaderValue>,
     timeout: Duration,
-    pool: Pool<HttpConnector, Full<Bytes>>,
+    pool: Pool<Connector, Full<Bytes>>,
 }
 
 impl fmt::Debug for Client {
@@ -150,10 +160,11 @@ impl Client {
         Ok(Self {
             base: url.trim_end_matches('/').to_owned(),
             auth: credentials.and_then(Credentials::header),
+            key: credentials.map(Credentials::key),
             directory: None,
             pod: None,
             timeout: CALL_TIMEOUT,
-            pool: connections(),
+            pool: connections(None),
         })
     }
 
@@ -281,6 +292,13 @@ impl Client {
         answer: Response<Incoming>,
     ) -> Result<Response<Incoming>, Error> {
         let status = answer.status();
+        // A proxy in between, or whoever has the address now, is not the pod. The door of another pod says so (421).
+        if self.pod.as_ref().is_some_and(|pod| answer.headers().get(POD_HEADER) != Some(pod))
+            && status != StatusCode::MISDIRECTED_REQUEST
+        {
+            let why = format!("something else than the agent's pod answered with {}", status.as_u16());
+            return Err(Error::Unreachable { url: self.base.clone(), why, sent: true });
+        }
         if status.is_success() {
             return Ok(answer);
         }
@@ -307,7 +325,8 @@ impl Client {
     }
 }
 
-fn connections() -> Pool<HttpConnector, Full<Bytes>> {
+/// New connections; `pin` is who must be at their other end.
+fn connections(pin: Option<Pin>) -> Pool<Connector, Full<Bytes>> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_nodelay(true);
@@ -315,7 +334,7 @@ fn connections() -> Pool<HttpConnector, Full<Bytes>> {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(Duration::from_secs(5))
         .pool_max_idle_per_host(2)
-        .build(connector)
+        .build(Connector::new(connector, pin))
 }
 
 fn unknown(method: Method, path: &str, error: &dyn std::error::Error) -> Error {

@@ -2,13 +2,14 @@
 //!
 //! A Service sends each connection to any ready pod. A session lives in one pod only, and goes on there while that pod
 //! ends and the Service knows it no more. So the door names its pod in every answer to who knows the password, and takes
-//! no request that means another one.
+//! no request that means another one. What else answers is taken for no answer, and gets no password; see
+//! [`proof`](super::proof).
 
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, Method};
 
-use super::{Client, Error, connections};
+use super::{Client, Error, PROOF_HEADER, connections, proof::Pin};
 
 /// Uid of the pod: in every answer of a door, and in requests that mean this pod and no other.
 pub const POD_HEADER: HeaderName = HeaderName::from_static("x-pilothouse-pod");
@@ -28,9 +29,13 @@ impl Client {
     }
 
     fn to_door_of(&self, headers: &HeaderMap) -> Self {
+        let pod = headers.get(POD_HEADER).cloned();
         let door = headers.get(DOOR_HEADER).and_then(|door| door.to_str().ok()?.parse::<SocketAddr>().ok());
         let base = door.map_or_else(|| self.base.clone(), |door| format!("http://{door}"));
-        Self { base, pod: headers.get(POD_HEADER).cloned(), pool: connections(), ..self.clone() }
+        // Behind a Service only its own pods answer; and an old door cannot be asked.
+        let asks = door.is_some() && headers.contains_key(PROOF_HEADER);
+        let pin = pod.clone().zip(self.key.clone()).filter(|_| asks).map(|(pod, key)| Pin { pod, key });
+        Self { base, pod, pool: connections(pin), ..self.clone() }
     }
 }
 

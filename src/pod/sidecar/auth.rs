@@ -7,14 +7,14 @@ use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::pod::opencode::Credentials;
+use crate::pod::opencode::{CHALLENGE_HEADER, Credentials, Key};
 
 /// Carries the password where something on the way drops `Authorization` (the API server does when it proxies).
 pub const OWN_HEADER: &str = "x-pilothouse-authorization";
 
 /// Compares what a request presents with the Secret, in constant time. Holds a hash, not the password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Lock([u8; 32]);
+pub struct Lock(Key);
 
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,7 +25,7 @@ impl fmt::Debug for Lock {
 impl Lock {
     /// A lock that these open.
     pub fn new(credentials: &Credentials) -> Self {
-        Self(hash(format!("{}:{}", credentials.username, credentials.password).as_bytes()))
+        Self(credentials.key())
     }
 
     /// Whether a request may pass. Both headers are looked at, in the same time whatever they hold.
@@ -35,10 +35,15 @@ impl Lock {
         own | standard
     }
 
+    /// The answer to who asks whether this is the door of `pod` and knows the password.
+    pub fn proof(&self, headers: &HeaderMap, pod: &HeaderValue) -> Option<HeaderValue> {
+        self.0.answer(headers.get(CHALLENGE_HEADER)?, pod)
+    }
+
     fn fits(&self, value: &HeaderValue) -> bool {
         let Some((scheme, rest)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else { return false };
         let presented = BASE64_STANDARD.decode(rest.trim()).unwrap_or_default();
-        scheme.eq_ignore_ascii_case("basic") && bool::from(hash(&presented).ct_eq(&self.0))
+        scheme.eq_ignore_ascii_case("basic") && bool::from(hash(&presented).ct_eq(self.0.bytes()))
     }
 }
 

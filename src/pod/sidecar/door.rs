@@ -20,7 +20,7 @@ use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::pod::opencode::POD_HEADER;
+use crate::pod::opencode::{POD_HEADER, PROOF_HEADER};
 
 use super::{
     auth::{Lock, OWN_HEADER},
@@ -115,10 +115,20 @@ impl Door {
         if route == Route::Probe(Probe::Drained) {
             return self.drained(caller).await;
         }
+        if route == Route::Probe(Probe::Proof) {
+            return self.proof(request.headers());
+        }
         if let Route::Probe(probe) = route {
+            caller.probes();
             let (status, text) = self.probes.answer(probe).await;
             return own(status, &text);
         }
+        let mut answer = self.admit(request, route, caller).await;
+        self.name.sign(answer.headers_mut());
+        answer
+    }
+
+    async fn admit(&self, request: Request<Incoming>, route: Route, caller: &Caller) -> Answer {
         if !self.lock.read().opens(request.headers()) {
             let text = "the password is missing or wrong: use Basic auth with the Agent's Secret `<agent>-server-auth`";
             let mut answer = own(StatusCode::UNAUTHORIZED, text);
@@ -129,9 +139,19 @@ impl Door {
         if !caller.is_known() {
             return busy(Refused::Full);
         }
-        let mut answer = self.let_in(request, route).await;
-        self.name.sign(answer.headers_mut());
-        answer
+        self.let_in(request, route).await
+    }
+
+    /// Proves to who knows the password that this door does too; see [`crate::pod::opencode::PROOF_PATH`].
+    fn proof(&self, headers: &HeaderMap) -> Answer {
+        match self.name.pod().and_then(|pod| self.lock.read().proof(headers, pod)) {
+            Some(proof) => {
+                let mut answer = own(StatusCode::OK, "this is the pod");
+                answer.headers_mut().insert(PROOF_HEADER, proof);
+                answer
+            }
+            None => own(StatusCode::UNAUTHORIZED, "another pod is meant, or another password"),
+        }
     }
 
     async fn let_in(&self, request: Request<Incoming>, route: Route) -> Answer {
@@ -152,13 +172,16 @@ impl Door {
     /// The kubelet's hook before it stops the server: answers when nothing is left to be cut. Harmless without a
     /// password, because asking does not make the pod end.
     async fn drained(&self, caller: &Caller) -> Answer {
-        let waiting = caller.wait();
-        let mut answer = tokio::select! {
-            drained = self.work.drained() => match drained {
-                Ok(()) => own(StatusCode::OK, "no work is left"),
-                Err(NotEnding) => own(StatusCode::CONFLICT, "this pod does not end"),
+        let too_many = || own(StatusCode::TOO_MANY_REQUESTS, "too many ask for the end of this pod");
+        let mut answer = match caller.wait() {
+            Some(waiting) => tokio::select! {
+                drained = self.work.drained() => match drained {
+                    Ok(()) => own(StatusCode::OK, "no work is left"),
+                    Err(NotEnding) => own(StatusCode::CONFLICT, "this pod does not end"),
+                },
+                () = waiting.shown_out() => too_many(),
             },
-            () = waiting.shown_out() => own(StatusCode::TOO_MANY_REQUESTS, "too many ask for the end of this pod"),
+            None => too_many(),
         };
         // Whoever asked this is no stranger any more, and has no other place either.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,9 +1,11 @@
 //! Who is at the door and has not shown the password: a few, and never the same one's too long.
 //!
 //! The kubelet's probes come without a password, as does whoever only wants to be in the way. So strangers have few
-//! places, and a new one always gets one: when all are taken, the address that has most of them loses its oldest.
+//! places, and a new one gets one from the address that has most of them, which loses its oldest. Where each address has
+//! one only, it depends on the kind of guest: who needs a moment comes in for the oldest ([`Lobby::enter`]), who came to
+//! stay is not shown out for somebody new ([`Lobby::stay`]).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -41,11 +43,27 @@ impl Lobby {
 
     /// Takes a place for somebody from this address. Somebody else may have to go.
     pub fn enter(&self, from: IpAddr) -> Guest {
-        let (from, shown_out) = (from.to_canonical(), CancellationToken::new());
         let mut guests = self.0.guests.lock();
         if guests.list.len() >= self.0.places {
             guests.show_one_out();
         }
+        self.seat(&mut guests, from)
+    }
+
+    /// The same for somebody who waits for long: `None` where all places are taken by addresses that have one each.
+    pub fn stay(&self, from: IpAddr) -> Option<Guest> {
+        let mut guests = self.0.guests.lock();
+        if guests.list.len() >= self.0.places {
+            if guests.each_has_one() {
+                return None;
+            }
+            guests.show_one_out();
+        }
+        Some(self.seat(&mut guests, from))
+    }
+
+    fn seat(&self, guests: &mut Guests, from: IpAddr) -> Guest {
+        let (from, shown_out) = (from.to_canonical(), CancellationToken::new());
         guests.next += 1;
         let id = guests.next;
         guests.list.push((id, from, shown_out.clone()));
@@ -64,6 +82,11 @@ impl Lobby {
 }
 
 impl Guests {
+    fn each_has_one(&self) -> bool {
+        let mut addresses = HashSet::new();
+        self.list.iter().all(|guest| addresses.insert(guest.1))
+    }
+
     fn show_one_out(&mut self) {
         let of = |from: &IpAddr| self.list.iter().filter(|guest| guest.1 == *from).count();
         // Of several with the same number, the one that has the oldest guest.
@@ -120,5 +143,19 @@ mod tests {
         let lobby = Lobby::new(3);
         let guests = [1, 2, 3, 4, 5].map(|n| lobby.enter(IpAddr::from([10, 0, 0, n])));
         assert_eq!(guests.map(|g| g.shown_out.is_cancelled()), [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn who_came_to_stay_is_not_shown_out_for_a_newcomer() {
+        let address = |n: u8| IpAddr::from([10, 0, 0, n]);
+        let lobby = Lobby::new(3);
+        let mut guests: Vec<_> = [1, 2, 3].iter().filter_map(|n| lobby.stay(address(*n))).collect();
+        assert!(lobby.stay(address(4)).is_none() && lobby.stay(address(1)).is_none());
+        assert!(guests.iter().all(|guest| !guest.shown_out.is_cancelled()));
+        guests.pop();
+        let again = lobby.stay(address(2)).unwrap();
+        let new = lobby.stay(address(5)).unwrap();
+        let out = [&guests[0], &guests[1], &again, &new].map(|guest| guest.shown_out.is_cancelled());
+        assert_eq!(out, [false, true, false, false], "who has two loses one");
     }
 }

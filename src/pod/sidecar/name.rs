@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderValue, Method, Request};
 
-use crate::pod::opencode::{DOOR_HEADER, POD_HEADER};
+use crate::pod::opencode::{DOOR_HEADER, OFFERED, POD_HEADER, PROOF_HEADER};
 
 /// What the door says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,8 +30,17 @@ impl Name {
         }
     }
 
+    /// The pod's uid, where it is known.
+    pub fn pod(&self) -> Option<&HeaderValue> {
+        self.pod.as_ref()
+    }
+
     /// Signs an answer. What the server behind says of this is taken off.
     pub fn sign(&self, headers: &mut HeaderMap) {
+        match self.pod {
+            Some(_) => _ = headers.insert(PROOF_HEADER, OFFERED),
+            None => _ = headers.remove(PROOF_HEADER),
+        }
         for (header, value) in [(POD_HEADER, &self.pod), (DOOR_HEADER, &self.door)] {
             match value {
                 Some(value) => _ = headers.insert(header, value.clone()),
@@ -58,9 +67,10 @@ mod tests {
     #[test]
     fn only_the_door_signs() {
         let name = Name::new("uid-1", Some("[fd00::7]:14096".parse().unwrap()));
-        let mut headers = map(&[(POD_HEADER, "forged"), (DOOR_HEADER, "192.0.2.1:1")]);
+        let mut headers = map(&[(POD_HEADER, "forged"), (DOOR_HEADER, "192.0.2.1:1"), (PROOF_HEADER, "forged")]);
         name.sign(&mut headers);
-        assert_eq!(headers, map(&[(POD_HEADER, "uid-1"), (DOOR_HEADER, "[fd00::7]:14096")]));
+        let signed = [(POD_HEADER, "uid-1"), (DOOR_HEADER, "[fd00::7]:14096"), (PROOF_HEADER, "offered")];
+        assert_eq!(headers, map(&signed));
         Name::new("", None).sign(&mut headers);
         assert_eq!(headers, HeaderMap::new());
     }

@@ -2,6 +2,8 @@
 
 use http::Method;
 
+use crate::pod::opencode::PROOF_PATH;
+
 /// How the door treats a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -31,6 +33,8 @@ pub enum Probe {
     ServerLive,
     /// `/drained`: the pod ends and its work has ended; waits for both.
     Drained,
+    /// [`PROOF_PATH`]: whether this is a certain pod's door.
+    Proof,
     /// `/startz`: the content is in place; the sidecar's own startup probe.
     Started,
 }
@@ -47,6 +51,7 @@ impl Route {
             "/healthz" if read => return Self::Probe(Probe::Health),
             "/readyz" if read => return Self::Probe(Probe::Ready),
             "/drained" if *method == Method::GET => return Self::Probe(Probe::Drained),
+            PROOF_PATH if *method == Method::GET => return Self::Probe(Probe::Proof),
             "/startz" if read => return Self::Probe(Probe::Started),
             "/server-livez" if read => return Self::Probe(Probe::ServerLive),
             _ => {}
@@ -81,6 +86,7 @@ mod tests {
             (Method::GET, "/startz", Route::Probe(Probe::Started)),
             (Method::GET, "/drained", Route::Probe(Probe::Drained)),
             (Method::POST, "/drained", Route::Change),
+            (Method::GET, "/pilothouse/proof", Route::Probe(Probe::Proof)),
             (Method::POST, "/healthz", Route::Change),
             (Method::GET, "/healthz/", Route::Read),
             (Method::GET, "/session/ses_1/message", Route::Read),

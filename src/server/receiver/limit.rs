@@ -10,14 +10,19 @@ use std::{
 const PEERS: usize = 10_000;
 /// A burst is the rate of this many seconds.
 const BURST_SECONDS: f64 = 10.0;
+/// What all addresses of an IPv6 network have together, in budgets of one.
+const WIDER: f64 = 8.0;
 /// Bytes of a body that count like one more request.
 const BYTES: f64 = 256.0 * 1024.0;
 
 /// A bucket for each peer.
 pub struct Limits {
     rate: f64,
-    peers: HashMap<IpAddr, Bucket>,
+    peers: HashMap<Whom, Bucket>,
 }
+
+/// An address, or the 64 bits of a network.
+type Whom = (IpAddr, u8);
 
 struct Bucket {
     left: f64,
@@ -33,10 +38,9 @@ impl Limits {
     /// Takes one request; false where the peer has none left.
     pub fn take(&mut self, peer: IpAddr, now: Instant) -> bool {
         self.make_room(now);
-        let bucket = self.bucket(peer, now);
-        let allowed = bucket.left >= 1.0;
+        let allowed = whoms(peer).all(|whom| self.bucket(whom, now).left >= 1.0);
         if allowed {
-            bucket.left -= 1.0;
+            whoms(peer).for_each(|whom| self.bucket(whom, now).left -= 1.0);
         }
         allowed
     }
@@ -44,12 +48,13 @@ impl Limits {
     /// Charges a body that was read; large ones cost like several requests.
     pub fn charge(&mut self, peer: IpAddr, bytes: usize, now: Instant) {
         let bytes = f64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.bucket(peer, now).left -= bytes / BYTES;
+        whoms(peer).for_each(|whom| self.bucket(whom, now).left -= bytes / BYTES);
     }
 
-    fn bucket(&mut self, peer: IpAddr, now: Instant) -> &mut Bucket {
-        let (rate, most) = (self.rate, self.rate * BURST_SECONDS);
-        let bucket = self.peers.entry(network(peer)).or_insert(Bucket { left: most, at: now });
+    fn bucket(&mut self, whom: Whom, now: Instant) -> &mut Bucket {
+        let rate = self.rate * times(whom);
+        let most = rate * BURST_SECONDS;
+        let bucket = self.peers.entry(whom).or_insert(Bucket { left: most, at: now });
         let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
         bucket.left = (bucket.left + passed * rate).min(most);
         bucket.at = now;
@@ -61,24 +66,31 @@ impl Limits {
         if self.peers.len() < PEERS {
             return;
         }
-        let (rate, most) = (self.rate, self.rate * BURST_SECONDS);
-        let full = |b: &Bucket| b.left + now.saturating_duration_since(b.at).as_secs_f64() * rate >= most;
-        self.peers.retain(|_, bucket| !full(bucket));
+        let rate = self.rate;
+        self.peers.retain(|whom, bucket| {
+            let rate = rate * times(*whom);
+            let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
+            bucket.left + passed * rate < rate * BURST_SECONDS
+        });
         if self.peers.len() >= PEERS {
             self.peers.clear();
         }
     }
 }
 
-/// An IPv6 peer has a whole /64 to choose from.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
+/// A peer counts for itself, and an IPv6 one for its network too: one host may have all of it, or a node with all its
+/// pods.
+fn whoms(peer: IpAddr) -> impl Iterator<Item = Whom> {
+    let host = peer.to_canonical();
+    let network = match host {
+        IpAddr::V6(v6) => Some((IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)), 64)),
+        IpAddr::V4(_) => None,
+    };
+    std::iter::once((host, 128)).chain(network)
+}
+
+fn times((_, bits): Whom) -> f64 {
+    if bits == 64 { WIDER } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -113,13 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_one_peer_and_memory_is_bounded() {
+    fn a_network_has_more_than_a_peer_and_memory_is_bounded() {
         let (mut limits, now) = (Limits::new(1), Instant::now());
-        for n in 0..20u16 {
-            limits.take(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, n, 0, 0, 1)), now);
-        }
-        assert_eq!(limits.peers.len(), 1);
+        let neighbour = |n: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, n, 0, 0, 1));
+        assert_eq!((0..100).filter(|_| limits.take(neighbour(0), now)).count(), 10);
+        assert!(limits.take(neighbour(1), now), "a pod of the same node is somebody else");
+        assert_eq!((2..1000).filter(|n| limits.take(neighbour(*n), now)).count(), 69);
         assert!(!limits.take(ip("2001:db8:0:1::5"), now) && limits.take(ip("2001:db8:0:2::5"), now));
+        limits.charge(neighbour(3), 25 << 20, now);
+        let later = now + Duration::from_secs(2);
+        assert!(!limits.take(neighbour(4), later) && limits.take(ip("2001:db8:0:2::5"), later));
         for n in 0..40_000u32 {
             limits.take(IpAddr::V4(n.into()), now);
         }

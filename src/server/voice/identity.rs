@@ -30,6 +30,9 @@ const KEPT: usize = 4096;
 const AT_ONCE: usize = 16;
 /// Longest token that is sent on.
 const MAX_TOKEN: usize = 16 << 10;
+/// A token that was good once is looked at again whatever others at its address present, for as long as the kubelet may
+/// use one.
+const TRUSTED: Duration = Duration::from_hours(1);
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A pod, as the API server knows it from the token.
@@ -134,6 +137,8 @@ type Answered = (Result<Identity, IdentityError>, Instant);
 pub struct Reviews {
     reviewer: Arc<dyn Reviewer>,
     answered: Arc<Mutex<HashMap<[u8; 32], Answered>>>,
+    /// When a token was good the last time, by its hash.
+    good: Arc<Mutex<HashMap<[u8; 32], Instant>>>,
     failures: Arc<Mutex<Failures>>,
     at_once: Arc<Semaphore>,
 }
@@ -148,7 +153,8 @@ impl Reviews {
     /// Asks `reviewer`: a [`kube::Client`] whose user may create `TokenReviews`.
     pub fn new(reviewer: impl Reviewer + 'static) -> Self {
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        Self { reviewer: Arc::new(reviewer), answered: Arc::default(), failures: Arc::default(), at_once }
+        let (answered, good, failures) = Default::default();
+        Self { reviewer: Arc::new(reviewer), answered, good, failures, at_once }
     }
 
     /// Who presents this token. Only a token that looks good is reviewed, and only so many from one address that turn
@@ -163,13 +169,15 @@ impl Reviews {
         {
             return answer.clone();
         }
-        if !self.failures.lock().suppose(from, Instant::now()) {
+        let counts = !self.was_good(&hash);
+        if counts && !self.failures.lock().suppose(from, Instant::now()) {
             return Err(IdentityError::TooMany);
         }
         let answer = self.review(token).await;
-        if matches!(answer, Ok(_) | Err(IdentityError::Unavailable(_))) {
+        if counts && matches!(answer, Ok(_) | Err(IdentityError::Unavailable(_))) {
             self.failures.lock().forgive(from, Instant::now());
         }
+        self.remember(hash, &answer);
         if !matches!(answer, Err(IdentityError::Unavailable(_))) {
             self.keep(hash, answer.clone());
         }
@@ -183,6 +191,27 @@ impl Reviews {
         };
         let late = || Err(IdentityError::Unavailable("the API server does not answer".into()));
         tokio::time::timeout(REVIEW_TIMEOUT, asked).await.unwrap_or_else(|_| late())
+    }
+
+    fn was_good(&self, hash: &[u8; 32]) -> bool {
+        self.good.lock().get(hash).is_some_and(|at| at.elapsed() < TRUSTED)
+    }
+
+    /// A token that turned out bad is like any other from then on.
+    fn remember(&self, hash: [u8; 32], answer: &Result<Identity, IdentityError>) {
+        let mut good = self.good.lock();
+        match answer {
+            Ok(_) => {
+                if good.len() >= KEPT {
+                    good.retain(|_, at| at.elapsed() < TRUSTED / 2);
+                }
+                if good.len() < KEPT {
+                    good.insert(hash, Instant::now());
+                }
+            }
+            Err(IdentityError::Unavailable(_)) => {}
+            Err(_) => _ = good.remove(&hash),
+        }
     }
 
     fn keep(&self, hash: [u8; 32], answer: Result<Identity, IdentityError>) {
@@ -329,5 +358,29 @@ mod tests {
         assert!((16..100).contains(&made), "{made}");
         let other = reviews.identify(&token(".b3Ro"), IpAddr::from([127, 0, 0, 2])).await;
         assert_eq!((other, *counting.0.lock()), (Err(IdentityError::Invalid), made + 1), "others are looked at");
+    }
+
+    /// The API server of an agent whose token is this one.
+    struct Knows(String);
+
+    impl Reviewer for Knows {
+        fn review(&self, token: String) -> BoxFuture<'_, Result<Identity, IdentityError>> {
+            let identity = Identity { namespace: "team".into(), pod: "p".into(), pod_uid: "u".into() };
+            let answer = if token == self.0 { Ok(identity) } else { Err(IdentityError::Invalid) };
+            Box::pin(async move { answer })
+        }
+    }
+
+    #[tokio::test]
+    async fn forged_tokens_do_not_shut_out_one_that_was_good() {
+        let good = token(".c2ln");
+        let reviews = Reviews::new(Knows(good.clone()));
+        assert!(reviews.identify(&good, ADDRESS).await.is_ok());
+        for n in 0..100 {
+            assert!(reviews.identify(&token(&format!(".{n:04}")), ADDRESS).await.is_err());
+        }
+        reviews.answered.lock().clear();
+        assert_eq!(reviews.identify(&token(".bmV3"), ADDRESS).await, Err(IdentityError::TooMany));
+        assert!(reviews.identify(&good, ADDRESS).await.is_ok(), "it comes again after a minute");
     }
 }

@@ -15,50 +15,71 @@ pub(super) const HANDSHAKES: usize = 256;
 pub(super) const HANDSHAKES_OF_ONE: usize = 16;
 
 /// Reviews of tokens that an address may have failed, or have under way, at once, ...
-const FAILURES: u32 = 16;
+const FAILURES: usize = 16;
 /// ... and how long until one of them is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(5);
+/// What all addresses of an IPv6 network have together, in budgets of one.
+const WIDER: usize = 8;
 /// Addresses that are remembered; all beyond share one budget.
 const ADDRESSES: usize = 4096;
 
-/// Who comes: an IPv4 address, or an IPv6 network of 64 bits, of which one host has all addresses.
-fn whom(from: IpAddr) -> IpAddr {
-    match from.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        v4 @ IpAddr::V4(_) => v4,
-    }
+/// Whom something is counted for: an address, or the 64 bits of a network.
+type Whom = (IpAddr, u8);
+
+/// An address counts for itself. A host may have a whole IPv6 network of 64 bits, but so may a node with all its pods
+/// (the default of Kubernetes), so the network has a budget of its own, [`WIDER`] times as large.
+fn whoms(from: IpAddr) -> impl Iterator<Item = (Whom, usize)> {
+    let host = from.to_canonical();
+    let network = match host {
+        IpAddr::V6(v6) => Some(((IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)), 64), WIDER)),
+        IpAddr::V4(_) => None,
+    };
+    std::iter::once(((host, 128), 1)).chain(network)
 }
 
 /// Connections that have not said hello. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Handshakes(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(super) struct Handshakes(Arc<Mutex<Open>>);
+
+#[derive(Debug, Default)]
+struct Open {
+    all: usize,
+    of: HashMap<Whom, usize>,
+}
 
 /// One of them; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Handshake {
     all: Handshakes,
-    whom: IpAddr,
+    from: IpAddr,
 }
 
 impl Handshakes {
     /// Begins one, unless there are too many.
     pub(super) fn begin(&self, from: IpAddr) -> Option<Handshake> {
-        let (whom, mut all) = (whom(from), self.0.lock());
-        if all.values().sum::<usize>() >= HANDSHAKES || all.get(&whom).is_some_and(|n| *n >= HANDSHAKES_OF_ONE) {
+        let mut open = self.0.lock();
+        let full = |(whom, times)| open.of.get(&whom).is_some_and(|n| *n >= HANDSHAKES_OF_ONE * times);
+        if open.all >= HANDSHAKES || whoms(from).any(full) {
             return None;
         }
-        *all.entry(whom).or_default() += 1;
-        Some(Handshake { all: self.clone(), whom })
+        open.all += 1;
+        for (whom, _) in whoms(from) {
+            *open.of.entry(whom).or_default() += 1;
+        }
+        Some(Handshake { all: self.clone(), from })
     }
 }
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        let mut all = self.all.0.lock();
-        if let Some(n) = all.get_mut(&self.whom) {
-            *n -= 1;
-            if *n == 0 {
-                all.remove(&self.whom);
+        let mut open = self.all.0.lock();
+        open.all -= 1;
+        for (whom, _) in whoms(self.from) {
+            if let Some(n) = open.of.get_mut(&whom) {
+                *n -= 1;
+                if *n == 0 {
+                    open.of.remove(&whom);
+                }
             }
         }
     }
@@ -66,44 +87,57 @@ impl Drop for Handshake {
 
 /// Failed reviews by address: a bucket each, which runs empty again.
 #[derive(Debug, Default)]
-pub(super) struct Failures(HashMap<IpAddr, (u32, Instant)>);
+pub(super) struct Failures(HashMap<Whom, (u32, Instant)>);
 
 impl Failures {
     /// Counts a review as failed before it is known, unless there were too many.
     pub(super) fn suppose(&mut self, from: IpAddr, now: Instant) -> bool {
-        let whom = self.known(whom(from), now);
-        let (count, since) = self.0.entry(whom).or_insert((0, now));
-        leak(count, since, now);
-        let may = *count < FAILURES;
-        *count += u32::from(may);
+        let mut may = true;
+        for (whom, times) in whoms(from) {
+            let whom = self.known(whom, now);
+            let (count, since) = self.0.entry(whom).or_insert((0, now));
+            leak(count, since, now, times);
+            may &= (*count as usize) < FAILURES * times;
+        }
+        if may {
+            self.count(from, now, |count| count + 1);
+        }
         may
     }
 
     /// It did not fail after all.
     pub(super) fn forgive(&mut self, from: IpAddr, now: Instant) {
-        let whom = self.known(whom(from), now);
-        if let Some((count, _)) = self.0.get_mut(&whom) {
-            *count = count.saturating_sub(1);
+        self.count(from, now, |count| count.saturating_sub(1));
+    }
+
+    fn count(&mut self, from: IpAddr, now: Instant, change: fn(u32) -> u32) {
+        for (whom, _) in whoms(from) {
+            let whom = self.known(whom, now);
+            if let Some((count, _)) = self.0.get_mut(&whom) {
+                *count = change(*count);
+            }
         }
     }
 
     /// The key under which an address is remembered.
-    fn known(&mut self, whom: IpAddr, now: Instant) -> IpAddr {
+    fn known(&mut self, whom: Whom, now: Instant) -> Whom {
         if self.0.len() >= ADDRESSES && !self.0.contains_key(&whom) {
-            self.0.retain(|_, (count, since)| {
-                leak(count, since, now);
+            self.0.retain(|(_, bits), (count, since)| {
+                leak(count, since, now, if *bits == 64 { WIDER } else { 1 });
                 *count > 0
             });
         }
         let room = self.0.len() < ADDRESSES || self.0.contains_key(&whom);
-        if room { whom } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) }
+        if room { whom } else { (IpAddr::V6(Ipv6Addr::UNSPECIFIED), whom.1) }
     }
 }
 
-fn leak(count: &mut u32, since: &mut Instant, now: Instant) {
+/// Forgets what is long ago; a larger budget as many times faster.
+fn leak(count: &mut u32, since: &mut Instant, now: Instant, times: usize) {
     let forgotten = now.saturating_duration_since(*since).as_secs() / FORGOTTEN.as_secs();
-    *count = count.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
-    *since = if *count == 0 { now } else { *since + FORGOTTEN * u32::try_from(forgotten).unwrap_or(0) };
+    let forgotten = u32::try_from(forgotten).unwrap_or(u32::MAX);
+    *count = count.saturating_sub(forgotten.saturating_mul(u32::try_from(times).unwrap_or(1)));
+    *since = if *count == 0 { now } else { *since + FORGOTTEN * forgotten };
 }
 
 #[cfg(test)]
@@ -122,14 +156,39 @@ mod tests {
         let mapped = IpAddr::V6("::ffff:10.0.0.1".parse().unwrap());
         assert!(all.begin(mapped).is_none(), "the same address in another coat");
         assert!(all.begin(address(2)).is_some());
-        let neighbours = ["fd00::1:1", "fd00::2:2"].map(|a| whom(a.parse().unwrap()));
-        assert_eq!(neighbours[0], neighbours[1], "one network is one guest");
         flood.pop();
         assert!(all.begin(address(1)).is_some(), "one ended");
         let many: Vec<_> = (0..1000).filter_map(|n| all.begin(address(10 + n))).collect();
         assert_eq!(flood.len() + many.len(), HANDSHAKES);
         drop((flood, many));
-        assert!(all.0.lock().is_empty());
+        let open = all.0.lock();
+        assert!(open.of.is_empty() && open.all == 0);
+    }
+
+    /// The `n`th pod of a node whose pods have addresses of one network.
+    fn neighbour(n: u16) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 2, 3, 0, 0, 0, n))
+    }
+
+    #[test]
+    fn a_neighbour_in_the_same_network_is_somebody_else() {
+        let all = Handshakes::default();
+        let flood: Vec<_> = (0..1000).filter_map(|_| all.begin(neighbour(1))).collect();
+        assert_eq!(flood.len(), HANDSHAKES_OF_ONE);
+        assert!(all.begin(neighbour(2)).is_some());
+        let network: Vec<_> = (2..1000).filter_map(|n| all.begin(neighbour(n))).collect();
+        assert_eq!(flood.len() + network.len(), HANDSHAKES_OF_ONE * WIDER, "who has a network has not all");
+        assert!(all.begin(address(1)).is_some());
+
+        let (mut failures, now) = (Failures::default(), Instant::now());
+        let tried = (0..100).filter(|_| failures.suppose(neighbour(1), now)).count();
+        assert_eq!((tried, failures.suppose(neighbour(2), now)), (16, true));
+        let network = (3..1000).filter(|n| failures.suppose(neighbour(*n), now)).count();
+        assert_eq!(network, 16 * WIDER - 17);
+        failures.forgive(neighbour(2), now);
+        assert!(failures.suppose(neighbour(2), now) && !failures.suppose(neighbour(2), now));
+        let later = (0..1000).filter(|n| failures.suppose(neighbour(*n), now + FORGOTTEN)).count();
+        assert_eq!(later, WIDER);
     }
 
     #[test]

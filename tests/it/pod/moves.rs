@@ -5,18 +5,21 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use pilothouse::pod::{
-    opencode::Prompt,
+    opencode::{Client, Error, Prompt},
     sidecar::Sidecar,
     task_run::{Ending, Outcome, attend},
 };
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
 
 use super::{
-    Pod, args, eventually,
+    Pod, args,
+    door::{Echo, read_head},
+    eventually,
     task_run::{Printed, TITLE, task},
 };
 use crate::common::{
@@ -175,4 +178,76 @@ async fn the_old_pod_stays_until_the_outcome_was_read() {
     assert!(!gone.is_finished(), "somebody still follows");
     drop(events);
     gone.await.unwrap();
+}
+
+/// Somebody who answers all with 200 and these headers, and keeps what was said.
+fn impostor(listener: TcpListener, headers: String) -> Arc<Mutex<String>> {
+    let heard = Arc::new(Mutex::new(String::new()));
+    let said = heard.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let head = read_head(&mut stream).await;
+            let question = head.lines().find_map(|line| line.strip_prefix("x-pilothouse-challenge: "));
+            let echo = question.and_then(|q| q.split_once('.')).map_or("", |(_, mac)| mac).to_owned();
+            said.lock().push_str(&head);
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{headers}x-pilothouse-proof: {echo}\r\nconnection: close\r\n\r\n{{}}"
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_the_pod_s_address_now_gets_no_password_and_gives_no_outcome() {
+    let server = Echo::start().await;
+    let old = pod(server.port, "old").await;
+    let address = old.sidecar.address;
+    let client = old.client().pinned().await.unwrap();
+    assert!(client.session("ses_1").await.is_ok());
+    let Pod { sidecar, files } = old;
+    sidecar.stop().await;
+
+    let listener = TcpListener::bind(address).await.unwrap();
+    let heard = impostor(listener, "x-pilothouse-pod: old\r\n".into());
+    for _ in 0..3 {
+        let answer = client.status().await;
+        assert!(matches!(answer, Err(Error::Unreachable { sent: false, .. })), "{answer:?}");
+    }
+    let heard = heard.lock().clone();
+    assert!(heard.starts_with("GET /pilothouse/proof ") && !heard.to_lowercase().contains("authorization"), "{heard}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_pod_is_known_again_and_another_of_the_agent_is_not() {
+    let server = Echo::start().await;
+    let mut pod = pod(server.port, "old").await;
+    let client = pod.client().pinned().await.unwrap();
+    let mut same = args(&pod.files, server.port);
+    (same.door, same.pod_ip) = (pod.sidecar.address, Some([127, 0, 0, 1].into()));
+    for (uid, known) in [("new", false), ("old", true)] {
+        pod.sidecar.stop().await;
+        same.pod_uid = uid.into();
+        let sidecar = Sidecar::start(&same).await.unwrap();
+        pod = Pod { sidecar, files: pod.files };
+        let answer = client.session("ses_1").await;
+        assert_eq!(answer.is_ok(), known, "{uid}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_without_the_pod_s_name_is_none() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = Client::new(&format!("http://{address}"), None).unwrap();
+    // Without a password there is nothing to prove: the name alone is looked at.
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = service.local_addr().unwrap();
+    impostor(service, format!("x-pilothouse-pod: old\r\nx-pilothouse-door: {address}\r\n"));
+    impostor(listener, "x-pilothouse-pod: new\r\n".into());
+    assert!(client.status().await.is_ok(), "no pod is meant");
+    let through = Client::new(&format!("http://{at}"), None).unwrap();
+    let answer = through.pinned().await.unwrap().status().await;
+    assert!(matches!(answer, Err(Error::Unreachable { sent: true, .. })), "{answer:?}");
 }

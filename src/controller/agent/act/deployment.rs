@@ -132,7 +132,7 @@ impl Agents {
             acted.begin();
             let message = format!("created Deployment {}", written.name_any());
             let note = Note::normal(reasons::DEPLOYMENT_CREATED, "Create", message);
-            self.starts.began(&who.namespace, &who.name, note);
+            self.first_deployments.began(&who.namespace, &who.name, note);
         }
         self.deployments.wrote(written);
         Ok(())

@@ -3,10 +3,7 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
-};
+use kube::ResourceExt;
 use serde_json::json;
 
 use super::{Acted, Who};
@@ -17,7 +14,7 @@ use crate::{
         gate::Work,
         state::{self, Annotations},
     },
-    api::names::{self, annotation, manager},
+    api::names::{self, annotation},
     controller::agent::{
         Agents,
         observe::{self, Seen},
@@ -151,12 +148,7 @@ impl Agents {
         if pod.annotations().get(annotation::CONTEXT_VERSION).map(String::as_str) == Some(mark) {
             return Ok(());
         }
-        let api = Api::<Pod>::namespaced(self.context.client.clone(), namespace);
         let patch = json!({ "metadata": { "annotations": { annotation::CONTEXT_VERSION: mark } } });
-        let params = PatchParams { field_manager: Some(manager::AGENT.into()), ..PatchParams::default() };
-        match api.patch_metadata(&pod.name_any(), &params, &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            answer => write::limited("touching a pod", async { answer }).await.map(|_| ()),
-        }
+        write::merge_metadata::<Pod>(&self.context.client, namespace, &pod.name_any(), patch).await.map(drop)
     }
 }

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who gets a Deployment now, and who has just got one.
 #[derive(Default)]
-pub(super) struct Starts {
+pub(super) struct FirstDeployments {
     running: AtomicUsize,
     begun: Mutex<HashMap<(String, String), Begun>>,
 }
@@ -34,7 +34,7 @@ impl Drop for First<'_> {
     }
 }
 
-impl Starts {
+impl FirstDeployments {
     /// An agent without a Deployment is reconciled.
     pub(super) fn first(&self) -> First<'_> {
         self.running.fetch_add(1, Ordering::Relaxed);
@@ -65,19 +65,19 @@ mod tests {
 
     #[test]
     fn who_has_a_deployment_waits_for_those_who_have_none() {
-        let starts = Starts::default();
-        let first = starts.first();
-        assert!(!starts.can_wait("n", "a"), "it has not begun");
-        starts.began("n", "a", Note::normal("DeploymentCreated", "Create", "a"));
-        assert!(starts.can_wait("n", "a") && !starts.can_wait("n", "b"));
-        let second = starts.first();
+        let firsts = FirstDeployments::default();
+        let first = firsts.first();
+        assert!(!firsts.can_wait("n", "a"), "it has not begun");
+        firsts.began("n", "a", Note::normal("DeploymentCreated", "Create", "a"));
+        assert!(firsts.can_wait("n", "a") && !firsts.can_wait("n", "b"));
+        let second = firsts.first();
         drop(first);
-        assert!(starts.can_wait("n", "a"));
+        assert!(firsts.can_wait("n", "a"));
         drop(second);
-        assert!(!starts.can_wait("n", "a"), "nobody is left to wait for");
-        let _third = starts.first();
-        starts.begun.lock().values_mut().for_each(|b| b.at -= PATIENCE);
-        assert!(!starts.can_wait("n", "a"), "nobody waits for ever");
-        assert!(starts.take("n", "a").is_some() && starts.take("n", "a").is_none());
+        assert!(!firsts.can_wait("n", "a"), "nobody is left to wait for");
+        let _third = firsts.first();
+        firsts.begun.lock().values_mut().for_each(|b| b.at -= PATIENCE);
+        assert!(!firsts.can_wait("n", "a"), "nobody waits for ever");
+        assert!(firsts.take("n", "a").is_some() && firsts.take("n", "a").is_none());
     }
 }
