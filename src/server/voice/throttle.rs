@@ -92,29 +92,27 @@ pub(super) struct Failures(HashMap<Whom, (u32, Instant)>);
 impl Failures {
     /// Counts a review as failed before it is known, unless there were too many.
     pub(super) fn suppose(&mut self, from: IpAddr, now: Instant) -> bool {
+        let whoms: Vec<_> = whoms(from).map(|(whom, times)| (self.known(whom, now), times)).collect();
         let mut may = true;
-        for (whom, times) in whoms(from) {
-            let whom = self.known(whom, now);
-            let (count, since) = self.0.entry(whom).or_insert((0, now));
-            leak(count, since, now, times);
+        for (whom, times) in &whoms {
+            let (count, since) = self.0.entry(*whom).or_insert((0, now));
+            leak(count, since, now, *times);
             may &= (*count as usize) < FAILURES * times;
         }
-        if may {
-            self.count(from, now, |count| count + 1);
+        for (whom, _) in &whoms {
+            if let Some((count, _)) = self.0.get_mut(whom) {
+                *count += u32::from(may);
+            }
         }
         may
     }
 
     /// It did not fail after all.
     pub(super) fn forgive(&mut self, from: IpAddr, now: Instant) {
-        self.count(from, now, |count| count.saturating_sub(1));
-    }
-
-    fn count(&mut self, from: IpAddr, now: Instant, change: fn(u32) -> u32) {
         for (whom, _) in whoms(from) {
             let whom = self.known(whom, now);
             if let Some((count, _)) = self.0.get_mut(&whom) {
-                *count = change(*count);
+                *count = count.saturating_sub(1);
             }
         }
     }

@@ -206,8 +206,7 @@ async fn who_has_the_pod_s_address_now_gets_no_password_and_gives_no_outcome() {
     let address = old.sidecar.address;
     let client = old.client().pinned().await.unwrap();
     assert!(client.session("ses_1").await.is_ok());
-    let Pod { sidecar, files } = old;
-    sidecar.stop().await;
+    old.sidecar.stop().await;
 
     let listener = TcpListener::bind(address).await.unwrap();
     let heard = impostor(listener, "x-pilothouse-pod: old\r\n".into());
