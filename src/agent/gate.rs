@@ -4,8 +4,11 @@
 //! cluster configuration, suspension. State lives in an annotation of the Deployment ([`super::state`]), written in the same
 //! request as the template it speaks of, so a crash repeats no rollout and loses no clock.
 
+mod doors;
+
 use std::{collections::BTreeSet, time::Duration};
 
+pub use doors::{Said, activity, held_activity};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 

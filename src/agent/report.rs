@@ -65,6 +65,8 @@ pub struct Outcome<'a> {
     pub action: Option<&'a Action>,
     /// What waits with the gathered text.
     pub text: Option<&'a Action>,
+    /// Whether the text was written and the pods were touched in vain.
+    pub text_unseen: bool,
     /// What the Deployment says.
     pub server: Server,
     /// Hash of what is applied.
@@ -181,6 +183,9 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         Some(message) => {
             changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reasons::WAITING_FOR_IDLE, message)));
         }
+        None if outcome.text_unseen => {
+            changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reasons::TEXT_UNSEEN, UNSEEN)));
+        }
         None if exists(kinds::TEXT_PENDING) => {
             changes.push(Change::Set(Condition::no(kinds::TEXT_PENDING, reasons::SYNCED, "nothing waits")));
         }
@@ -260,6 +265,9 @@ fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
 
 const UNPROTECTED: &str = "the server also listens on the pod's address, where nobody asks for the password: let \
                            spec.command listen on 127.0.0.1";
+
+const UNSEEN: &str = "the new text is in its ConfigMap, but the pods do not show it although they were touched again \
+                      and again; that goes on every ten minutes: see whether the pod's node and its kubelet are well";
 
 /// Whether the server can be reached past the door. While no sidecar speaks, what was said last holds.
 fn is_unprotected(outcome: &Outcome<'_>, before: &AgentStatus) -> bool {
@@ -345,6 +353,11 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     }
     if let (false, Some(message)) = (was(kinds::TEXT_PENDING), waits_with_text(outcome)) {
         notes.push(Note::normal(reasons::TEXT_PENDING, "Text", message));
+    }
+    if reason(after, kinds::TEXT_PENDING) == reasons::TEXT_UNSEEN
+        && reason(before, kinds::TEXT_PENDING) != reasons::TEXT_UNSEEN
+    {
+        notes.push(Note::warning(reasons::TEXT_UNSEEN, "Text", UNSEEN));
     }
     if let Some(Action::Apply { forced: Some(message), .. }) = outcome.text {
         notes.push(Note::warning(reasons::TEXT_FORCED, "Text", message.as_str()));

@@ -12,6 +12,8 @@ pub const PARTS: &str = "pilothouse.dev/template-parts";
 pub const TEMPLATE_GENERATION: &str = "pilothouse.dev/template-generation";
 /// Every object we generate: hash of it as we want it, so that a field that is wanted no more is noticed too.
 pub const OBJECT_HASH: &str = "pilothouse.dev/object-hash";
+/// The version after which no earlier write could land; written where the answer to one did not come.
+pub const FENCE: &str = "pilothouse.dev/write-fence";
 /// Before the hash of an object that was created and not applied since: its fields are owned by a creation, and have to
 /// become those of an apply before an apply can take any of them away.
 const CREATED: &str = "created/";

@@ -64,6 +64,8 @@ pub struct Agents {
     told: leaving::Told,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
     touches: Mutex<HashMap<(String, String), act::Touch>>,
+    /// Deployments whose last write may still land, by namespace and agent.
+    open_writes: Mutex<HashMap<(String, String), act::OpenWrite>>,
     first_deployments: first_deployments::FirstDeployments,
     /// One agent at a time sees to the authority of its namespace.
     authority_turn: tokio::sync::Mutex<()>,
@@ -88,6 +90,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         refused: Mutex::default(),
         told: leaving::Told::default(),
         touches: Mutex::default(),
+        open_writes: Mutex::default(),
         first_deployments: first_deployments::FirstDeployments::default(),
         authority_turn: tokio::sync::Mutex::default(),
     });
@@ -128,6 +131,7 @@ impl Reconcile for Agents {
         self.contents.forget(namespace, name);
         self.context.metrics.forget_agent(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
+        self.open_writes.lock().remove(&(namespace.into(), name.into()));
         self.first_deployments.take(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
         self.told.lock().remove(&(namespace.into(), name.into()));
@@ -145,6 +149,7 @@ impl Agents {
         acted.notes.extend(self.first_deployments.take(&namespace, &name));
         let _first = self.own_deployment(agent).is_none().then(|| self.first_deployments.first());
         self.leaving(agent, acted);
+        Box::pin(self.settle_open(&act::Who { agent, namespace: namespace.clone(), name: name.clone() })).await?;
         let seen = self.observe(agent).await?;
         acted.template_generation = seen.template_generation;
         let desired = seen.build(agent)?;
@@ -179,6 +184,7 @@ impl Agents {
             failure,
             action: acted.server.as_ref(),
             text: acted.text.as_ref(),
+            text_unseen: acted.text_unseen,
             server: report::server(deployment.as_deref()),
             applied: deployment.as_deref().and_then(observe::applied_hash),
             suspended: deployment.as_deref().is_some_and(observe::has_no_pods),

@@ -612,3 +612,33 @@ async fn what_was_done_is_told_even_if_the_status_cannot_be_written() {
     refusal.lift().await;
     place.agent_where("a status", "a", |a| condition(a, "ServerReady").is_some()).await;
 }
+
+/// The answer to a rollout's write gets lost, and the API server carries the write out when everybody works again: never.
+#[tokio::test]
+async fn a_write_without_an_answer_does_not_land_later() {
+    let cluster = control_plane();
+    let namespace = cluster.namespace("late").await;
+    let mut release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
+    let between = release.between().await;
+    let controller = release.start(&[]);
+    let place = Place { client: cluster.client().await, namespace, release, controller };
+    place.agent("a", json!({})).await;
+    place.deployment_where("a Deployment", "a-server", |_| true).await;
+    place.agent("a", json!({"executorImage": "devbox:2"})).await;
+    place.deployment_where("the second image", "a-server", |d| image(d) == "devbox:2").await;
+    place.agent_where("at rest", "a", |a| state(a) == Some(AgentState::NotReady)).await;
+
+    // The status is written after Tasks may start again.
+    between.lose("/deployments/a-server", "/agents/a/status");
+    place.agent("a", json!({"executorImage": "devbox:3"})).await;
+    let late = eventually("the write comes late", 60, || async { between.late() }).await;
+    assert_eq!(late.as_u16(), 409, "it names a version that is gone");
+
+    // It is decided again, and nothing is left of it.
+    let done = place
+        .deployment_where("the third image", "a-server", |d| {
+            image(d) == "devbox:3" && annotation(d, "write-fence").is_none()
+        })
+        .await;
+    assert!(annotation(&done, "pending-hash").is_none());
+}

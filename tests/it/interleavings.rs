@@ -34,9 +34,11 @@ struct Guards {
     held: bool,
     /// An old pod goes only when its work has ended and was read.
     drained: bool,
+    /// A write without an answer is settled before anybody may work.
+    settled: bool,
 }
 
-const ALL: Guards = Guards { pinned: true, starts: true, held: true, drained: true };
+const ALL: Guards = Guards { pinned: true, starts: true, held: true, drained: true, settled: true };
 
 struct Pod {
     activity: Activity,
@@ -81,6 +83,8 @@ enum Gate {
     Switching,
     Held,
     Confirmed,
+    /// The write was sent and no answer came.
+    Unanswered,
     Written,
     Over,
 }
@@ -94,6 +98,13 @@ struct World {
     cached: bool,
     person: bool,
     gate: Gate,
+    /// The version of the Deployment, and the one that a write without an answer names while it may still land.
+    version: u32,
+    sent: Option<u32>,
+    /// Answers get lost once, so that every order ends.
+    lost: bool,
+    /// Whether the new pod template is in the cluster.
+    landed: bool,
     starts: Starts,
     story: Vec<String>,
 }
@@ -110,7 +121,8 @@ impl World {
         };
         let pods = [pod(true), pod(false)];
         let (task, gate, starts) = (Task::Queued, Gate::Looks, Starts::default());
-        Self { guards, now, pods, task, cached: false, person: false, gate, starts, story: vec![] }
+        let (version, sent, lost, landed, story) = (1, None, false, false, vec![]);
+        Self { guards, now, pods, task, cached: false, person: false, gate, version, sent, lost, landed, starts, story }
     }
 
     /// What can happen now.
@@ -136,10 +148,18 @@ impl World {
         may(self.gate == Gate::Looks, "the gate looks", Self::gate_looks);
         may(self.gate == Gate::Switching, "the gate has prompts held", Self::hold);
         may(self.gate == Gate::Held, "the gate counts", Self::confirm);
-        may(self.gate == Gate::Confirmed, "the new pod template is written", Self::write);
+        may(self.gate == Gate::Confirmed, "the new pod template is written", |w| {
+            w.send();
+            w.land();
+            w.gate = Gate::Written;
+        });
+        may(self.gate == Gate::Confirmed && !self.lost, "no answer comes to the write", Self::lose);
+        may(self.sent.is_some(), "the write lands", Self::land);
+        may(self.gate == Gate::Unanswered, "the write is settled", Self::settle);
         may(self.gate == Gate::Written, "prompts are released", Self::release);
-        let wanted = matches!(self.gate, Gate::Written | Gate::Over);
-        may(wanted && !self.pods[1].up, "the new pod is ready", |w| (w.pods[1].up, w.pods[1].ready) = (true, true));
+        may(self.landed && !self.pods[1].up, "the new pod is ready", |w| {
+            (w.pods[1].up, w.pods[1].ready) = (true, true)
+        });
         may(self.pods[1].ready && old.ready, "the old pod is told to end", Self::end);
         may(!old.ready && old.up && self.may_go(), "the old pod goes", Self::go);
         steps
@@ -283,12 +303,39 @@ impl World {
         if let Verdict::Open { .. } = self.verdict(if quiet { Doing::Idle } else { Doing::Busy }) {
             self.gate = Gate::Confirmed;
         } else {
-            self.release();
+            self.let_go();
             self.gate = Gate::Looks;
         }
     }
 
-    fn write(&mut self) {
+    fn send(&mut self) {
+        self.sent = Some(self.version);
+    }
+
+    fn lose(&mut self) {
+        self.send();
+        self.lost = true;
+        self.gate = Gate::Unanswered;
+    }
+
+    /// A write after which the one without an answer has landed or never does; then the Deployment is read.
+    fn settle(&mut self) {
+        if self.guards.settled {
+            self.version += 1;
+            self.gate = if self.landed { Gate::Written } else { Gate::Looks };
+        } else {
+            self.gate = Gate::Looks;
+        }
+        if self.gate == Gate::Looks {
+            self.let_go();
+        }
+    }
+
+    /// The API server carries a write out if it names the version that is there.
+    fn land(&mut self) {
+        if self.sent.take() != Some(self.version) {
+            return;
+        }
         assert!(
             matches!(self.task, Task::Queued | Task::Done),
             "overlooked: a Task that had started ({:?})",
@@ -296,12 +343,17 @@ impl World {
         );
         let busy = |pod: &Pod| pod.prompts.iter().any(|p| matches!(p, Prompt::Taken | Prompt::Works));
         assert!(!busy(&self.pods[0]), "overlooked: a prompt that was taken");
-        self.gate = Gate::Written;
+        self.version += 1;
+        self.landed = true;
+    }
+
+    fn let_go(&mut self) {
+        self.pods[0].activity.release(self.now);
+        self.starts.switched("ns", "a");
     }
 
     fn release(&mut self) {
-        self.pods[0].activity.release(self.now);
-        self.starts.switched("ns", "a");
+        self.let_go();
         self.gate = Gate::Over;
     }
 
@@ -383,6 +435,7 @@ fn without_any_of_the_guards_some_order_does() {
         (Guards { drained: false, ..ALL }, "lost"),
         (Guards { starts: false, ..ALL }, "overlooked: a Task"),
         (Guards { held: false, ..ALL }, "overlooked: a prompt"),
+        (Guards { settled: false, ..ALL }, "overlooked: a"),
     ] {
         let fault = fault(guards).expect(expected);
         assert!(fault.starts_with(expected), "{fault}");

@@ -5,6 +5,7 @@ fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
         failure: None,
         action: None,
         text: None,
+        text_unseen: false,
         server: Server::Ready,
         applied: None,
         suspended: false,
@@ -35,6 +36,26 @@ fn a_server_past_the_door_is_reported() {
         let healthy = status.conditions.iter().find(|c| c.type_ == kinds::SERVER_HEALTHY).unwrap();
         assert_eq!((healthy.reason.as_str(), healthy.status.as_str()), (reason, "True"), "step {step}");
         assert_eq!(notes.iter().any(|n| n.reason == reasons::UNPROTECTED_SERVER), event, "step {step}");
+        agent.status = Some(status);
+    }
+}
+
+/// It is said once, and taken back when the text is there.
+#[test]
+fn a_text_that_does_not_arrive_is_reported() {
+    let mut agent = Agent::new("coder", serde_json::from_str("{}").unwrap());
+    for (step, (text_unseen, shown, event)) in
+        [(false, None, false), (true, Some("True"), true), (true, Some("True"), false), (false, Some("False"), false)]
+            .into_iter()
+            .enumerate()
+    {
+        let (status, notes) = report(&agent, &Outcome { text_unseen, ..outcome(None) });
+        let pending = status.conditions.iter().find(|c| c.type_ == kinds::TEXT_PENDING);
+        assert_eq!(pending.map(|c| c.status.as_str()), shown, "step {step}");
+        if text_unseen {
+            assert_eq!(pending.unwrap().reason, reasons::TEXT_UNSEEN);
+        }
+        assert_eq!(notes.iter().any(|n| n.reason == reasons::TEXT_UNSEEN), event, "step {step}");
         agent.status = Some(status);
     }
 }

@@ -219,6 +219,9 @@ pub mod text {
         TEXT_FORCED "TextForced" &["Agent"],
             "New text was written although work had not ended, because its time was over.",
             "Nothing, unless the work has to end with the text that it began with: then raise spec.rollout.timeout.";
+        TEXT_UNSEEN "TextUnseen" &["Agent"],
+            "New text was written and the pods were touched, but none shows it.",
+            "See whether the pod's node and its kubelet are well; a new pod has the text from its start.";
         SYNCED "Synced" &["Agent"],
             "Nothing waits.", "Nothing.";
 

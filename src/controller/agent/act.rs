@@ -1,7 +1,9 @@
 //! Writes what was decided, in order: what a pod reads before the pod.
 
 mod deployment;
+mod settle;
 mod text;
+mod touch;
 
 use std::time::Duration;
 
@@ -10,19 +12,15 @@ use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use serde_json::json;
 
-pub(super) use text::Touch;
+pub(super) use settle::OpenWrite;
+pub(super) use touch::Touch;
 
-use super::{
-    Agents,
-    observe::Seen,
-    voice::{self, Said},
-    write,
-};
+use super::{Agents, observe::Seen, voice::Said, write};
 use crate::{
     agent::{
         Desired,
         decide::{self, Action},
-        gate::Work,
+        gate::{self, Work},
         state::Annotations,
     },
     api::{Agent, names::reasons, voice::Activity as Wire},
@@ -34,6 +32,8 @@ use crate::{
 pub(super) struct Acted {
     pub server: Option<Action>,
     pub text: Option<Action>,
+    /// The gathered text was written and the pods do not get it.
+    pub text_unseen: bool,
     pub activity: Option<Wire>,
     pub template_generation: Option<i64>,
     pub notes: Vec<Note>,
@@ -77,7 +77,7 @@ impl Agents {
 
     fn work(&self, who: &Who<'_>, said: Option<&Said>) -> Work {
         let running = self.running_pods(who.agent);
-        Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, activity: voice::activity(said, &running) }
+        Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, activity: gate::activity(said, &running) }
     }
 
     async fn service(&self, who: &Who<'_>, desired: &Desired, acted: &mut Acted) -> Result<(), Failure> {

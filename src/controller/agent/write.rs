@@ -69,6 +69,10 @@ fn failure(what: &str, error: &kube::Error) -> Failure {
         kube::Error::Api(status) if status.is_invalid() => {
             Failure::stalled(reasons::INVALID_SPEC, format!("{what}: {}", status.message))
         }
+        // It gave up, or something behind it did: what was asked for may be done, or may still be.
+        kube::Error::Api(status) if status.code >= 500 => {
+            Failure::transient(reasons::CLUSTER_UNAVAILABLE, format!("{what}: {}", status.message))
+        }
         kube::Error::Api(status) => Failure::transient(reasons::APPLY_FAILED, format!("{what}: {}", status.message)),
         error => Failure::transient(reasons::CLUSTER_UNAVAILABLE, format!("{what}: {error}")),
     }

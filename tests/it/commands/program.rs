@@ -206,3 +206,44 @@ fn a_reader_that_has_enough_is_no_failure() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert_eq!(text(&out.stdout), "---\n");
 }
+
+/// The first lines that a controller logs which reaches no API server.
+fn first_lines(format: &[&str]) -> Vec<String> {
+    use std::io::BufRead as _;
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = "{apiVersion: v1, kind: Config, current-context: c, \
+        clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {}}], \
+        contexts: [{name: c, context: {cluster: c, user: u, namespace: n}}]}";
+    write(dir.path(), "kubeconfig", nowhere);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+    command.env("KUBECONFIG", dir.path().join("kubeconfig")).env_remove("PILOTHOUSE_LOG_FORMAT");
+    command.args(["controller", "--log", "info", "--listen", "127.0.0.1:0", "--voice-listen", "127.0.0.1:0"]);
+    command.args(["--namespace", "n", "--watch-namespaces", "n", "--pod-name", "p"]).args(format);
+    command.arg("--data-dir").arg(dir.path().join("data")).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines().take(2).map(Result::unwrap).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    lines
+}
+
+#[test]
+fn logs_are_json_or_lines_for_people() {
+    // Nobody reads at a terminal here.
+    for format in [&["--log-format", "json"][..], &["--log-format", "auto"], &[]] {
+        let lines = first_lines(format);
+        let all: Vec<Value> = lines.iter().map(|line| json(line)).collect();
+        assert_eq!(all.len(), 2, "{lines:?}");
+        assert_eq!(all[0]["message"], "pilothouse controller starts", "{format:?}");
+        assert_eq!(all[0]["identity"], "p");
+        for field in ["timestamp", "level", "message"] {
+            assert!(all.iter().all(|line| line[field].is_string()), "{format:?}: no {field} in {lines:?}");
+        }
+    }
+    let lines = first_lines(&["--log-format", "human"]);
+    let (first, fields) = lines[0].split_once("pilothouse controller starts").expect("the message as it is");
+    assert!(first.trim_end().ends_with("INFO") && fields.contains("identity=\"p\""), "{lines:?}");
+    for line in &lines {
+        assert!(serde_json::from_str::<Value>(line).is_err() && !line.contains('\x1b'), "{line:?}");
+    }
+}

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 pub(crate) use super::wait::eventually;
 use super::{
     audit::AuditLog,
+    between::Between,
     cluster::{Cluster, script, unique},
 };
 
@@ -124,6 +125,13 @@ impl Release {
         let name = format!("{name}-pilothouse");
         let kubeconfig = cluster.kubeconfig_as(&namespace, &name).await;
         Self { name, namespace, agents: agents.to_vec(), kubeconfig, audit: cluster.audit().later() }
+    }
+
+    /// From now on its controllers reach the API server through this one alone.
+    pub(crate) async fn between(&mut self) -> Between {
+        let (between, kubeconfig) = Between::start(&self.kubeconfig).await;
+        self.kubeconfig = kubeconfig;
+        between
     }
 
     /// How the API server's audit log calls the controller.

@@ -8,6 +8,7 @@
 )]
 
 pub(crate) mod audit;
+pub(crate) mod between;
 pub(crate) mod cluster;
 pub(crate) mod controller;
 pub(crate) mod git_server;

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use super::world::{Place, place};
 
 const BOOK: &str = "book.yaml";
+/// How long a text takes at most, from the push to the container, if its pods are touched.
+const ARRIVES: std::time::Duration = std::time::Duration::from_secs(15);
 
 fn book(text: &str) -> String {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "book"}, "data": {"rules.md": text}})
@@ -15,11 +17,11 @@ fn read(place: &Place) -> String {
     place.exec(&["cat", "/pilothouse/context/context.md"])
 }
 
-/// Waits until the running container has a text.
+/// Waits until the running container has a text. The kubelet alone looks after up to 68 s.
 async fn arrives(place: &Place, text: &str) {
     let started = std::time::Instant::now();
     while !read(place).contains(text) {
-        assert!(started.elapsed().as_secs() < 60, "not in the container: {text}\n{}", place.story());
+        assert!(started.elapsed() < ARRIVES, "not in the container: {text}\n{}", place.story());
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }

@@ -42,3 +42,27 @@ async fn what_is_watched_wakes_its_sync_and_is_not_polled() {
     w.until("leaf", "ready", |s| reason(s) == ("True", "Applied")).await;
     w.until_applied("app", &first).await;
 }
+
+#[tokio::test]
+async fn more_that_wait_than_workers_hold_up_nobody() {
+    let cluster = control_plane();
+    let namespace = cluster.namespace("health-many").await;
+    let w = World::among(cluster, vec![namespace.clone()], &["--concurrency", "2"]).await;
+    w.may_edit(&namespace);
+    let ill = ["a", "b", "c", "d", "e"];
+    let mut files: Vec<_> = ill.iter().map(|n| (format!("{n}/d.yaml"), deployment(n))).collect();
+    files.push(("well/m.yaml".into(), map("well", "one")));
+    let files: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
+    let first = w.commit(1, &files).await;
+    for name in ill {
+        w.sync(name, json!({"path": name, "timeout": "10m"})).await;
+    }
+    for name in ill {
+        w.until_reason(name, "HealthChecking").await;
+    }
+    w.sync("well", json!({"path": "well"})).await;
+    w.until_applied("well", &first).await;
+    for name in ill {
+        w.until_reason(name, "HealthChecking").await;
+    }
+}

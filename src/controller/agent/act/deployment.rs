@@ -6,12 +6,12 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{Acted, Who};
+use super::{Acted, Who, settle};
 use crate::{
     agent::{
         Desired,
         decide::{self, Action},
-        gate::{Activity, Policy, Work},
+        gate::{self, Policy, Work},
         state,
     },
     api::names::{self, reasons},
@@ -21,8 +21,10 @@ use crate::{
 
 /// Delays before a confirmation that failed is asked for again.
 const CONFIRM: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(1) };
-/// A write is not begun when the hold ends sooner.
+/// A write is not begun when it would have less time than this.
 const WRITE: Duration = Duration::from_millis(300);
+/// Time that is left of a hold to renew it.
+const MARGIN: Duration = Duration::from_millis(500);
 
 impl Agents {
     /// The Deployment, through the gate.
@@ -42,7 +44,7 @@ impl Agents {
             self.files(who.agent, desired).await?;
         }
         // From here to the end of the write no Task starts; one that did while this was prepared counts too.
-        let switch =
+        let mut switch =
             matches!(action, Action::Apply { .. }).then(|| self.context.task_starts.switch(&who.namespace, &who.name));
         if switch.is_some() {
             let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, ..work };
@@ -55,10 +57,18 @@ impl Agents {
         }
         self.confirm_again(who, held.is_some(), &action, acted);
         let write = self.write_deployment(who, desired, live.as_ref(), &action, acted);
-        let written = match held {
-            Some(until) if matches!(action, Action::Apply { .. }) => Box::pin(within(until, write)).await,
-            _ => write.await,
+        let applies = matches!(action, Action::Apply { .. }) && live.is_some();
+        let (mut written, sent) = match held {
+            Some(until) if applies => Box::pin(within(until, write)).await,
+            _ => (write.await, true),
         };
+        if applies && sent && settle::may_land(&written) {
+            let found = Box::pin(self.settle(who, held.is_some(), &mut switch)).await;
+            let server = |found| decide::server(desired, Some(&json!(found)), work, policy, self.context.now());
+            if found.is_some_and(|found| server(found) == Action::Keep) {
+                written = Ok(());
+            }
+        }
         drop(switch);
         if held.is_some() {
             self.voice.release(&who.namespace, &who.name).await;
@@ -80,8 +90,7 @@ impl Agents {
         let until = Instant::now() + voice::HOLD;
         let said = self.voice.hold(&who.namespace, &who.name).await;
         let running = self.running_pods(who.agent);
-        let activity =
-            if running.is_empty() { Activity::NoServer } else { voice::held_activity(said.as_ref(), &running) };
+        let activity = gate::held_activity(said.as_ref(), &running);
         let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, activity };
         (decide::server(desired, live, work, policy, self.context.now()), until)
     }
@@ -149,12 +158,35 @@ fn template_generation(live: Option<&Value>, same: bool) -> String {
     }
 }
 
-/// Runs a write that is right only while prompts are held; what was decided is decided again after that.
-async fn within(until: Instant, write: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let left = until.saturating_duration_since(Instant::now());
-    let answer = if left < WRITE { None } else { tokio::time::timeout(left, write).await.ok() };
-    answer.unwrap_or_else(|| {
+/// Runs a write that is right only while prompts are held; what was decided is decided again after that. Also returned
+/// is whether it was sent.
+async fn within(until: Instant, write: impl Future<Output = Result<(), Failure>>) -> (Result<(), Failure>, bool) {
+    let left = until.saturating_duration_since(Instant::now()).saturating_sub(MARGIN);
+    let sent = left >= WRITE;
+    let answer = if sent { tokio::time::timeout(left, write).await.ok() } else { None };
+    let late = || {
         let message = "the Deployment could not be written while prompts were held; the rollout is decided again";
         Err(Failure::transient(reasons::TIMEOUT, message))
-    })
+    };
+    (answer.unwrap_or_else(late), sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_that_is_cut_may_land_and_one_that_is_not_begun_may_not() {
+        let long = || Instant::now() + voice::HOLD;
+        assert!(matches!(within(long(), ready(Ok(()))).await, (Ok(()), true)));
+        let refused = Failure::stalled(reasons::INVALID_SPEC, "no");
+        let (written, sent) = within(long(), ready(Err(refused))).await;
+        assert!(sent && !settle::may_land(&written), "{written:?}");
+        let (written, sent) = within(Instant::now() + MARGIN + WRITE + WRITE, pending()).await;
+        assert!(sent && settle::may_land(&written), "{written:?}");
+        let (written, sent) = within(Instant::now() + MARGIN, async { panic!("begun") }).await;
+        assert!(!sent && written.is_err(), "{written:?}");
+    }
 }

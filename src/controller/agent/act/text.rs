@@ -1,12 +1,12 @@
 //! Gathered text: into its ConfigMap, and from there into the pods.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Acted, Who};
+use super::{Acted, Touch, Who};
 use crate::{
     agent::{
         Desired,
@@ -23,17 +23,6 @@ use crate::{
     },
     status::Failure,
 };
-
-/// First wait before a pod is touched again, doubled up to [`TOUCH_MAX`].
-const TOUCH_FIRST: Duration = Duration::from_millis(700);
-const TOUCH_MAX: Duration = Duration::from_secs(30);
-
-/// Gathered text on its way into the pods.
-pub(in super::super) struct Touch {
-    hash: String,
-    attempt: u32,
-    again: Instant,
-}
 
 impl Agents {
     /// Gathered text: written when idle, then the pods are touched.
@@ -68,7 +57,7 @@ impl Agents {
                     return Ok(());
                 }
                 if !suspended {
-                    let touch = Touch { hash: desired.text_hash.clone(), attempt: 0, again: Instant::now() };
+                    let touch = Touch::new(&desired.text_hash, Instant::now());
                     self.touches.lock().insert((who.namespace.clone(), who.name.clone()), touch);
                 }
             }
@@ -125,30 +114,41 @@ impl Agents {
         }
         let now = Instant::now();
         if arrived == Some(false) && touches.get(key).is_none_or(|t| t.hash != hash) {
-            touches.insert(key.clone(), Touch { hash: hash.into(), attempt: 0, again: now + TOUCH_FIRST });
+            touches.insert(key.clone(), Touch::missing(hash, now));
         }
         let touch = touches.get_mut(key)?;
-        if touch.again > now {
-            acted.after(touch.again - now);
-            return None;
-        }
-        let attempt = touch.attempt;
-        if arrived.is_none() {
+        let (attempt, wait) = touch.due(now, rand::random());
+        acted.text_unseen = touch.is_in_vain();
+        if attempt.is_some() && arrived.is_none() {
             touches.remove(key);
-            return Some(attempt);
+        } else {
+            acted.after(wait);
         }
-        let wait = TOUCH_MAX.min(TOUCH_FIRST * 2_u32.saturating_pow(attempt.min(10)));
-        touch.attempt = attempt.saturating_add(1);
-        touch.again = now + wait;
-        acted.after(wait);
-        Some(attempt)
+        attempt
     }
 
     async fn touch_pod(&self, namespace: &str, pod: &Pod, mark: &str) -> Result<(), Failure> {
         if pod.annotations().get(annotation::CONTEXT_VERSION).map(String::as_str) == Some(mark) {
             return Ok(());
         }
-        let patch = json!({ "metadata": { "annotations": { annotation::CONTEXT_VERSION: mark } } });
+        let patch = touch_patch(pod, mark);
         write::merge_metadata::<Pod>(&self.context.client, namespace, &pod.name_any(), patch).await.map(drop)
+    }
+}
+
+/// The uid keeps another pod of that name from being meant.
+fn touch_patch(pod: &Pod, mark: &str) -> Value {
+    json!({ "metadata": { "uid": pod.uid(), "annotations": { annotation::CONTEXT_VERSION: mark } } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_touch_means_one_pod() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}})).unwrap();
+        let patch = json!({"metadata": {"uid": "u", "annotations": {"pilothouse.dev/context-version": "7.1"}}});
+        assert_eq!(touch_patch(&pod, "7.1"), patch);
     }
 }

@@ -1,0 +1,116 @@
+//! Stands between a controller and the API server, and loses the answer to one write.
+
+use std::{path::PathBuf, sync::Arc};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::State,
+    http::{Method, Request, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use kube::{
+    Client, Config,
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig},
+};
+use parking_lot::Mutex;
+use serde_json::json;
+
+/// One that passes everything on until it is told to lose something.
+#[derive(Clone)]
+pub(crate) struct Between {
+    client: Client,
+    state: Arc<Mutex<Lost>>,
+}
+
+enum Turn {
+    Lost,
+    Passes(Request<Bytes>, Option<Request<Bytes>>),
+}
+
+#[derive(Default)]
+struct Lost {
+    /// Part of the path of the write whose answer is lost, and of the write after which it is carried out.
+    wanted: Option<(String, String)>,
+    kept: Option<(Request<Bytes>, String)>,
+    late: Option<StatusCode>,
+}
+
+impl Between {
+    /// Listens, and gives the kubeconfig that leads through it.
+    pub(crate) async fn start(kubeconfig: &PathBuf) -> (Self, PathBuf) {
+        let mut file = Kubeconfig::read_from(kubeconfig).unwrap();
+        let mut config = Config::from_custom_kubeconfig(file.clone(), &KubeConfigOptions::default()).await.unwrap();
+        // Who asks says itself who it is.
+        config.auth_info = AuthInfo::default();
+        config.read_timeout = None;
+        let between = Self { client: Client::try_from(config).unwrap(), state: Arc::default() };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cluster = file.clusters[0].cluster.as_mut().unwrap();
+        cluster.server = Some(format!("http://{}", listener.local_addr().unwrap()));
+        (cluster.certificate_authority, cluster.certificate_authority_data) = (None, None);
+        let path = kubeconfig.with_extension("between.kubeconfig");
+        std::fs::write(&path, serde_json::to_string(&file).unwrap()).unwrap();
+        let router = Router::new().fallback(pass).with_state(between.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (between, path)
+    }
+
+    /// The answer to the next PATCH of a path that ends so gets lost: the API server seems to give up. It carries the
+    /// write out just before the next PATCH of a path that ends with `before`.
+    pub(crate) fn lose(&self, write: &str, before: &str) {
+        self.state.lock().wanted = Some((write.into(), before.into()));
+    }
+
+    /// What became of the write in the end.
+    pub(crate) fn late(&self) -> Option<StatusCode> {
+        self.state.lock().late
+    }
+
+    /// Whether a request gets lost, and else which other one comes before it.
+    fn turn(&self, asked: Request<Bytes>, path: &str) -> Turn {
+        let mut state = self.state.lock();
+        if asked.method() != Method::PATCH {
+            return Turn::Passes(asked, None);
+        }
+        if state.wanted.as_ref().is_some_and(|(write, _)| path.ends_with(write)) {
+            state.kept = state.wanted.take().map(|(_, before)| (asked, before));
+            return Turn::Lost;
+        }
+        let due = state.kept.as_ref().is_some_and(|(_, before)| path.ends_with(before));
+        let late = if due { state.kept.take().map(|(late, _)| late) } else { None };
+        Turn::Passes(asked, late)
+    }
+
+    async fn send(&self, request: Request<Bytes>) -> Response {
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts, kube::client::Body::from(body.to_vec()));
+        match self.client.send(request).await {
+            Ok(answer) => answer.map(Body::new),
+            Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+        }
+    }
+}
+
+async fn pass(State(between): State<Between>, request: Request<Body>) -> Response {
+    let (mut parts, body) = request.into_parts();
+    parts.headers.remove(header::HOST);
+    let body = to_bytes(body, usize::MAX).await.unwrap();
+    let path = parts.uri.path().to_owned();
+    let asked = Request::from_parts(parts, body);
+    let (asked, late) = match between.turn(asked, &path) {
+        Turn::Lost => return gave_up(),
+        Turn::Passes(asked, late) => (asked, late),
+    };
+    if let Some(late) = late {
+        let answer = between.send(late).await;
+        between.state.lock().late = Some(answer.status());
+    }
+    between.send(asked).await
+}
+
+fn gave_up() -> Response {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 504,
+        "reason": "Timeout", "message": "Timeout: request did not complete within requested timeout"});
+    (StatusCode::GATEWAY_TIMEOUT, [(header::CONTENT_TYPE, "application/json")], status.to_string()).into_response()
+}
