@@ -110,7 +110,8 @@ async fn pass(State(between): State<Between>, request: Request<Body>) -> Respons
 }
 
 fn gave_up() -> Response {
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 504,
-        "reason": "Timeout", "message": "Timeout: request did not complete within requested timeout"});
-    (StatusCode::GATEWAY_TIMEOUT, [(header::CONTENT_TYPE, "application/json")], status.to_string()).into_response()
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 500,
+        "reason": "InternalError", "message": "etcdserver: request timed out"});
+    (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "application/json")], status.to_string())
+        .into_response()
 }

@@ -54,12 +54,12 @@ impl Agents {
         let mut fence = pin!(self.fence(who));
         let mut settled = None;
         while settled.is_none() && since.elapsed() < SETTLE {
-            let hold = async {
+            let renewal = async {
                 if held {
                     self.voice.hold(&who.namespace, &who.name).await;
                 }
             };
-            ((), settled) = join!(hold, async { timeout(RENEW, &mut fence).await.ok() });
+            ((), settled) = join!(renewal, async { timeout(RENEW, &mut fence).await.ok() });
         }
         if let Some(Ok(found)) = settled {
             return found;
