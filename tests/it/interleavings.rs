@@ -158,7 +158,7 @@ impl World {
         may(self.gate == Gate::Unanswered, "the write is settled", Self::settle);
         may(self.gate == Gate::Written, "prompts are released", Self::release);
         may(self.landed && !self.pods[1].up, "the new pod is ready", |w| {
-            (w.pods[1].up, w.pods[1].ready) = (true, true)
+            (w.pods[1].up, w.pods[1].ready) = (true, true);
         });
         may(self.pods[1].ready && old.ready, "the old pod is told to end", Self::end);
         may(!old.ready && old.up && self.may_go(), "the old pod goes", Self::go);

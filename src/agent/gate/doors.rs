@@ -62,6 +62,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "as the table wants it")]
     fn say(activity: Wire) -> Option<Said> {
         Some(Said { activity, pods: vec!["p".into()] })
     }

@@ -23,6 +23,7 @@ pub(crate) struct Between {
     state: Arc<Mutex<Lost>>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "one at a time")]
 enum Turn {
     Lost,
     Passes(Request<Bytes>, Option<Request<Bytes>>),
