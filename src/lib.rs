@@ -11,6 +11,7 @@ pub mod artifact;
 pub mod cli;
 pub mod controller;
 pub mod git;
+pub mod net;
 pub mod object;
 pub mod plan;
 pub mod pod;

@@ -46,6 +46,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    pub(super) fn of_yaml(error: &YamlError) -> Self {
+        if error.too_large { Self::TooLarge } else { Self::InvalidYaml }
+    }
+
     /// The reason as it stands in conditions.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -69,7 +73,13 @@ impl RenderError {
     }
 
     pub(super) fn yaml(file: &RepoPath, error: &YamlError) -> Self {
-        Self::new(file, error.line, Reason::InvalidYaml, format!("column {}: {}", error.column, error.message))
+        let message = format!("column {}: {}", error.column, error.message);
+        Self::new(file, error.line, Reason::of_yaml(error), message)
+    }
+
+    /// The render of `file` was given up.
+    pub fn too_long(file: &RepoPath) -> Self {
+        Self::new(file, 0, Reason::TooLarge, "the render takes too long; make it smaller")
     }
 
     fn place(&self) -> String {

@@ -6,14 +6,14 @@ use std::{
 };
 
 use super::{
-    MAX_BUILDS, MAX_BYTES, MAX_FILE_BYTES, MAX_OBJECTS,
+    MAX_BUILDS, MAX_BYTES, MAX_FILE_BYTES, MAX_OBJECTS, MAX_STEPS,
     error::{Reason, RenderError, Result},
     import,
     manifest::{Origin, Resource},
     template::{self, Templates},
 };
 use crate::{
-    object::yaml::{self, Document},
+    object::yaml::{self, Budget, Document, YamlError},
     tree::{FileTree, RepoPath},
 };
 
@@ -27,12 +27,19 @@ pub(super) struct Files<'a> {
     objects: Cell<usize>,
     bytes: Cell<usize>,
     builds: Cell<usize>,
+    steps: Cell<usize>,
+    memory: &'a Budget,
     /// Whether nobody waits for the result any more.
     stopped: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(tree: &'a FileTree, templates: &'a dyn Templates, stopped: &'a dyn Fn() -> bool) -> Self {
+    pub(super) fn new(
+        tree: &'a FileTree,
+        templates: &'a dyn Templates,
+        stopped: &'a dyn Fn() -> bool,
+        memory: &'a Budget,
+    ) -> Self {
         Self {
             tree,
             templates,
@@ -40,6 +47,8 @@ impl<'a> Files<'a> {
             objects: Cell::new(0),
             bytes: Cell::new(0),
             builds: Cell::new(0),
+            steps: Cell::new(0),
+            memory,
             stopped,
         }
     }
@@ -107,21 +116,26 @@ impl<'a> Files<'a> {
     pub(super) fn documents(&self, path: &RepoPath) -> Result<Vec<Document>> {
         let text = self.text(path)?;
         if !template::is_template(path) {
-            return yaml::parse_documents(text).map_err(|e| RenderError::yaml(path, &e));
+            return self.parse(text).map_err(|e| RenderError::yaml(path, &e));
         }
         self.go_on(path)?;
         template::check_source(path, text)?;
         let output = self.templates.render(path, text)?;
         self.charge(path, output.text.len())?;
         self.read.borrow_mut().extend(output.read);
-        yaml::parse_documents(&output.text).map_err(|e| template::yaml_error(path, &output.text, &e))
+        self.parse(&output.text).map_err(|e| template::yaml_error(path, &output.text, &e))
+    }
+
+    /// The documents of a text, paid for.
+    pub(super) fn parse(&self, text: &str) -> std::result::Result<Vec<Document>, YamlError> {
+        yaml::parse_within(text, self.memory)
     }
 
     /// The manifests of a file, lists taken apart, other API groups mapped to ours.
     pub(super) fn resources(&self, path: &RepoPath) -> Result<Vec<Resource>> {
         let mut found = vec![];
         for document in self.documents(path)? {
-            let origin = Origin::of(path, &document);
+            let origin = Origin::of(path, document.line, document.lines.into());
             Resource::from_document(document.value, &origin, &mut found)?;
         }
         found.iter_mut().try_for_each(import::map)?;
@@ -140,6 +154,43 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
+    /// Pays for memory of what a render makes itself; see [`Budget`].
+    pub(super) fn pay(&self, path: &RepoPath, bytes: usize) -> Result<()> {
+        self.spend(bytes);
+        self.paid(path)
+    }
+
+    /// As [`pay`](Self::pay), for places that cannot fail; [`paid`](Self::paid) tells afterwards.
+    pub(super) fn spend(&self, bytes: usize) -> bool {
+        self.memory.spend(bytes)
+    }
+
+    /// Counts steps, which take time: operations of patches, items that are moved, compared or looked up.
+    pub(super) fn step(&self, path: &RepoPath, steps: usize) -> Result<()> {
+        self.walk(steps);
+        self.paid(path)
+    }
+
+    /// As [`step`](Self::step), for places that cannot fail. Nobody should go on after `false`.
+    pub(super) fn walk(&self, steps: usize) -> bool {
+        self.steps.set(self.steps.get().saturating_add(steps));
+        self.steps.get() <= MAX_STEPS && !(self.stopped)()
+    }
+
+    /// An error where a bound was crossed, or the render was stopped.
+    pub(super) fn paid(&self, path: &RepoPath) -> Result<()> {
+        self.go_on(path)?;
+        let message = if self.memory.is_exhausted() {
+            let limit = self.memory.limit() >> 20;
+            format!("what is read and made takes more than {limit} MiB of memory; split the Sync")
+        } else if self.steps.get() > MAX_STEPS {
+            format!("it takes more than {MAX_STEPS} steps (operations, items of lists that they move); make it smaller")
+        } else {
+            return Ok(());
+        };
+        Err(RenderError::new(path, 0, Reason::TooLarge, message))
+    }
+
     /// Counts kustomizations that are built: each may name others several times.
     pub(super) fn count_build(&self, path: &RepoPath) -> Result<()> {
         self.go_on(path)?;
@@ -154,7 +205,7 @@ impl<'a> Files<'a> {
     /// An error when the render was stopped.
     pub(super) fn go_on(&self, path: &RepoPath) -> Result<()> {
         if (self.stopped)() {
-            return Err(RenderError::new(path, 0, Reason::Interrupted, "the render takes too long; make it smaller"));
+            return Err(RenderError::too_long(path));
         }
         Ok(())
     }

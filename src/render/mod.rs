@@ -4,6 +4,8 @@
 //! taken. Files named `*.j2` are templates. Whatever is not understood is an error that names file and line: nothing is
 //! ignored.
 
+#[cfg(test)]
+mod bound_tests;
 mod check;
 mod error;
 mod files;
@@ -26,7 +28,7 @@ pub use namespace::{Scope, builtin_scope, set_namespace};
 pub use template::{Engine, Templates, Written};
 
 use crate::{
-    object::Object,
+    object::{Object, yaml::Budget},
     tree::{FileTree, RepoPath},
 };
 use error::Result;
@@ -39,6 +41,13 @@ pub const MAX_FILE_BYTES: usize = 4 << 20;
 pub const MAX_OBJECTS: usize = 10_000;
 /// Most bytes that one render reads, and that its templates and patches write.
 pub const MAX_BYTES: usize = 32 << 20;
+/// Most memory that what one render reads and makes takes, in bytes: an estimate, see [`Budget`]. 3 renders at a time have
+/// room in the controller's memory beside two processes for templates.
+pub const MAX_MEMORY: usize = 64 << 20;
+/// Most operations of one JSON patch.
+pub const MAX_OPERATIONS: usize = 10_000;
+/// Most steps of a render's patches: operations, items of lists that they move or compare.
+pub const MAX_STEPS: usize = 200_000_000;
 /// Most kustomizations that one render builds; one that is named twice counts twice.
 pub const MAX_BUILDS: usize = 1_000;
 /// How deep kustomizations may refer to kustomizations.
@@ -140,7 +149,18 @@ pub fn render_with(
     templates: &dyn Templates,
     stopped: &dyn Fn() -> bool,
 ) -> std::result::Result<Rendered, RenderError> {
-    let files = Files::new(tree, templates, stopped);
+    render_within(tree, path, templates, stopped, &Budget::new(MAX_MEMORY))
+}
+
+/// As [`render_with`]; what is read and made is paid for with `memory`.
+fn render_within(
+    tree: &FileTree,
+    path: &RepoPath,
+    templates: &dyn Templates,
+    stopped: &dyn Fn() -> bool,
+    memory: &Budget,
+) -> std::result::Result<Rendered, RenderError> {
+    let files = Files::new(tree, templates, stopped, memory);
     let resources = if tree.get(path).is_some() {
         files.resources(path)?
     } else if files.is_dir(path) {

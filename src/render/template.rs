@@ -222,5 +222,5 @@ pub(super) fn yaml_error(path: &RepoPath, text: &str, error: &YamlError) -> Rend
         _ => String::new(),
     };
     let message = format!("in the rendered output, line {}: {}{shown}", error.line, error.message);
-    RenderError::new(path, 0, Reason::InvalidYaml, message)
+    RenderError::new(path, 0, Reason::of_yaml(error), message)
 }

@@ -112,15 +112,14 @@ impl Agents {
         let secret = agent::build::auth_secret(agent, "opencode", &random_password());
         let name = secret.name_any();
         let client = &self.context.client;
-        let written = match write::post_object(client, &namespace, &secret).await? {
-            Some(made) => made,
+        let written = if let Some(made) = write::post_object(client, &namespace, &secret).await? {
+            made
+        } else {
             // Ours from a moment ago, which the cache does not show yet, or somebody else's.
-            None => {
-                let found = write::get::<Secret>(client, &namespace, &name).await?;
-                let found = found.ok_or_else(|| Failure::transient(reasons::APPLY_FAILED, "the Secret vanished"))?;
-                ours("Secret", &name, found.owner_references(), agent)?;
-                found
-            }
+            let found = write::get::<Secret>(client, &namespace, &name).await?;
+            let found = found.ok_or_else(|| Failure::transient(reasons::APPLY_FAILED, "the Secret vanished"))?;
+            ours("Secret", &name, found.owner_references(), agent)?;
+            found
         };
         let password = Password::of(&written).ok_or_else(|| {
             Failure::waiting(reasons::SECRET_INVALID, format!("Secret {name:?} has no key \"password\": delete it"))

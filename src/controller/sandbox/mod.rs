@@ -5,6 +5,7 @@
 //! A process is started for the first template of a render and ends with it; a render without templates costs none.
 
 pub mod child;
+mod places;
 mod process;
 mod wire;
 
@@ -20,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
 
 use crate::{
     api::names::reasons,
@@ -28,6 +32,7 @@ use crate::{
     status::Failure,
     tree::{FileTree, RepoPath},
 };
+use places::{Place, Places};
 use process::Process;
 
 /// Memory of a process for what its templates make, in bytes.
@@ -42,6 +47,10 @@ pub const WALL: Duration = Duration::from_secs(30);
 pub const PROCESSES: usize = 2;
 /// No render may take longer, without its templates.
 const DEADLINE: Duration = Duration::from_mins(1);
+/// A render that has not ended by then after its deadline is not waited for; its place stays taken until it ends.
+const GRACE: Duration = Duration::from_secs(5);
+/// Longest wait for a place.
+const QUEUE: Duration = Duration::from_secs(30);
 /// For documents that nest as deep as they may.
 const RENDER_STACK: usize = 16 << 20;
 
@@ -50,6 +59,7 @@ const RENDER_STACK: usize = 16 << 20;
 pub struct Sandbox {
     program: PathBuf,
     slots: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Default for Sandbox {
@@ -64,37 +74,58 @@ impl Default for Sandbox {
 impl Sandbox {
     /// With templates rendered by `program render-templates`.
     pub fn of_program(program: PathBuf) -> Self {
-        Self { program, slots: Arc::new(Semaphore::new(PROCESSES)) }
+        Self { program, slots: Arc::new(Semaphore::new(PROCESSES)), places: Places::default() }
     }
 
-    /// Renders. When this is dropped, the render ends and its process is killed.
+    /// Renders, when few others do: `places` says how many. When this is dropped, the render ends and its process is
+    /// killed. A render that takes too long is an error of what is rendered: the same would take as long again.
     pub async fn render(
         &self,
         tree: Arc<FileTree>,
         path: RepoPath,
         context: render::Context,
     ) -> Result<Result<Rendered, RenderError>, Failure> {
+        let (seen, at) = (tree.clone(), path.clone());
+        let work = move |templates: &Elsewhere, stopped: &dyn Fn() -> bool| {
+            render::render_with(&seen, &at, templates, stopped)
+        };
+        self.supervise(&tree, path, &context, work).await
+    }
+
+    async fn supervise(
+        &self,
+        tree: &FileTree,
+        path: RepoPath,
+        context: &render::Context,
+        work: impl FnOnce(&Elsewhere, &dyn Fn() -> bool) -> Result<Rendered, RenderError> + Send + 'static,
+    ) -> Result<Result<Rendered, RenderError>, Failure> {
+        let place = timeout(QUEUE, self.places.take(&context.sync.namespace)).await.map_err(|_| {
+            Failure::transient(reasons::TIMEOUT, "other Syncs render, as many as may at a time; it is tried again")
+        })?;
         let (asks, mut asked) = mpsc::channel(1);
         let (answer, mut answered) = oneshot::channel();
         let gone = StopOnDrop::default();
-        let work = work(tree.clone(), path, asks, gone.0.clone(), answer);
-        std::thread::Builder::new().name("render".into()).stack_size(RENDER_STACK).spawn(work).map_err(|e| {
+        let thread = on_thread(work, asks, gone.0.clone(), answer, place);
+        std::thread::Builder::new().name("render".into()).stack_size(RENDER_STACK).spawn(thread).map_err(|e| {
             Failure::transient(reasons::INTERNAL_ERROR, format!("cannot start a thread for the render: {e}"))
         })?;
-        let mut process = None;
+        let (mut process, mut overdue) = (None, tokio::time::Instant::now() + DEADLINE + GRACE);
         let panicked = || Failure::transient(reasons::INTERNAL_ERROR, "a bug in Pilothouse: the render panicked");
         loop {
             tokio::select! {
                 done = &mut answered => return done.map_err(|_| panicked()),
                 Some(Ask { path, source, reply }) = asked.recv() => {
+                    let asked_at = tokio::time::Instant::now();
                     if process.is_none() {
-                        process = Some(self.start(&context).await?);
+                        process = Some(self.start(context).await?);
                     }
                     if let Some(process) = &mut process {
                         // Nobody waits any more where this fails.
-                        let _ = reply.send(process.render(&tree, &path, &source).await);
+                        let _ = reply.send(process.render(tree, &path, &source).await);
                     }
+                    overdue += asked_at.elapsed();
                 }
+                () = tokio::time::sleep_until(overdue) => return Ok(Err(RenderError::too_long(&path))),
             }
         }
     }
@@ -110,21 +141,22 @@ impl Sandbox {
     }
 }
 
-/// The part of a render that runs on a thread of its own.
-fn work(
-    tree: Arc<FileTree>,
-    path: RepoPath,
+/// The part of a render that runs on a thread of its own. Its place is free again when it really has ended.
+fn on_thread(
+    work: impl FnOnce(&Elsewhere, &dyn Fn() -> bool) -> Result<Rendered, RenderError> + Send + 'static,
     asks: mpsc::Sender<Ask>,
     gone: Arc<AtomicBool>,
     answer: oneshot::Sender<Result<Rendered, RenderError>>,
-) -> impl FnOnce() {
+    place: Place,
+) -> impl FnOnce() + Send + 'static {
     move || {
         let started = Instant::now();
         let templates = Elsewhere { asks, took: Cell::default() };
         let late = || started.elapsed().saturating_sub(templates.took.get()) > DEADLINE;
         let stopped = || gone.load(Ordering::Relaxed) || late();
         // Nobody waits any more where this fails.
-        let _ = answer.send(render::render_with(&tree, &path, &templates, &stopped));
+        let _ = answer.send(work(&templates, &stopped));
+        drop(place);
     }
 }
 
@@ -162,5 +194,42 @@ struct StopOnDrop(Arc<AtomicBool>);
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The place of a render that does not end stays taken, and nobody waits for it; the same would not end again.
+    #[tokio::test(start_paused = true)]
+    async fn a_render_that_does_not_stop_is_stalled_and_keeps_its_place() {
+        let sandbox = Sandbox::of_program("/nowhere".into());
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let stuck = move |_: &Elsewhere, _: &dyn Fn() -> bool| {
+            let _ = ended.recv();
+            Ok(Rendered::default())
+        };
+        let (tree, context) = (FileTree::default(), render::Context::default());
+        let failed = sandbox.supervise(&tree, RepoPath::root(), &context, stuck).await.unwrap().unwrap_err();
+        assert_eq!(failed.reason, Reason::TooLarge);
+        assert_eq!(Failure::from(failed).class, crate::status::Class::Stalled);
+        assert_eq!(sandbox.places.free(), places::RENDERS - 1);
+        drop(end);
+        while sandbox.places.free() < places::RENDERS {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Who finds no place is told to come again: it is none of its own faults.
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_place_comes_again() {
+        let sandbox = Sandbox::of_program("/nowhere".into());
+        let mut taken = vec![];
+        for n in 0..places::RENDERS {
+            taken.push(sandbox.places.take(&format!("ns-{n}")).await);
+        }
+        let refused = sandbox.render(Arc::default(), RepoPath::root(), render::Context::default()).await;
+        assert_eq!(refused.unwrap_err().class, crate::status::Class::Transient);
     }
 }

@@ -96,8 +96,8 @@ impl Pass<'_> {
             .render(tree, path, context)
             .await?
             .map_err(|e| Failure { reason: reasons::RENDER_FAILED, ..e.into() })?;
-        let origin = |item: &render::Item| Origin { file: item.file.to_string(), line: item.line };
-        Ok(rendered.objects.into_iter().map(|item| (item.object.clone(), origin(&item))).collect())
+        let taken = |item: render::Item| (item.object, Origin { file: item.file.to_string(), line: item.line });
+        Ok(rendered.objects.into_iter().map(taken).collect())
     }
 
     fn render_context(&self, repository: &Repository, artifact: &Artifact) -> render::Context {

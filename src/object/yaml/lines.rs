@@ -13,8 +13,9 @@ pub struct Lines {
 enum Children {
     #[default]
     None,
-    Mapping(BTreeMap<Box<str>, Lines>),
-    Sequence(Vec<Lines>),
+    /// By their keys, in order: of most mappings there are few, and a map would have room for many.
+    Mapping(Box<[(Box<str>, Lines)]>),
+    Sequence(Box<[Lines]>),
 }
 
 impl Lines {
@@ -23,11 +24,11 @@ impl Lines {
     }
 
     pub(super) fn sequence(line: usize, items: Vec<Self>) -> Self {
-        Self { children: Children::Sequence(items), ..Self::scalar(line) }
+        Self { children: Children::Sequence(items.into()), ..Self::scalar(line) }
     }
 
     pub(super) fn mapping(line: usize, fields: BTreeMap<Box<str>, Self>) -> Self {
-        Self { children: Children::Mapping(fields), ..Self::scalar(line) }
+        Self { children: Children::Mapping(fields.into_iter().collect()), ..Self::scalar(line) }
     }
 
     pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &Self)> {
@@ -35,7 +36,7 @@ impl Lines {
             Children::Mapping(map) => Some(map),
             _ => None,
         };
-        map.into_iter().flatten().map(|(key, lines)| (key.as_ref(), lines))
+        map.into_iter().flat_map(|map| map.iter()).map(|(key, lines)| (key.as_ref(), lines))
     }
 
     /// The line of this node, from 1; 0 when unknown.
@@ -47,7 +48,11 @@ impl Lines {
     pub fn get(&self, step: &str) -> Option<&Self> {
         match &self.children {
             Children::None => None,
-            Children::Mapping(map) => map.get(step),
+            Children::Mapping(map) => map
+                .binary_search_by(|(key, _)| key.as_ref().cmp(step))
+                .ok()
+                .and_then(|at| map.get(at))
+                .map(|(_, lines)| lines),
             Children::Sequence(items) => items.get(step.parse::<usize>().ok()?),
         }
     }

@@ -6,32 +6,30 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use serde_json::{Map, Value};
 
 use super::{
-    Document, Lines, YamlError, json,
+    Budget, Document, Lines, YamlError, json,
     resolve::{self, Scalar},
 };
 
 /// How deep mappings and lists may nest; readers of JSON stop at 128.
 pub const MAX_DEPTH: usize = 120;
 
-/// How many bytes anchors and aliases may copy in one text. Some kilobytes of aliases of aliases would otherwise
-/// become gigabytes.
-const COPY_BUDGET: usize = 32 << 20;
-
 /// Reads all documents of a text as `kubectl` does; empty ones are left out. A text that begins with `{` may be a
-/// stream of JSON objects.
+/// stream of JSON objects. The text is one that its reader trusts: its documents may take 256 MiB of memory.
 pub fn parse_documents(text: &str) -> Result<Vec<Document>, YamlError> {
+    parse_within(text, &Budget::new(256 << 20))
+}
+
+/// As [`parse_documents`]; what is read is paid for as it is read. Some kilobytes of aliases of aliases would otherwise
+/// become gigabytes.
+pub fn parse_within(text: &str, budget: &Budget) -> Result<Vec<Document>, YamlError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if let Some(documents) = json::parse_stream(text)? {
+    if let Some(documents) = json::parse_stream(text, budget)? {
         return Ok(documents);
     }
     check_characters(text)?;
     let options = granit_parser::options! { disallow_directives: true, emit_comments: false, emit_anchor_events: true };
-    let mut reader = Reader {
-        text,
-        parser: Parser::new_from_str_with_options(text, options),
-        anchors: HashMap::new(),
-        budget: COPY_BUDGET,
-    };
+    let mut reader =
+        Reader { text, parser: Parser::new_from_str_with_options(text, options), anchors: HashMap::new(), budget };
     let mut documents = vec![];
     while reader.document(&mut documents)? {}
     Ok(documents)
@@ -64,7 +62,7 @@ struct Reader<'t> {
     text: &'t str,
     parser: Parser<'t, StrInput<'t>>,
     anchors: HashMap<usize, Node>,
-    budget: usize,
+    budget: &'t Budget,
 }
 
 /// A node that was read. Scalars stay typed because keys need the type.
@@ -117,9 +115,9 @@ impl<'t> Reader<'t> {
             return Err(YamlError::new(line, column, "a block text cannot be a whole document; begin with a key"));
         }
         let node = self.node(event, &span, 0)?;
-        let value = node.value(&span)?;
+        let (value, lines) = node.into_value(&span)?;
         if !value.is_null() {
-            documents.push(Document { line: node.lines.line(), value, lines: node.lines });
+            documents.push(Document { line: lines.line(), value, lines });
         }
         Ok(true)
     }
@@ -153,14 +151,15 @@ impl<'t> Reader<'t> {
         }
         let (anchor, node) = match event {
             Event::Scalar(text, style, anchor, tag) => {
+                self.pay(Budget::text(text.len()), span)?;
                 let tag = tag.map(|t| full_tag(&t));
                 let plain = style == ScalarStyle::Plain;
                 let scalar =
                     resolve::scalar(&text, plain, tag.as_deref()).map_err(|m| YamlError::new(line, column, m))?;
                 (anchor, Node { kind: Kind::Scalar(scalar), lines: Lines::scalar(line) })
             }
-            Event::SequenceStart(_, anchor, _) => (anchor, self.sequence(line, depth)?),
-            Event::MappingStart(_, anchor, _) => (anchor, self.mapping(line, depth)?),
+            Event::SequenceStart(_, anchor, _) => (anchor, self.sequence(span, depth)?),
+            Event::MappingStart(_, anchor, _) => (anchor, self.mapping(span, depth)?),
             Event::Alias(id) => return self.alias(id, span, depth),
             _ => return Err(YamlError::new(line, column, "a value is expected here")),
         };
@@ -185,35 +184,37 @@ impl<'t> Reader<'t> {
     }
 
     /// Pays for one copy of `node`.
-    fn charge(&mut self, node: &Node, span: &Span) -> Result<(), YamlError> {
-        let (line, column) = place(span);
-        let cost = node.cost();
-        self.budget = self
-            .budget
-            .checked_sub(cost)
-            .ok_or_else(|| YamlError::new(line, column, "anchors and aliases multiply the text too much"))?;
-        Ok(())
+    fn charge(&self, node: &Node, span: &Span) -> Result<(), YamlError> {
+        self.pay(node.cost(), span)
     }
 
-    fn sequence(&mut self, line: usize, depth: usize) -> Result<Node, YamlError> {
+    fn pay(&self, bytes: usize, span: &Span) -> Result<(), YamlError> {
+        let (line, column) = place(span);
+        if self.budget.spend(bytes) { Ok(()) } else { Err(YamlError::too_large(line, column, self.budget)) }
+    }
+
+    fn sequence(&mut self, start: &Span, depth: usize) -> Result<Node, YamlError> {
+        self.pay(Budget::NODE, start)?;
         let (mut items, mut lines) = (vec![], vec![]);
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok(Node { kind: Kind::Tree(Value::Array(items)), lines: Lines::sequence(line, lines) });
+                let lines = Lines::sequence(start.start.line(), lines);
+                return Ok(Node { kind: Kind::Tree(Value::Array(items)), lines });
             }
-            let node = self.node(event, &span, depth + 1)?;
-            items.push(node.value(&span)?);
-            lines.push(node.lines);
+            let (value, line) = self.node(event, &span, depth + 1)?.into_value(&span)?;
+            items.push(value);
+            lines.push(line);
         }
     }
 
-    fn mapping(&mut self, line: usize, depth: usize) -> Result<Node, YamlError> {
+    fn mapping(&mut self, start: &Span, depth: usize) -> Result<Node, YamlError> {
+        self.pay(Budget::NODE, start)?;
         let mut fields = Fields::default();
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
-                let lines = Lines::mapping(line, fields.lines);
+                let lines = Lines::mapping(start.start.line(), fields.lines);
                 return Ok(Node { kind: Kind::Tree(Value::Object(fields.values)), lines });
             }
             if is_merge(&event) {
@@ -222,11 +223,11 @@ impl<'t> Reader<'t> {
                 continue;
             }
             let key = self.key(event, &span, depth)?;
+            self.pay(Budget::entry(fields.written.len(), key.len()), &span)?;
             fields.claim(&key, &span)?;
             let (event, span) = self.next()?;
-            let node = self.node(event, &span, depth + 1)?;
-            let value = node.value(&span)?;
-            fields.set(key, value, node.lines);
+            let (value, lines) = self.node(event, &span, depth + 1)?.into_value(&span)?;
+            fields.set(key, value, lines);
         }
     }
 
@@ -301,30 +302,23 @@ impl Fields {
 }
 
 impl Node {
-    fn value(&self, span: &Span) -> Result<Value, YamlError> {
-        match &self.kind {
-            Kind::Tree(value) => Ok(value.clone()),
+    fn into_value(self, span: &Span) -> Result<(Value, Lines), YamlError> {
+        let value = match self.kind {
+            Kind::Tree(value) => value,
             Kind::Scalar(scalar) => {
                 let (line, column) = place(span);
-                resolve::to_json(scalar.clone()).map_err(|m| YamlError::new(line, column, m))
+                resolve::to_json(scalar).map_err(|m| YamlError::new(line, column, m))?
             }
-        }
+        };
+        Ok((value, self.lines))
     }
 
     /// Roughly the bytes of a copy.
     fn cost(&self) -> usize {
-        fn cost(value: &Value) -> usize {
-            96 + match value {
-                Value::Array(items) => items.iter().map(cost).sum(),
-                Value::Object(map) => map.iter().map(|(k, v)| 2 * k.len() + cost(v)).sum(),
-                Value::String(text) => text.len(),
-                _ => 0,
-            }
-        }
         match &self.kind {
-            Kind::Tree(value) => cost(value),
-            Kind::Scalar(Scalar::Text(text)) => 96 + text.len(),
-            Kind::Scalar(_) => 96,
+            Kind::Tree(value) => Budget::of(value),
+            Kind::Scalar(Scalar::Text(text)) => Budget::text(text.len()),
+            Kind::Scalar(_) => Budget::NODE,
         }
     }
 

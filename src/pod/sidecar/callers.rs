@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::lobby::{Guest, Lobby};
+use crate::net::lobby::{Guest, Lobby};
 
 /// Connections at once that have shown the password; others are told to come again.
 const MAX_CLIENTS: usize = 1024;

@@ -10,7 +10,6 @@ pub mod callers;
 mod content;
 pub mod door;
 pub mod drain;
-pub mod lobby;
 pub mod name;
 pub mod probes;
 pub mod route;

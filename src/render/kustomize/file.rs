@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     object::yaml::{Document, Lines},
     render::{
+        MAX_OBJECTS,
         error::{Reason, RenderError, Result},
         files::Files,
     },
@@ -128,6 +129,7 @@ impl Kustomization {
 
     fn from_document(path: &RepoPath, document: Document) -> Result<Self> {
         let Document { value, lines, .. } = document;
+        check_lengths(path, &lines, &value)?;
         let mut reader = Reader { file: path, lines: &lines, value };
         let mut read = Self {
             file: path.clone(),
@@ -162,6 +164,17 @@ impl Kustomization {
     pub(super) fn path(&self, dir: &RepoPath, pointer: &str, text: &str) -> Result<RepoPath> {
         dir.join(text).map_err(|e| self.error(pointer, Reason::InvalidKustomization, e.to_string()))
     }
+}
+
+/// An entry takes more memory than what is written, which may be `{}`.
+fn check_lengths(path: &RepoPath, lines: &Lines, value: &Value) -> Result<()> {
+    for key in ["labels", "images", "patches", "configMapGenerator", "secretGenerator"] {
+        if value.get(key).and_then(Value::as_array).is_some_and(|list| list.len() > MAX_OBJECTS) {
+            let message = format!("{key} has more than {MAX_OBJECTS} entries");
+            return Err(RenderError::new(path, lines.at(&format!("/{key}")), Reason::TooLarge, message));
+        }
+    }
+    Ok(())
 }
 
 struct Reader<'a> {

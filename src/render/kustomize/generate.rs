@@ -7,6 +7,7 @@ use super::{
     hash, id,
 };
 use crate::{
+    object::yaml::Budget,
     render::{
         error::{Reason, Result},
         files::Files,
@@ -92,7 +93,13 @@ impl One<'_> {
             mapping(&mut value, "data");
         }
         let mut seen = Map::new();
-        for (key, bytes) in self.pairs()? {
+        let pairs = self.pairs()?;
+        // In the object they may be base64.
+        let pair = |(n, (key, bytes)): (usize, &(String, Vec<u8>))| {
+            Budget::entry(n, key.len()) + Budget::text(3 * bytes.len() / 2)
+        };
+        self.files.pay(&self.kustomization.file, pairs.iter().enumerate().map(pair).sum())?;
+        for (key, bytes) in pairs {
             if seen.insert(key.clone(), Value::Null).is_some() {
                 return Err(self.error("", Reason::InvalidKustomization, format!("key {key:?} is given twice")));
             }

@@ -11,6 +11,7 @@ use crate::{
     api::GROUP,
     render::{
         error::{Reason, Result},
+        files::Files,
         manifest::Resource,
     },
 };
@@ -31,7 +32,7 @@ const FIELDS: &[(&str, &str, &str)] = &[
     (GROUP, "PilothouseConfig", "spec/systemImage/image"),
 ];
 
-pub(super) fn apply_all(kustomization: &Kustomization, resources: &mut [Resource]) -> Result<()> {
+pub(super) fn apply_all(files: &Files<'_>, kustomization: &Kustomization, resources: &mut [Resource]) -> Result<()> {
     for (index, image) in kustomization.images.iter().enumerate() {
         if image.name.is_empty() {
             let message = format!("images[{index}]: name is required");
@@ -45,11 +46,15 @@ pub(super) fn apply_all(kustomization: &Kustomization, resources: &mut [Resource
             if let Value::String(text) = slot
                 && pattern.is_match(text)
             {
-                *text = changed(text, image);
+                let new = changed(text, image);
+                if files.spend(new.len()) {
+                    *text = new;
+                }
             }
         };
         for resource in resources.iter_mut().filter(|r| r.kind() != "CustomResourceDefinition") {
             containers(&mut resource.value, &change);
+            files.paid(&kustomization.file)?;
             for (group, kind, path) in FIELDS {
                 let spec = FieldSpec { group, version: "", kind, path, create: false };
                 if spec.matches(resource) {

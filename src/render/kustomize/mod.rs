@@ -31,7 +31,7 @@ use file::Kustomization;
 pub(super) fn build(files: &Files<'_>, dir: &RepoPath) -> Result<Vec<Resource>> {
     let mut resources = accumulate(files, dir, &mut vec![])?;
     hash::add_suffixes(&mut resources);
-    references::fix(&mut resources)?;
+    references::fix(files, &mut resources)?;
     hash::unwrap_base64(&mut resources);
     Ok(resources)
 }
@@ -54,7 +54,7 @@ fn accumulate(files: &Files<'_>, dir: &RepoPath, stack: &mut Vec<RepoPath>) -> R
     }
     generate::absorb(files, &kustomization, dir, &mut resources)?;
     patch::apply_all(files, &kustomization, dir, &mut resources)?;
-    transform::apply_all(&kustomization, &mut resources)?;
+    transform::apply_all(files, &kustomization, &mut resources)?;
     stack.pop();
     Ok(resources)
 }
@@ -166,5 +166,7 @@ fn remember(resource: &mut Resource) {
         name: resource.name().to_owned(),
         namespace: effective_namespace(resource).to_owned(),
     };
-    resource.former.push(former);
+    if resource.former.last() != Some(&former) {
+        resource.former.push(former);
+    }
 }

@@ -1,5 +1,7 @@
 //! `patches`: strategic merge and JSON patches.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{
@@ -9,8 +11,9 @@ use super::{
     selector::{self, Selector},
 };
 use crate::{
-    object::yaml::{self, Document},
+    object::yaml::{Budget, Document},
     render::{
+        MAX_OPERATIONS,
         error::{Reason, RenderError, Result},
         files::Files,
         import,
@@ -70,9 +73,9 @@ impl Entry<'_> {
             ("", text) => {
                 let line = self.kustomization.line(&format!("{}/patch", self.pointer));
                 let source = Source { file: self.kustomization.file.clone(), offset: line };
-                let documents = yaml::parse_documents(text).map_err(|e| {
+                let documents = files.parse(text).map_err(|e| {
                     let message = format!("patches[{}].patch: line {} of it: {}", self.index, e.line, e.message);
-                    RenderError::new(&source.file, line + e.line, Reason::InvalidYaml, message)
+                    RenderError::new(&source.file, line + e.line, Reason::of_yaml(&e), message)
                 })?;
                 Ok((source, documents))
             }
@@ -97,6 +100,7 @@ impl Entry<'_> {
             })?),
             None => None,
         };
+        files.step(&source.file, resources.len())?;
         match documents {
             [] => Err(self.error("", Reason::InvalidKustomization, "the patch is empty")),
             [Document { value: Value::Array(_), .. }] => {
@@ -123,8 +127,13 @@ impl Entry<'_> {
             return Err(self.error("", Reason::InvalidKustomization, "a JSON patch needs a target"));
         };
         let at = |index: usize| source.offset + document.lines.at(&format!("/{index}"));
+        let list = document.value.as_array().map(Vec::as_slice).unwrap_or_default();
+        if list.len() > MAX_OPERATIONS {
+            let message = format!("patches[{}]: a JSON patch has at most {MAX_OPERATIONS} operations", self.index);
+            return Err(RenderError::new(&source.file, at(MAX_OPERATIONS), Reason::TooLarge, message));
+        }
         let mut operations = vec![];
-        for (index, operation) in document.value.as_array().into_iter().flatten().enumerate() {
+        for (index, operation) in list.iter().enumerate() {
             operations.push(serde_json::from_value::<json6902::Operation>(operation.clone()).map_err(|e| {
                 let message = format!("patches[{}]: operation {index}: {e}", self.index);
                 RenderError::new(&source.file, at(index), Reason::InvalidKustomization, message)
@@ -134,7 +143,9 @@ impl Entry<'_> {
         for resource in resources.iter_mut().filter(|r| target.matches(r)) {
             remember(resource);
             files.charge(&source.file, size)?;
-            json6902::apply(&mut resource.value, &operations).map_err(|(index, message)| {
+            let applied = json6902::apply(&mut resource.value, &operations, files);
+            files.paid(&source.file)?;
+            applied.map_err(|(index, message)| {
                 let message = format!("patches[{}]: {}: {message}", self.index, resource.describe());
                 RenderError::new(&source.file, at(index), Reason::PatchFailed, message)
             })?;
@@ -150,8 +161,7 @@ impl Entry<'_> {
         target: Option<&Selector>,
         resources: &mut Vec<Resource>,
     ) -> Result<()> {
-        let mut origin = Origin::of(&source.file, document);
-        origin.line += source.offset;
+        let origin = Origin::of(&source.file, document.line + source.offset, Arc::new(document.lines.clone()));
         let mut patch = Resource::new(document.value.clone(), origin);
         if !patch.value.is_object() {
             return Err(patch.error(Reason::InvalidKustomization, "a patch is a mapping, or a list of operations"));
@@ -159,13 +169,16 @@ impl Entry<'_> {
         import::map(&mut patch)?;
         let chosen = self.choose(&patch, target, resources)?;
         files.charge(&source.file, patch.value.to_string().len().saturating_mul(chosen.len()))?;
+        files.pay(&source.file, Budget::of(&patch.value).saturating_mul(chosen.len()))?;
         let (mut kept, mut failed) = (Vec::with_capacity(resources.len()), None);
         for (index, mut resource) in resources.drain(..).enumerate() {
-            if !chosen.contains(&index) {
+            if chosen.binary_search(&index).is_err() {
                 kept.push(resource);
                 continue;
             }
-            match patched(&mut resource, &patch) {
+            let merged = patched(&mut resource, &patch, &|steps| files.walk(steps));
+            files.paid(&source.file)?;
+            match merged {
                 Ok(true) => kept.push(resource),
                 Ok(false) => {}
                 Err((pointer, message)) => {
@@ -227,12 +240,18 @@ fn is_or_was(resource: &Resource, patch: &Resource) -> bool {
 }
 
 /// Merges; whether the object is still there. Its identity stays, whatever the patch says.
-fn patched(resource: &mut Resource, patch: &Resource) -> std::result::Result<bool, strategic::Failed> {
+fn patched(
+    resource: &mut Resource,
+    patch: &Resource,
+    walk: &dyn Fn(usize) -> bool,
+) -> std::result::Result<bool, strategic::Failed> {
     let (api_version, kind) = (resource.api_version().to_owned(), resource.kind().to_owned());
     let (name, namespace) = (resource.name().to_owned(), resource.namespace().to_owned());
     let (group, _) = api_version.split_once('/').unwrap_or(("", ""));
     let known = (group != crate::api::GROUP && builtin_scope(group, &kind).is_some()).then_some((group, kind.as_str()));
-    let Some(merged) = strategic::apply(resource.value.clone(), patch.value.clone(), known)? else { return Ok(false) };
+    let Some(merged) = strategic::apply(resource.value.clone(), patch.value.clone(), known, walk)? else {
+        return Ok(false);
+    };
     resource.value = merged;
     if let Some(map) = resource.value.as_object_mut() {
         map.insert("apiVersion".into(), api_version.into());

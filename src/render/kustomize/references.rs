@@ -13,6 +13,7 @@ use crate::{
     api::GROUP,
     render::{
         error::{Reason, Result},
+        files::Files,
         manifest::Resource,
     },
 };
@@ -22,7 +23,7 @@ use targets::{Place, TARGETS, Target};
 mod targets;
 
 /// Rewrites references to names that objects had before.
-pub(super) fn fix(resources: &mut [Resource]) -> Result<()> {
+pub(super) fn fix(files: &Files<'_>, resources: &mut [Resource]) -> Result<()> {
     let candidates = Candidates::new(resources);
     let renamed = |target: &&Target| candidates.all.iter().any(|c| c.is(target.group, target.kind));
     let targets: Vec<&Target> = TARGETS.iter().filter(renamed).collect();
@@ -32,13 +33,14 @@ pub(super) fn fix(resources: &mut [Resource]) -> Result<()> {
             for path in paths(resource, target) {
                 let spec = FieldSpec { group: "", version: "", kind: "", path: &path, create: false };
                 let mut failed = None;
-                let referrer = Referrer { index, target, path: &path, candidates: &candidates };
+                let referrer = Referrer { files, index, target, path: &path, candidates: &candidates };
                 // A path that leads nowhere refers to nothing.
                 let _ = spec.visit(&mut value, Leaf::Text, &mut |slot| {
                     if let Err(message) = referrer.rewrite(slot) {
                         failed.get_or_insert(message);
                     }
                 });
+                files.paid(&resource.origin.file)?;
                 if let Some(message) = failed {
                     let message = format!("{}: {path}: {message}", resource.describe());
                     return Err(resource.error_at(Reason::InvalidManifest, &format!("/{path}"), message));
@@ -127,6 +129,7 @@ impl Candidate {
 }
 
 struct Referrer<'a> {
+    files: &'a Files<'a>,
     index: usize,
     target: &'a Target,
     path: &'a str,
@@ -169,6 +172,9 @@ impl Referrer<'_> {
     /// The one object that a name means, if it is among those that were renamed.
     fn select(&self, name: &str, namespace: Option<&str>) -> std::result::Result<Option<&Candidate>, String> {
         let indexes = self.candidates.by_former_name.get(name).map(Vec::as_slice).unwrap_or_default();
+        if !self.files.walk(indexes.len()) {
+            return Ok(None);
+        }
         let mut found: Vec<&Candidate> = indexes.iter().map(|i| &self.candidates.all[*i]).collect();
         found.retain(|c| c.is(self.target.group, self.target.kind) && self.reaches(c) && self.is_role(c));
         if let Some(namespace) = namespace {
@@ -184,7 +190,7 @@ impl Referrer<'_> {
         match found.as_slice() {
             [] => Ok(None),
             [first, rest @ ..] if rest.iter().all(|c| c.name == first.name && c.namespace == first.namespace) => {
-                Ok(Some(first))
+                Ok(self.files.spend(first.name.len()).then_some(first))
             }
             several => {
                 let names: Vec<&str> = several.iter().map(|c| c.name.as_str()).collect();

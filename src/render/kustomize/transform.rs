@@ -10,26 +10,43 @@ use super::{
     file::{Kustomization, Label},
     id, image, is_cluster_scoped, remember,
 };
-use crate::render::{
-    error::{Reason, Result},
-    manifest::Resource,
+use crate::{
+    object::yaml::Budget,
+    render::{
+        error::{Reason, Result},
+        files::Files,
+        manifest::Resource,
+    },
 };
 
 mod specs;
 
-pub(super) fn apply_all(kustomization: &Kustomization, resources: &mut [Resource]) -> Result<()> {
+pub(super) fn apply_all(files: &Files<'_>, kustomization: &Kustomization, resources: &mut [Resource]) -> Result<()> {
+    pay_for_names(files, kustomization, resources)?;
     namespace(kustomization, resources)?;
     prefix(&kustomization.name_prefix, resources);
     suffix(&kustomization.name_suffix, resources);
     for label in &kustomization.labels {
-        labels(label, resources)?;
+        labels(files, kustomization, label, resources)?;
     }
     let common = Label { pairs: kustomization.common_labels.clone(), include_selectors: true, ..Label::default() };
-    labels(&common, resources)?;
+    labels(files, kustomization, &common, resources)?;
     for resource in resources.iter_mut() {
-        set_pairs(resource, &kustomization.common_annotations, specs::ANNOTATIONS.iter().copied())?;
+        set_pairs(files, resource, &kustomization.common_annotations, specs::ANNOTATIONS.iter().copied())?;
+        files.paid(&kustomization.file)?;
     }
-    image::apply_all(kustomization, resources)
+    image::apply_all(files, kustomization, resources)
+}
+
+/// Every object gets the names, and remembers how it was called.
+fn pay_for_names(files: &Files<'_>, kustomization: &Kustomization, resources: &[Resource]) -> Result<()> {
+    let names = [&kustomization.namespace, &kustomization.name_prefix, &kustomization.name_suffix];
+    for name in names.into_iter().filter(|name| !name.is_empty()) {
+        let old = |r: &Resource| r.name().len() + r.namespace().len() + r.kind().len();
+        let bytes = resources.iter().map(|r| 2 * Budget::NODE + 4 * name.len() + old(r)).sum();
+        files.pay(&kustomization.file, bytes)?;
+    }
+    Ok(())
 }
 
 fn namespace(kustomization: &Kustomization, resources: &mut [Resource]) -> Result<()> {
@@ -97,7 +114,7 @@ fn suffix(suffix: &str, resources: &mut [Resource]) {
     }
 }
 
-fn labels(label: &Label, resources: &mut [Resource]) -> Result<()> {
+fn labels(files: &Files<'_>, kustomization: &Kustomization, label: &Label, resources: &mut [Resource]) -> Result<()> {
     let own = label.fields.iter().map(|field| FieldSpec {
         group: &field.group,
         version: &field.version,
@@ -112,11 +129,15 @@ fn labels(label: &Label, resources: &mut [Resource]) -> Result<()> {
             (false, false) => (&[], &specs::LABELS[..1]),
         };
     let specs: Vec<FieldSpec<'_>> = own.chain(selectors.iter().copied()).chain(templates.iter().copied()).collect();
-    resources.iter_mut().try_for_each(|resource| set_pairs(resource, &label.pairs, specs.iter().copied()))
+    resources.iter_mut().try_for_each(|resource| {
+        set_pairs(files, resource, &label.pairs, specs.iter().copied())?;
+        files.paid(&kustomization.file)
+    })
 }
 
 /// Sets keys of the mappings at some fields.
 fn set_pairs<'s>(
+    files: &Files<'_>,
     resource: &mut Resource,
     pairs: &BTreeMap<String, String>,
     specs: impl Iterator<Item = FieldSpec<'s>>,
@@ -124,11 +145,16 @@ fn set_pairs<'s>(
     if pairs.is_empty() {
         return Ok(());
     }
+    let pair = |(n, (key, text)): (usize, (&String, &String))| Budget::entry(n, key.len()) + Budget::text(text.len());
+    let cost = pairs.iter().enumerate().map(pair).sum();
     for spec in specs {
         if !spec.matches(resource) {
             continue;
         }
         visit(resource, &spec, Leaf::Mapping, &mut |value| {
+            if !files.spend(cost) {
+                return;
+            }
             if !value.is_object() {
                 *value = json!({});
             }

@@ -41,8 +41,9 @@ pub(super) const ROOMS: &[Room] = &[
     effects("git", &["tree", "api", "status"]),
     effects("artifact", &["tree", "status"]),
     effects("apply", &["object", "plan", "api", "status"]),
-    effects("server", &["api", "object", "status", "artifact"]),
-    effects("pod", &["api", "tree", "artifact", "status"]),
+    effects("net", &[]),
+    effects("server", &["api", "object", "status", "artifact", "net"]),
+    effects("pod", &["api", "tree", "artifact", "status", "net"]),
     // The wiring knows everything but the commands.
     effects(
         "controller",

@@ -182,8 +182,8 @@ async fn the_old_pod_stays_until_the_outcome_was_read() {
 
 /// Somebody who answers all with 200 and these headers, and keeps what was said.
 fn impostor(listener: TcpListener, headers: String) -> Arc<Mutex<String>> {
-    let heard = Arc::new(Mutex::new(String::new()));
-    let said = heard.clone();
+    let told = Arc::new(Mutex::new(String::new()));
+    let said = told.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let head = read_head(&mut stream).await;
@@ -196,7 +196,7 @@ fn impostor(listener: TcpListener, headers: String) -> Arc<Mutex<String>> {
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
-    heard
+    told
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

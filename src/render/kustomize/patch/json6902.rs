@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::{object::yaml::Budget, render::files::Files};
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Operation {
@@ -19,38 +21,84 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
     Value::deserialize(deserializer).map(Some)
 }
 
+/// What bounds the operations of a patch.
+pub(super) trait Meter {
+    /// Counts steps: one for an operation, one for each item of a list that it moves. `false`: stop.
+    fn walk(&self, steps: usize) -> bool;
+    /// Counts bytes of memory of what is added. `false`: stop.
+    fn spend(&self, bytes: usize) -> bool;
+}
+
+impl Meter for Files<'_> {
+    fn walk(&self, steps: usize) -> bool {
+        Files::walk(self, steps)
+    }
+
+    fn spend(&self, bytes: usize) -> bool {
+        Files::spend(self, bytes)
+    }
+}
+
+/// Stands where the meter stopped, which knows why.
+const STOPPED: &str = "a bound of the render is reached";
+
 /// Applies the operations in order. The error is about the operation of that index.
-pub(super) fn apply(object: &mut Value, operations: &[Operation]) -> Result<(), (usize, String)> {
+pub(super) fn apply(object: &mut Value, operations: &[Operation], meter: &dyn Meter) -> Result<(), (usize, String)> {
     let mut copied = 0;
     operations
         .iter()
         .enumerate()
-        .try_for_each(|(index, operation)| one(object, operation, &mut copied).map_err(|e| (index, e)))
+        .try_for_each(|(index, operation)| one(object, operation, &mut copied, meter).map_err(|e| (index, e)))
 }
 
 /// Bytes that the copies of one patch may add: a copy of a copy doubles.
 const MAX_COPIED: usize = 1 << 20;
 
-fn counted(value: &Value, copied: &mut usize) -> Result<Value, String> {
+fn counted(value: &Value, copied: &mut usize, meter: &dyn Meter) -> Result<Value, String> {
     *copied = copied.saturating_add(value.to_string().len());
-    if *copied > MAX_COPIED { Err(format!("the patch copies more than {MAX_COPIED} bytes")) } else { Ok(value.clone()) }
+    if *copied > MAX_COPIED {
+        return Err(format!("the patch copies more than {MAX_COPIED} bytes"));
+    }
+    paid(value, meter)
 }
 
-fn one(object: &mut Value, operation: &Operation, copied: &mut usize) -> Result<(), String> {
+fn paid(value: &Value, meter: &dyn Meter) -> Result<Value, String> {
+    if meter.spend(Budget::of(value)) { Ok(value.clone()) } else { Err(STOPPED.into()) }
+}
+
+fn moved(items: usize, meter: &dyn Meter) -> Result<(), String> {
+    if meter.walk(items) { Ok(()) } else { Err(STOPPED.into()) }
+}
+
+fn one(object: &mut Value, operation: &Operation, copied: &mut usize, meter: &dyn Meter) -> Result<(), String> {
     let Operation { op, path, from, value } = operation;
     let say = |message: String| format!("{op} {path}: {message}");
-    let value = || value.clone().ok_or_else(|| say("value is required".into()));
+    moved(1, meter)?;
+    let given = || value.as_ref().ok_or_else(|| say("value is required".into()));
+    let value = || paid(given()?, meter);
     let source = || from.as_deref().ok_or_else(|| say("from is required".into()));
     let done = match op.as_str() {
-        "add" => add(object, path, value()?),
-        "remove" => remove(object, path).map(drop),
+        "add" => add(object, path, value()?, meter),
+        "remove" => remove(object, path, meter).map(drop),
         "replace" => get(object, path).map(|_| ()).and_then(|()| replace(object, path, value()?)),
-        "copy" => get(object, source()?).and_then(|v| counted(v, copied)).and_then(|value| add(object, path, value)),
-        "move" => remove(object, source()?).and_then(|value| add(object, path, value)),
-        "test" => test(object, path, &value()?),
+        "copy" => get(object, source()?)
+            .and_then(|v| counted(v, copied, meter))
+            .and_then(|value| add(object, path, value, meter)),
+        "move" => remove(object, source()?, meter).and_then(|value| add(object, path, value, meter)),
+        "test" => moved(size(given()?), meter).and_then(|()| test(object, path, given()?)),
         _ => Err("is not known; allowed operations are add, remove, replace, move, copy, test".into()),
     };
     done.map_err(say)
+}
+
+/// Values that a comparison looks at, at most.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(size).sum::<usize>(),
+        Value::Object(map) => 1 + map.values().map(size).sum::<usize>(),
+        Value::String(text) => 1 + text.len() / 64,
+        _ => 1,
+    }
 }
 
 fn test(object: &Value, path: &str, want: &Value) -> Result<(), String> {
@@ -109,7 +157,7 @@ fn get<'v>(object: &'v Value, path: &str) -> Result<&'v Value, String> {
     Ok(at)
 }
 
-fn add(object: &mut Value, path: &str, value: Value) -> Result<(), String> {
+fn add(object: &mut Value, path: &str, value: Value, meter: &dyn Meter) -> Result<(), String> {
     let (way, last) = split(path)?;
     match parent(object, way)? {
         Value::Object(map) => {
@@ -126,6 +174,7 @@ fn add(object: &mut Value, path: &str, value: Value) -> Result<(), String> {
             if at > items.len() {
                 return Err(format!("{last} is beyond the end of a list of {}", items.len()));
             }
+            moved(items.len() - at, meter)?;
             items.insert(at, value);
             Ok(())
         }
@@ -148,7 +197,7 @@ fn replace(object: &mut Value, path: &str, value: Value) -> Result<(), String> {
     Ok(())
 }
 
-fn remove(object: &mut Value, path: &str) -> Result<Value, String> {
+fn remove(object: &mut Value, path: &str, meter: &dyn Meter) -> Result<Value, String> {
     let (way, last) = split(path)?;
     match parent(object, way)? {
         Value::Object(map) => map.remove(&last).ok_or_else(|| format!("there is no {last}")),
@@ -157,6 +206,7 @@ fn remove(object: &mut Value, path: &str) -> Result<Value, String> {
             if at >= items.len() {
                 return Err(format!("{last} is beyond the end of a list of {}", items.len()));
             }
+            moved(items.len() - at, meter)?;
             Ok(items.remove(at))
         }
         _ => Err(format!("there is no {last}")),
@@ -165,14 +215,58 @@ fn remove(object: &mut Value, path: &str) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use serde_json::json;
 
     use super::*;
 
     fn run(mut object: Value, operations: Value) -> Result<Value, String> {
         let operations: Vec<Operation> = serde_json::from_value(operations).map_err(|e| e.to_string())?;
-        apply(&mut object, &operations).map_err(|(index, e)| format!("{index}: {e}"))?;
+        apply(&mut object, &operations, &Purse::new(usize::MAX)).map_err(|(index, e)| format!("{index}: {e}"))?;
         Ok(object)
+    }
+
+    /// Steps and bytes that are left.
+    struct Purse(Cell<usize>, Cell<usize>);
+
+    impl Purse {
+        fn new(each: usize) -> Self {
+            Self(each.into(), each.into())
+        }
+    }
+
+    impl Meter for Purse {
+        fn walk(&self, steps: usize) -> bool {
+            self.0.set(self.0.get().saturating_sub(steps));
+            self.0.get() > 0
+        }
+
+        fn spend(&self, bytes: usize) -> bool {
+            self.1.set(self.1.get().saturating_sub(bytes));
+            self.1.get() > 0
+        }
+    }
+
+    #[test]
+    fn what_operations_move_and_make_counts() {
+        let list = || json!({"l": vec![0; 1000]});
+        for (operation, steps, bytes) in [
+            (json!({"op": "remove", "path": "/l/0"}), 1001, 0),
+            (json!({"op": "add", "path": "/l/400", "value": 1}), 601, Budget::NODE),
+            (json!({"op": "add", "path": "/l/-", "value": "xyz"}), 1, Budget::text(3)),
+            (json!({"op": "move", "path": "/m", "from": "/l/999"}), 2, 0),
+            (json!({"op": "copy", "path": "/m", "from": "/l"}), 1, 1001 * Budget::NODE),
+            (json!({"op": "test", "path": "/l", "value": vec![0; 1000]}), 1002, 0),
+        ] {
+            let operations: Vec<Operation> = serde_json::from_value(json!([operation])).unwrap();
+            let purse = Purse::new(1 << 30);
+            apply(&mut list(), &operations, &purse).unwrap();
+            assert_eq!(((1 << 30) - purse.0.get(), (1 << 30) - purse.1.get()), (steps, bytes), "{operation}");
+            let (poor, mut object) = (Purse::new(1), list());
+            assert!(apply(&mut object, &operations, &poor).is_err());
+            assert_eq!(object, list(), "nothing is done for nothing: {operation}");
+        }
     }
 
     #[test]

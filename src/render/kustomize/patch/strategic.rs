@@ -17,6 +17,8 @@ struct Place<'a> {
     fields: Vec<String>,
     /// JSON pointer in the patch, for messages.
     pointer: String,
+    /// Counts items that are compared; `false`: stop.
+    walk: &'a dyn Fn(usize) -> bool,
 }
 
 impl Place<'_> {
@@ -31,14 +33,24 @@ impl Place<'_> {
         Self { pointer: format!("{}/{index}", self.pointer), ..self.clone() }
     }
 
+    fn walk(&self, items: usize) -> Result<(), Failed> {
+        if (self.walk)(items) { Ok(()) } else { self.fail("a bound of the render is reached") }
+    }
+
     fn fail<T>(&self, message: impl Into<String>) -> Result<T, Failed> {
         Err((self.pointer.clone(), message.into()))
     }
 }
 
 /// Applies `patch` to `object`; `None` when it deletes the object. `kind` is group and kind of a kind of Kubernetes.
-pub(super) fn apply(object: Value, patch: Value, kind: Option<(&str, &str)>) -> Result<Option<Value>, Failed> {
-    merge(Some(object), patch, &Place { kind, fields: vec![], pointer: String::new() })
+/// When `walk` says `false`, an error comes soon after.
+pub(super) fn apply(
+    object: Value,
+    patch: Value,
+    kind: Option<(&str, &str)>,
+    walk: &dyn Fn(usize) -> bool,
+) -> Result<Option<Value>, Failed> {
+    merge(Some(object), patch, &Place { kind, fields: vec![], pointer: String::new(), walk })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -116,7 +128,13 @@ fn merge_list(there: Option<Value>, mut patch: Vec<Value>, place: &Place<'_>) ->
         Directive::Merge => {}
     }
     if keys.is_empty() {
-        let rest: Vec<Value> = there.into_iter().filter(|item| !patch.contains(item)).collect();
+        let mut rest = vec![];
+        for item in there {
+            place.walk(patch.len())?;
+            if !patch.contains(&item) {
+                rest.push(item);
+            }
+        }
         patch.extend(rest);
         return Ok(Some(Value::Array(patch)));
     }
@@ -136,11 +154,13 @@ fn list_directive(patch: &mut Vec<Value>, place: &Place<'_>) -> Result<Directive
 /// kustomize's order: the patch's items come first, in their order, then what it does not name. Where items are told
 /// by several keys, only new ones come first and the others stay where they are.
 fn merge_keyed(there: Vec<Value>, patch: Vec<Value>, keys: &[&str], place: &Place<'_>) -> Result<Vec<Value>, Failed> {
+    place.walk(patch.len() + there.len())?;
     let used = keys.iter().filter(|key| patch.iter().chain(&there).any(|item| item.get(**key).is_some())).count();
     let mut there: Vec<Option<Value>> = there.into_iter().map(Some).collect();
     let mut first: Vec<Value> = vec![];
     for (index, item) in patch.into_iter().enumerate() {
         let place = place.item(index);
+        place.walk(first.len() + there.len())?;
         if !keys.iter().any(|key| item.get(*key).is_some()) {
             return place.fail(format!("the item has no {}, by which this list is merged", keys.join(" or ")));
         }
