@@ -15,7 +15,7 @@ use crate::common::{
 };
 
 /// The node's address, at which pods reach what runs beside the cluster.
-const HOST: &str = "10.90.0.1";
+pub(crate) const HOST: &str = "10.90.0.1";
 
 /// Starts the cluster, with the images on its node.
 pub(crate) async fn start() -> Result<World, String> {

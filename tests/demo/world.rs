@@ -108,6 +108,10 @@ impl World {
         helm.args(["--wait", "--timeout", "3m"]);
         if self.access.context.is_some() {
             helm.arg("--skip-crds"); // they are there, with our mark on them
+        } else {
+            // The Git server is on the node itself, where a controller looks for none unless allowed.
+            let allowed = format!("controller.git.allowAddresses={{{}/32}}", super::embedded::HOST);
+            helm.args(["--set", &allowed]);
         }
         for setting in settings {
             helm.args(["--set", &setting]);

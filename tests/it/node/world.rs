@@ -52,6 +52,8 @@ pub(crate) fn helm_install(node: &Node, name: &str, namespace: &str, settings: &
     let (repository, tag) =
         node.image("pilothouse").rsplit_once(':').map(|(r, t)| (r.to_owned(), t.to_owned())).unwrap();
     helm.args(["--set", &format!("image.repository={repository},image.tag={tag}")]);
+    // The tests' Git server is on the node itself, where a controller looks for none unless allowed.
+    helm.args(["--set", &format!("controller.git.allowAddresses={{{GATEWAY}/32}}")]);
     for setting in settings {
         helm.args(["--set", setting]);
     }
