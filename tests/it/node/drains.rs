@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     jobs::{ended, running},
-    world::{Place, place, uid},
+    world::{CONTROLLER, Place, place, uid},
 };
 
 fn name(pod: &Value) -> String {
@@ -50,6 +50,8 @@ async fn an_evicted_pod_ends_its_work_first_and_says_when_it_cannot() {
     place.push(&spec, &[]);
     let pod = place.ready(uid(&next)).await;
     assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 30);
+    // It is told by a controller that runs when the time is over.
+    let _alive = CONTROLLER.read().await;
     let answer = place.ask("Never ends. [[words=6 hold]]").await;
     evict(&place, &name(&pod));
     let told = |events: &Value| {

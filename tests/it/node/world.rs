@@ -76,6 +76,9 @@ pub(crate) fn namespaces_of(namespaces: &[String]) -> Vec<String> {
     settings
 }
 
+/// Who needs the controller all the time reads it; who kills it writes it, until the sidecars are back.
+pub(crate) static CONTROLLER: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
 async fn world(node: &'static Node) -> &'static World {
     static SHARED: OnceCell<World> = OnceCell::const_new();
     SHARED.get_or_init(|| start(node)).await
