@@ -38,21 +38,11 @@ impl Front {
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         loop {
-            let accepted = tokio::select! {
+            let (stream, from) = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = super::accept(&listener) => accepted,
             };
-            match accepted {
-                Ok((stream, from)) => {
-                    let guest = self.lobby.enter(from.ip());
-                    tokio::spawn(attend(stream, guest, answer.clone()));
-                }
-                // Too many open files, say: must not spin.
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
+            tokio::spawn(attend(stream, self.lobby.enter(from), answer.clone()));
         }
     }
 }
@@ -62,7 +52,6 @@ where
     A: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Full<Bytes>>>,
 {
-    let _ = stream.set_nodelay(true);
     let service = hyper::service::service_fn(move |request| {
         let answered = answer(request);
         async move { Ok::<_, Infallible>(answered.await) }

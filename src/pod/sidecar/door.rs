@@ -1,7 +1,6 @@
 //! The door: checks the password, counts work, holds prompts, and passes everything else on unchanged.
 
 use std::{
-    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -79,11 +78,10 @@ impl Door {
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
         let (connections, hall) = (TaskTracker::new(), Hall::default());
         loop {
-            let accepted = tokio::select! {
+            let (stream, from) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = accept(&listener) => accepted,
+                accepted = crate::net::accept(&listener) => accepted,
             };
-            let Some((stream, from)) = accepted else { continue };
             let caller = Arc::new(hall.enter(from));
             let (door, calls) = (self.clone(), caller.clone());
             let service = hyper::service::service_fn(move |request| {
@@ -234,21 +232,6 @@ impl Door {
             headers.insert(header::UPGRADE, protocol.clone());
         }
         Ok(())
-    }
-}
-
-/// Accepts a client. A failure (too many open files, say) must not spin.
-async fn accept(listener: &TcpListener) -> Option<(tokio::net::TcpStream, IpAddr)> {
-    match listener.accept().await {
-        Ok((stream, from)) => {
-            let _ = stream.set_nodelay(true);
-            Some((stream, from.ip()))
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            None
-        }
     }
 }
 

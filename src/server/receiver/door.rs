@@ -5,7 +5,6 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
 
 use super::Receiver;
 
@@ -24,23 +23,14 @@ pub(super) async fn serve(receiver: Arc<Receiver>, listener: TcpListener, stop: 
     let (open, room) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { break };
-        let accepted = tokio::select! {
+        let (stream, from) = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = crate::net::accept(&listener) => accepted,
         };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!("a connection cannot be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
         let receiver = receiver.clone();
         let service = hyper::service::service_fn(move |request| {
             let receiver = receiver.clone();
-            async move { Ok::<_, Infallible>(receiver.answer(request, address.ip()).await) }
+            async move { Ok::<_, Infallible>(receiver.answer(request, from).await) }
         });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let stop = stop.clone();

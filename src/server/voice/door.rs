@@ -20,6 +20,7 @@ use super::{
     identity::{Identity, IdentityError},
     throttle::Handshake,
 };
+use crate::net::accept;
 
 /// From the connection to the end of the TLS handshake.
 const TLS: Duration = Duration::from_secs(3);
@@ -48,24 +49,15 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     loop {
-        let accepted = tokio::select! {
+        let (stream, from) = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener) => accepted,
         };
-        match accepted {
-            Ok((stream, from)) => {
-                // Nobody waits for a place: whoever comes next may be an honest one from elsewhere.
-                let Some(handshake) = hub.0.handshakes.begin(from.ip()) else { continue };
-                let acceptor = TlsAcceptor::from(tls.borrow().clone());
-                let guest = Guest { from: from.ip(), handshake };
-                let welcome = welcome(hub.clone(), stream, acceptor, guest, stop.clone());
-                tokio::spawn(tokio::time::timeout(HANDSHAKE, welcome));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a sidecar's connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+        // Nobody waits for a place: whoever comes next may be an honest one from elsewhere.
+        let Some(handshake) = hub.0.handshakes.begin(from) else { continue };
+        let acceptor = TlsAcceptor::from(tls.borrow().clone());
+        let welcome = welcome(hub.clone(), stream, acceptor, Guest { from, handshake }, stop.clone());
+        tokio::spawn(tokio::time::timeout(HANDSHAKE, welcome));
     }
 }
 
@@ -77,7 +69,6 @@ struct Guest {
 
 /// Ends when the WebSocket stands (it lives on in a task of its own) or the answer was another.
 async fn welcome(hub: Hub, stream: TcpStream, acceptor: TlsAcceptor, guest: Guest, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(TLS, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
