@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod common;
 pub mod config;
+pub mod content;
 pub mod context;
 pub mod crd;
 pub mod duration;

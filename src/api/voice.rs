@@ -6,11 +6,20 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::content::{Load, Report};
+
 /// Version of this protocol; rises when a message changes its meaning.
 pub const PROTOCOL: u32 = 1;
 
 /// Longest time that prompts are ever held, in milliseconds, whatever an order says.
 pub const MAX_HOLD_MS: u64 = 5_000;
+
+/// Longest message of the controller, in bytes: a [`Load`] of [`super::content::MAX_PIECES`] pieces is the largest.
+pub const MAX_ORDER: usize = 256 << 10;
+
+/// Where artifacts are, below the address of the sidecars' connection: this and the 64 digits of the digest. The answer
+/// is the archive. Every replica answers; who does not have it says 404 and, where another one leads, [`LEADER_HEADER`].
+pub const ARTIFACTS_PATH: &str = "/artifacts/";
 
 /// Header of a 421 answer: where the replica that leads is reached, `host:port`.
 pub const LEADER_HEADER: &str = "x-pilothouse-leader";
@@ -25,6 +34,8 @@ pub enum FromSidecar {
     Activity(Activity),
     /// Once for each order.
     Ack(Ack),
+    /// After the first activity, and whenever it changed.
+    Content(Report),
     /// A message of a newer sidecar; skipped.
     #[serde(other)]
     Unknown,
@@ -57,6 +68,14 @@ pub enum FromController {
         id: u64,
         /// Hash of the gathered text that is expected.
         context_hash: String,
+    },
+    /// Bring this content into the pod. The [`Ack`] says that the order was taken; what became of it, and when, is said
+    /// by [`FromSidecar::Content`]. The newest order counts.
+    Load {
+        /// Id of the order.
+        id: u64,
+        /// What is wanted.
+        load: Load,
     },
     /// A message of a newer controller; skipped.
     #[serde(other)]

@@ -17,7 +17,11 @@ use super::{
     agent::voice::{AgentVoice, HOLD, Listener, Said, Whose},
 };
 use crate::{
-    api::{names::reasons, voice::Activity},
+    api::{
+        content::{Load, Report},
+        names::reasons,
+        voice::Activity,
+    },
     server::voice::{
         AgentKey, Answer, Hub, Leadership,
         certificate::{self, Material},
@@ -131,6 +135,20 @@ impl AgentVoice for Voices {
         tokio::spawn(async move {
             // Only makes it quicker: the sidecar finds the new text by itself too.
             let _ = hub.touched(&namespace, &agent, &hash).await;
+        });
+    }
+
+    fn content(&self, namespace: &str, agent: &str) -> Vec<(String, Option<Arc<Report>>)> {
+        self.hub.activity(namespace, agent).staying().map(|pod| (pod.pod.clone(), pod.content.clone())).collect()
+    }
+
+    fn load(&self, namespace: &str, agent: &str, load: Load) {
+        let (hub, namespace, agent) = (self.hub.clone(), namespace.to_owned(), agent.to_owned());
+        tokio::spawn(async move {
+            // A pod that did not hear it says what it has when it is connected again, and is told again.
+            if let Err(error) = hub.load(&namespace, &agent, load).await {
+                tracing::debug!(namespace, agent, "the order to load content was not taken: {error}");
+            }
         });
     }
 

@@ -31,6 +31,13 @@ pub const FILES: &str = "/pilothouse/files";
 pub const FILES_KEY: &str = "files.json";
 /// Key of opencode's configuration in the files ConfigMap.
 pub const CONFIG_KEY: &str = "opencode.json";
+/// Sidecar: folder of the content `ConfigMap`, which follows it.
+pub const CONTENT: &str = "/pilothouse/content";
+/// Key of the [`Manifest`](crate::api::content::Manifest): in the content ConfigMap of what is exchanged in the running
+/// pod, in the files ConfigMap of what changes by a rollout alone.
+pub const CONTENT_KEY: &str = "content.json";
+/// Folder with a folder for each source of skills.
+pub const SKILLS: &str = "/skills";
 /// Sidecar: folder with `username` and `password` of the door.
 pub const AUTH: &str = "/pilothouse/auth";
 /// Sidecar: folder with the certificate of the controller's authority.

@@ -148,6 +148,11 @@ pub mod annotation {
     pub const CONTEXT_VERSION: &str = "pilothouse.dev/context-version";
     /// `ConfigMap` of gathered text: hash of it.
     pub const CONTEXT_HASH: &str = "pilothouse.dev/context-hash";
+    /// `ConfigMaps` of an agent: digests of the artifacts that they name, sorted, with commas between. What a pod may
+    /// fetch, and what is kept, is read from here.
+    pub const ARTIFACTS: &str = "pilothouse.dev/artifacts";
+    /// `ConfigMap` of exchangeable content: hash of its manifest.
+    pub const CONTENT_HASH: &str = "pilothouse.dev/content-hash";
 }
 
 /// Names of the objects that an Agent gets.
@@ -165,6 +170,11 @@ pub mod agent {
     /// The `ConfigMap` of gathered text, which changes in place.
     pub fn context(agent: &str) -> String {
         format!("{agent}-server-context")
+    }
+
+    /// The `ConfigMap` that says which content from Git is exchanged in the running pod; changes in place.
+    pub fn content(agent: &str) -> String {
+        format!("{agent}-server-content")
     }
 
     /// The `ConfigMap` of all other files; immutable, so its content (`hash`, ten digits of it) is in the name.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 pub use crate::agent::gate::Said;
-use crate::api::voice::Activity;
+use crate::api::{
+    content::{Load, Report},
+    voice::Activity,
+};
 
 /// How long prompts are held while a change is decided and written: shorter than a person would notice. What is not
 /// written by then is decided again.
@@ -44,6 +47,13 @@ pub trait AgentVoice: Send + Sync + 'static {
 
     /// The gathered text was written: look at the volume until `hash` is there.
     fn touched(&self, namespace: &str, agent: &str, hash: &str);
+
+    /// What the connected pods that stay said of their content, by name of the pod; `None` for one that has not yet.
+    fn content(&self, namespace: &str, agent: &str) -> Vec<(String, Option<std::sync::Arc<Report>>)>;
+
+    /// Tells the connected pods which content is wanted. Waits for nothing: what became of it is in
+    /// [`content`](Self::content).
+    fn load(&self, namespace: &str, agent: &str, load: Load);
 
     /// Certificate of the authority that sidecars trust, in PEM; `None` while nothing is served.
     fn authority(&self) -> Option<String>;

@@ -135,6 +135,10 @@ impl Voice {
                 self.hurry.notify_one();
                 id
             }
+            FromController::Load { id, .. } => {
+                let error = "this release of the sidecar exchanges no content".into();
+                return Some(Ack { id, error, activity: self.activity() });
+            }
             FromController::Welcome { .. } | FromController::Unknown => return None,
         };
         Some(Ack { id, error: String::new(), activity: self.activity() })

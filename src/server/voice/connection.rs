@@ -28,7 +28,7 @@ const HELLO: Duration = Duration::from_secs(5);
 const UNANSWERED: usize = 32;
 const WRITE: Duration = Duration::from_secs(5);
 /// Longest message of a sidecar.
-const MAX_MESSAGE: usize = 16 << 10;
+const MAX_MESSAGE: usize = 64 << 10;
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -177,6 +177,12 @@ impl Talk {
                     && let Some((_, answer)) = self.unanswered.remove(at)
                 {
                     let _ = answer.send(ack); // who asked may have given up
+                }
+            }
+            Some(FromSidecar::Content(report)) => {
+                let news = self.hub.0.table.lock().told_content(&self.key, &self.uid, self.connection, report);
+                if news {
+                    self.hub.tell(&self.key);
                 }
             }
             Some(FromSidecar::Hello(_) | FromSidecar::Unknown) | None => {}

@@ -25,7 +25,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::api::voice::{Ack, Activity, FromController, MAX_HOLD_MS};
+use crate::api::{
+    content::Load,
+    voice::{Ack, Activity, FromController, MAX_HOLD_MS},
+};
 use identity::Reviews;
 use table::Table;
 use throttle::Handshakes;
@@ -86,6 +89,7 @@ struct Order {
 struct Wish {
     max_ms: u64,
     context_hash: String,
+    load: Option<Arc<Load>>,
 }
 
 #[derive(Debug)]
@@ -167,6 +171,14 @@ impl Hub {
     pub async fn touched(&self, namespace: &str, agent: &str, context_hash: &str) -> Result<Answer, OrderError> {
         let make = |id, wish: &Wish| FromController::Touched { id, context_hash: wish.context_hash.clone() };
         self.order(namespace, agent, make, Wish { context_hash: context_hash.to_owned(), ..Wish::default() }).await
+    }
+
+    /// Says which content is wanted in the running pods. They answer that they took the order, and report later what
+    /// became of it ([`PodSeen::content`]).
+    pub async fn load(&self, namespace: &str, agent: &str, load: Load) -> Result<Answer, OrderError> {
+        let make =
+            |id, wish: &Wish| FromController::Load { id, load: wish.load.as_deref().cloned().unwrap_or_default() };
+        self.order(namespace, agent, make, Wish { load: Some(Arc::new(load)), ..Wish::default() }).await
     }
 
     async fn order(

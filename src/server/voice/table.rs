@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use crate::api::voice::Activity;
+use crate::api::{content::Report, voice::Activity};
 
 /// An agent: namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,8 @@ pub struct PodSeen {
     pub activity: Activity,
     /// When it said so.
     pub heard: Instant,
+    /// What it said last of its content; `None` before it said anything.
+    pub content: Option<Arc<Report>>,
 }
 
 /// What is known of an agent: its connected pods, sorted by name. None connected means *unknown*, never idle.
@@ -103,6 +105,7 @@ struct Pod<H> {
     name: String,
     activity: Activity,
     heard: Instant,
+    content: Option<Arc<Report>>,
     handle: H,
 }
 
@@ -125,7 +128,7 @@ impl<H: Clone> Table<H> {
     pub(super) fn connect(&mut self, key: &AgentKey, pod: &str, uid: &str, handle: H, now: Instant) -> u64 {
         self.next += 1;
         let (connection, activity) = (self.next, Activity::default());
-        let entry = Pod { connection, name: pod.to_owned(), activity, heard: now, handle };
+        let entry = Pod { connection, name: pod.to_owned(), activity, heard: now, content: None, handle };
         if self.agents.entry(key.clone()).or_default().insert(uid.to_owned(), entry).is_none() {
             self.len += 1;
         }
@@ -142,6 +145,16 @@ impl<H: Clone> Table<H> {
         let look = worth_a_look(&pod.activity, &new);
         pod.activity = new;
         look
+    }
+
+    /// A pod said what its content is. Returns whether that is news.
+    pub(super) fn told_content(&mut self, key: &AgentKey, uid: &str, connection: u64, new: Report) -> bool {
+        let Some(pod) = self.agents.get_mut(key).and_then(|pods| pods.get_mut(uid)) else { return false };
+        if pod.connection != connection || pod.content.as_deref() == Some(&new) {
+            return false;
+        }
+        pod.content = Some(Arc::new(new));
+        true
     }
 
     /// A connection ended. Returns whether the pod is gone with it.
@@ -167,6 +180,7 @@ impl<H: Clone> Table<H> {
                 uid: uid.clone(),
                 activity: pod.activity.clone(),
                 heard: pod.heard,
+                content: pod.content.clone(),
             })
             .collect();
         pods.sort_by(|a, b| a.pod.cmp(&b.pod));

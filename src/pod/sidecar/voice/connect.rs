@@ -18,7 +18,7 @@ use tokio_tungstenite::{
 use crate::api::voice::LEADER_HEADER;
 
 const CONNECT: Duration = Duration::from_secs(10);
-const MAX_MESSAGE: usize = 16 << 10;
+const MAX_MESSAGE: usize = crate::api::voice::MAX_ORDER;
 
 /// A stream of bytes, with TLS or without.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
