@@ -89,7 +89,9 @@ func (i *instance) startAPIServer() error {
 	if i.node {
 		args = append(args, "--bind-address=0.0.0.0", "--advertise-address="+bridgeIP)
 	} else {
-		args = append(args, "--bind-address=127.0.0.1", "--endpoint-reconciler-type=none")
+		args = append(args, "--bind-address=127.0.0.1", "--endpoint-reconciler-type=none",
+			// Named, because in network namespaces without a default route it finds none by itself.
+			"--advertise-address=127.0.0.1")
 	}
 	return i.start("kube-apiserver", i.file("bin", "kube-apiserver"), args...)
 }
