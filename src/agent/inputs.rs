@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use super::Pieces;
 use crate::api::{Agent, AgentSpec, PilothouseConfigSpec};
 
 /// Content of a referenced ConfigMap.
@@ -49,6 +50,8 @@ pub struct Inputs<'a> {
     pub voice_address: Option<&'a str>,
     /// Whether the agent is to have no pod.
     pub suspended: bool,
+    /// What was decided for Git inputs; only those that have a commit.
+    pub pieces: &'a Pieces,
     /// The referenced `ConfigMaps` that exist.
     pub config_maps: &'a BTreeMap<String, ConfigMapData>,
     /// The referenced Secrets that exist.

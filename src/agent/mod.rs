@@ -2,6 +2,7 @@
 //!
 //! * [`merge`](merge::merge): what an Agent is once its template has filled the gaps.
 //! * [`references`](references::references): which other objects that reads.
+//! * [`pieces`]: which Git inputs it has; [`skills`]: which of them the server can load.
 //! * [`build`](build::build): every object of an agent, as a function of [`Inputs`].
 //! * [`effect`]: what changed between two versions of it, and how mildly it can arrive.
 //! * [`leaving`]: whether the time of a pod that ends suffices for its work.
@@ -21,9 +22,11 @@ pub mod inputs;
 pub mod leaving;
 pub mod merge;
 pub mod own;
+pub mod pieces;
 pub mod preview;
 pub mod references;
 pub mod report;
+pub mod skills;
 pub mod state;
 pub mod suspend;
 
@@ -31,6 +34,7 @@ pub use build::{Desired, build};
 pub use inputs::{ConfigMapData, Inputs, SecretKeys};
 pub use merge::{limit, merge};
 pub use own::refuse_own;
+pub use pieces::{Pieces, Resolved, Wanted, wanted};
 pub use preview::{Side, preview};
 pub use references::{References, references};
 pub use suspend::wants_suspension;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ConfigMapData, Desired, Inputs, Invalid, SecretKeys, build,
+    ConfigMapData, Desired, Inputs, Invalid, Pieces, SecretKeys, build,
     effect::{Effect, between},
     merge, references, wants_suspension,
 };
@@ -50,6 +50,7 @@ fn desired(side: &Side<'_>) -> Result<Desired, Invalid> {
         grace: None,
         voice_address: None,
         suspended: wants_suspension(side.agent),
+        pieces: &Pieces::new(),
         config_maps: &config_maps(&spec, side.config_maps),
         secrets: &secrets(&spec),
     })

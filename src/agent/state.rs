@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{effect::Parts, gate::Pending, hash::canonical};
+use super::{Pieces, effect::Parts, gate::Pending, hash::canonical, pieces};
 use crate::api::names::annotation;
 
 /// Deployment, ConfigMap of gathered text: the parts of what was applied, as JSON.
@@ -10,6 +10,8 @@ pub const PARTS: &str = "pilothouse.dev/template-parts";
 /// Deployment: its generation since which the pod template is what it is. (Every change of an annotation makes a new
 /// generation too.)
 pub const TEMPLATE_GENERATION: &str = "pilothouse.dev/template-generation";
+/// Deployment, `ConfigMap` of exchangeable content: what was decided for the Git inputs of it, as JSON of [`Pieces`].
+pub const PIECES: &str = "pilothouse.dev/pieces";
 /// Every object we generate: hash of it as we want it, so that a field that is wanted no more is noticed too.
 pub const OBJECT_HASH: &str = "pilothouse.dev/object-hash";
 /// The version after which no earlier write could land; written where the answer to one did not come.
@@ -95,6 +97,19 @@ pub fn applied_annotations(hash: &str, parts: &Parts) -> Annotations {
 /// The annotation that remembers parts.
 pub fn parts_annotation(parts: &Parts) -> Annotations {
     Annotations::from([(PARTS.into(), canonical(&serde_json::json!(parts)))])
+}
+
+/// What was applied for Git inputs, as the object remembers it; the hash beside it is of the same apply.
+pub fn pieces(annotations: &Annotations) -> Pieces {
+    annotations.get(PIECES).map(|text| pieces::from_json(text)).unwrap_or_default()
+}
+
+/// The annotation that remembers it; none where there are no Git inputs.
+pub fn pieces_annotation(pieces: &Pieces) -> Annotations {
+    if pieces.is_empty() {
+        return Annotations::new();
+    }
+    Annotations::from([(PIECES.into(), pieces::to_json(pieces))])
 }
 
 #[cfg(test)]

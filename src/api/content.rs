@@ -20,6 +20,11 @@ pub struct Manifest {
     /// What is to be in the pod.
     #[serde(default)]
     pub pieces: Vec<Piece>,
+    /// In the immutable file: ids of the pieces that the other file has for this pod, sorted. The server starts when they
+    /// are in place too; a kubelet may show an older version of that file for a moment. Pieces of it that are not named
+    /// here are meant for pods of another template, and left alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub live: Vec<String>,
 }
 
 /// One context or source of skills, at one commit.
@@ -152,7 +157,7 @@ mod tests {
             digest: "sha256:ab".into(),
             size: 7,
         };
-        Manifest { pieces: vec![piece] }
+        Manifest { pieces: vec![piece], live: vec![] }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub const CONTENT: &str = "/pilothouse/content";
 pub const CONTENT_KEY: &str = "content.json";
 /// Folder with a folder for each source of skills.
 pub const SKILLS: &str = "/skills";
+/// Sidecar: folder of single files from Git that are mounted outside of the workspace.
+pub const SINGLE: &str = "/pilothouse/single";
 /// Sidecar: folder with `username` and `password` of the door.
 pub const AUTH: &str = "/pilothouse/auth";
 /// Sidecar: folder with the certificate of the controller's authority.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    agent::{ConfigMapData, SecretKeys, effect, merge},
+    agent::{ConfigMapData, Pieces, SecretKeys, effect, merge},
     api::{Agent, AgentSpec, PilothouseConfigSpec},
     status::Class,
 };
@@ -60,6 +60,7 @@ impl World {
             system_image: Some(self.system_image),
             voice_address: Some(self.voice),
             suspended: self.suspended,
+            pieces: &Pieces::new(),
             config_maps: &each(&self.maps).iter().map(|(k, v)| (k.clone(), text(v))).collect(),
             secrets: &each(&self.secrets).iter().map(|(k, v)| (k.clone(), keys(v))).collect(),
         })

@@ -90,7 +90,7 @@ pub(super) enum Source {
     Nothing,
 }
 
-fn name_of(item: &ContextItem) -> String {
+pub(super) fn name_of(item: &ContextItem) -> String {
     let own = item.name.clone().filter(|n| !n.is_empty());
     own.or_else(|| item.config_map.as_ref().map(|c| c.name.clone())).unwrap_or_else(|| "context".into())
 }

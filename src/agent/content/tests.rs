@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    agent::SecretKeys,
+    agent::{Pieces, SecretKeys},
     api::{Agent, AgentSpec},
 };
 
@@ -25,6 +25,7 @@ fn read(contexts: Value, maps: &[(&str, Value)]) -> Result<Content, Invalid> {
         system_image: None,
         voice_address: None,
         suspended: false,
+        pieces: &Pieces::new(),
         config_maps: &config_maps,
         secrets: &secrets,
     };

@@ -14,7 +14,7 @@ use super::{
     write,
 };
 use crate::{
-    agent::{self, Desired, Inputs, Invalid, References, build::layout::SIDECAR, state},
+    agent::{self, Desired, Inputs, Invalid, Pieces, References, build::layout::SIDECAR, state},
     api::{
         Agent, AgentSpec, PilothouseConfig,
         names::{self, annotation, condition, reasons},
@@ -35,6 +35,7 @@ pub(super) struct Seen {
     pub deployment: Option<Arc<Deployment>>,
     config: Option<Arc<PilothouseConfig>>,
     content: Content,
+    pieces: Pieces,
     system_image: Option<String>,
     voice_address: Option<String>,
     suspended: bool,
@@ -70,6 +71,7 @@ impl Agents {
             deployment: self.own_deployment(agent),
             config,
             content,
+            pieces: Pieces::new(),
             system_image: self.context.settings.system_image.clone(),
             voice_address: self.context.settings.voice_address.clone(),
             suspended: agent::wants_suspension(agent),
@@ -236,6 +238,7 @@ impl Seen {
             grace,
             voice_address: self.voice_address.as_deref(),
             suspended: self.suspended,
+            pieces: &self.pieces,
             config_maps: &self.content.config_maps,
             secrets: &self.content.secrets,
         }

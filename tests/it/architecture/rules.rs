@@ -36,7 +36,7 @@ pub(super) const ROOMS: &[Room] = &[
     // The kinds of another API group are mapped to ours: names of groups and annotations are in api.
     pure("render", &["object", "tree", "status", "api"]),
     pure("plan", &["object", "api", "status"]),
-    pure("agent", &["api", "object", "status"]),
+    pure("agent", &["api", "object", "tree", "status"]),
     pure("task", &["api", "object", "status"]),
     effects("git", &["tree", "api", "status"]),
     effects("artifact", &["tree", "status"]),

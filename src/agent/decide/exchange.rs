@@ -1,0 +1,108 @@
+//! What to do about content from Git that is exchanged in the running pod.
+//!
+//! Two things hold it back. The gate decides when the ConfigMap is written, from which pods that start take their content;
+//! nothing in a running pod changes by that. Then the sidecars are told, and each exchanges as soon as its server is idle,
+//! with prompts held. Both waits together last as long as the policy allows, from the moment the first began: it is
+//! remembered in the ConfigMap, in the same write as the content.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Action, act, object_hash};
+use crate::{
+    agent::{
+        Desired,
+        build::Exchange,
+        effect::classify,
+        gate::{self, Applied, Change, GateInput, OnTimeout, Policy, Protect, Work},
+        state::{self, Annotations, State},
+    },
+    api::{content::Load, names::annotation},
+};
+
+/// What is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'a> {
+    /// Annotations of the ConfigMap; `None` where there is none.
+    pub map: Option<&'a Annotations>,
+    /// Whether the pod template that is wanted is the one that is applied.
+    pub rolled: bool,
+    /// Whether there is no pod.
+    pub suspended: bool,
+}
+
+/// Decides about the ConfigMap. `None` where there is nothing to decide: no such content, or one that comes together
+/// with a pod template that waits.
+pub fn exchange(desired: &Desired, live: Live<'_>, work: Work, policy: Policy, now: Timestamp) -> Option<Action> {
+    let wanted = desired.exchange.as_ref()?;
+    let apply = || Some(Action::Apply { hold: false, causes: BTreeSet::new(), forced: None });
+    let Some(map) = live.map else { return apply() };
+    let state = State::of_content(map);
+    if state.applied.as_ref() == Some(&wanted.hash) {
+        let same = map.get(state::OBJECT_HASH) == Some(&object_hash(wanted.object.value()));
+        return if same && state.pending.is_none() { Some(Action::Keep) } else { apply() };
+    }
+    // Pods that run have other pieces, or have them elsewhere.
+    if !live.rolled && map.get(state::SHAPE) != Some(&wanted.shape) {
+        return None;
+    }
+    let causes = classify(&state.parts, &wanted.parts).causes;
+    let applied = Applied { hash: state.applied.clone().unwrap_or_default(), suspended: live.suspended };
+    let input = GateInput {
+        change: Change::Content,
+        desired: &wanted.hash,
+        applied: Some(&applied),
+        pending: state.pending.as_ref(),
+        causes: &causes,
+        work,
+        policy,
+        now,
+    };
+    Some(match act(gate::decide(&input), state.pending.as_ref(), &causes) {
+        // The sidecar holds prompts itself when it exchanges.
+        Action::Apply { causes, forced, .. } => Action::Apply { hold: false, causes, forced },
+        other => other,
+    })
+}
+
+/// Since when the pods are to have `wanted`, for the annotation beside it: from the first moment that it waited.
+pub fn since(wanted: &Exchange, map: Option<&Annotations>, now: Timestamp) -> Timestamp {
+    let Some(map) = map else { return now };
+    let state = State::of_content(map);
+    let same = state.applied.as_ref() == Some(&wanted.hash);
+    let stored = map.get(state::SINCE).filter(|_| same).and_then(|text| text.parse().ok());
+    stored.or(state.pending.map(|p| p.since)).map_or(now, |since| since.min(now))
+}
+
+/// What the pods are told, and when they are to be told something stronger. `None` while what is wanted is not decided.
+pub fn load(
+    wanted: &Exchange,
+    map: &Annotations,
+    policy: Policy,
+    immediately: bool,
+    now: Timestamp,
+) -> Option<(Load, Option<Timestamp>)> {
+    if map.get(annotation::CONTENT_HASH) != Some(&wanted.hash) {
+        return None;
+    }
+    let ends = end(since(wanted, Some(map), now), policy.timeout);
+    let unprotected = policy.protect == Protect::None;
+    let over = unprotected || now >= ends;
+    let load = Load {
+        manifest: wanted.manifest.clone(),
+        // Files that the server reads by itself never wait longer than that.
+        immediately: immediately || over,
+        // Skills end sessions that work: for them it depends.
+        force: unprotected || (over && policy.on_timeout == OnTimeout::Force),
+    };
+    Some((load, (!over).then_some(ends)))
+}
+
+fn end(since: Timestamp, timeout: Duration) -> Timestamp {
+    let timeout = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
+    since.checked_add(timeout).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests;
