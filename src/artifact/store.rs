@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufReader, BufWriter, Read, Seek as _, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -12,7 +12,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest as _, Sha256};
 
-use super::{Digest, archive, recent::Recent};
+use super::{Digest, archive, recent::Recent, verified::Verified};
 use crate::{status::Failure, tree::FileTree};
 
 /// What [`Store::put`] made.
@@ -21,6 +21,15 @@ pub struct Stored {
     /// Name of the content.
     pub digest: Digest,
     /// Size of the archive in bytes.
+    pub size: u64,
+}
+
+/// An archive to be sent.
+#[derive(Debug)]
+pub struct Opened {
+    /// At its beginning. What becomes of the name in the store meanwhile does not matter to it.
+    pub file: File,
+    /// Its size in bytes.
     pub size: u64,
 }
 
@@ -76,6 +85,9 @@ const LEFT_BEHIND: Duration = Duration::from_hours(1);
 pub struct Store {
     folder: PathBuf,
     recent: Mutex<Recent>,
+    verified: Mutex<Verified>,
+    /// One reads the disk at a time; whoever waited finds what the other found.
+    checking: Mutex<()>,
     missing: RwLock<Vec<Listener>>,
 }
 
@@ -94,7 +106,9 @@ impl Store {
                 fs::remove_file(part.path())?;
             }
         }
-        Ok(Self { folder: folder.to_owned(), recent: Mutex::new(Recent::new(memory)), missing: RwLock::default() })
+        let (verified, checking, missing) = Default::default();
+        let recent = Mutex::new(Recent::new(memory));
+        Ok(Self { folder: folder.to_owned(), recent, verified, checking, missing })
     }
 
     /// Packs and keeps a tree. The archive is complete on disk before anybody can see it under its name.
@@ -139,7 +153,10 @@ impl Store {
         if let Some(tree) = self.recent(digest) {
             return Ok(tree);
         }
-        let opened = self.read(digest);
+        self.told(digest, self.read(digest))
+    }
+
+    fn told<T>(&self, digest: &Digest, opened: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(StoreError::Missing(_) | StoreError::Damaged(_)) = &opened {
             for listener in self.missing.read().iter() {
                 listener(digest);
@@ -148,13 +165,61 @@ impl Store {
         opened
     }
 
-    fn read(&self, digest: &Digest) -> Result<Arc<FileTree>, StoreError> {
-        let path = self.path(digest);
-        let file = File::open(&path).map_err(|error| match error.kind() {
+    /// An archive to be sent as it is. Each version of a file is read and checked once and again after ten minutes, by one
+    /// caller at a time: who is sent it checks it too.
+    pub fn serve(&self, digest: &Digest) -> Result<Opened, StoreError> {
+        self.told(digest, self.checked(digest))
+    }
+
+    fn checked(&self, digest: &Digest) -> Result<Opened, StoreError> {
+        let mut file = self.file(digest)?;
+        let meta = file.metadata()?;
+        if self.verified.lock().is(digest, &meta) {
+            return Ok(Opened { file, size: meta.len() });
+        }
+        let _turn = self.checking.lock();
+        if self.verified.lock().is(digest, &meta) {
+            return Ok(Opened { file, size: meta.len() });
+        }
+        let mut hasher = Hashing::new(io::sink());
+        io::copy(&mut BufReader::with_capacity(64 * 1024, &file), &mut hasher)?;
+        if Digest::from(hasher.hasher) != *digest {
+            self.remove_damaged(digest)?;
+            return Err(StoreError::Damaged(*digest));
+        }
+        self.verified.lock().remember(*digest, &meta);
+        file.rewind()?;
+        Ok(Opened { file, size: meta.len() })
+    }
+
+    fn file(&self, digest: &Digest) -> Result<File, StoreError> {
+        File::open(self.path(digest)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::Missing(*digest),
             _ => error.into(),
-        })?;
-        let mut reader = Checking { inner: BufReader::with_capacity(64 * 1024, file), hasher: Sha256::new() };
+        })
+    }
+
+    fn remove_damaged(&self, digest: &Digest) -> Result<(), StoreError> {
+        match fs::remove_file(self.path(digest)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where somebody may write an archive that [`Store::adopt`] is given.
+    pub fn parts(&self) -> PathBuf {
+        self.folder.join("parts")
+    }
+
+    /// Takes in an archive that was written below [`Store::parts`] and whose bytes were checked.
+    pub fn adopt(&self, archive: tempfile::NamedTempFile, digest: &Digest) -> Result<(), StoreError> {
+        archive.as_file().sync_all()?;
+        self.publish(archive, &self.path(digest))
+    }
+
+    fn read(&self, digest: &Digest) -> Result<Arc<FileTree>, StoreError> {
+        let mut reader =
+            Checking { inner: BufReader::with_capacity(64 * 1024, self.file(digest)?), hasher: Sha256::new() };
         let tree = archive::read(&mut reader);
         // Padding behind the last entry is part of the archive too.
         io::copy(&mut reader, &mut io::sink())?;
@@ -166,7 +231,7 @@ impl Store {
                 Ok(tree)
             }
             _ => {
-                fs::remove_file(&path)?;
+                self.remove_damaged(digest)?;
                 Err(StoreError::Damaged(*digest))
             }
         }
@@ -177,7 +242,7 @@ impl Store {
         self.path(digest).is_file()
     }
 
-    /// Where the archive lies; for servers that send it. Who reads it must check it.
+    /// Where the archive lies. Who reads it must check it.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.folder.join("sha256").join(&hex[..2]).join(format!("{hex}.tar"))

@@ -63,6 +63,80 @@ fn damage_is_found_and_removed() {
 }
 
 #[test]
+fn what_is_sent_is_checked_once_a_version() {
+    let (folder, store) = store();
+    let stored = store.put(&tree(&[("a", "one")])).unwrap();
+    let read = |store: &Store| {
+        let opened = store.serve(&stored.digest)?;
+        let text = io::read_to_string(opened.file)?;
+        assert_eq!(text.len() as u64, opened.size);
+        Ok::<_, StoreError>(Digest::of(text.as_bytes()))
+    };
+    for _ in 0..2 {
+        assert_eq!(read(&store).unwrap(), stored.digest);
+    }
+    let path = store.path(&stored.digest);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[512] = b'O';
+    fs::write(&path, &bytes).unwrap();
+    let told = Arc::new(parking_lot::Mutex::new(0));
+    let count = told.clone();
+    store.on_missing(move |_| *count.lock() += 1);
+    assert!(matches!(read(&store), Err(StoreError::Damaged(_))));
+    assert!(matches!(read(&store), Err(StoreError::Missing(_))));
+    assert_eq!(*told.lock(), 2);
+    fs::write(&path, b"cut").unwrap();
+    assert!(matches!(read(&cold(&folder)), Err(StoreError::Damaged(_))));
+}
+
+#[test]
+fn an_archive_of_another_machine_is_taken_in() {
+    let (_one, from) = store();
+    let (_two, to) = store();
+    let stored = from.put(&tree(&[("a", "one")])).unwrap();
+    let part = tempfile::NamedTempFile::new_in(to.parts()).unwrap();
+    fs::copy(from.path(&stored.digest), part.path()).unwrap();
+    to.adopt(part, &stored.digest).unwrap();
+    assert_eq!(*to.open(&stored.digest).unwrap(), tree(&[("a", "one")]));
+    assert_eq!(fs::read_dir(to.parts()).unwrap().count(), 0);
+}
+
+#[test]
+fn archives_become_folders_whole_or_not_at_all() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let mut wanted = tree(&[("a", "1"), ("dir/sub/b.yaml", "b: 2\n"), ("empty", "")]);
+    wanted.insert(RepoPath::parse("run.sh").unwrap(), Entry { bytes: (*b"#!").into(), executable: true });
+    let mut bytes = vec![];
+    archive::write(&wanted, &mut bytes).unwrap();
+    let to = folder.path().join("content");
+    archive::unpack(&*bytes, &to).unwrap();
+    for (path, entry) in wanted.iter() {
+        let file = to.join(path.as_str());
+        assert_eq!(fs::read(&file).unwrap(), *entry.bytes);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o111 != 0, entry.executable, "{path}");
+    }
+    assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o777, 0o755);
+    assert!(archive::unpack(&*bytes, &to).is_err(), "it is there already");
+    for (name, bad) in [("cut", &bytes[..bytes.len() / 2]), ("noise", &[7; 2048])] {
+        assert!(archive::unpack(bad, &folder.path().join(name)).is_err(), "{name}");
+    }
+    // A file where others have a folder.
+    let mut both = vec![];
+    let mut builder = tar::Builder::new(&mut both);
+    for path in ["x", "x/y"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, &b"1"[..]).unwrap();
+    }
+    builder.into_inner().unwrap();
+    assert!(archive::unpack(&*both, &folder.path().join("both")).is_err());
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["content"]);
+}
+
+#[test]
 fn whoever_can_make_it_again_is_told() {
     let (folder, store) = store();
     let stored = store.put(&tree(&[("a", "1")])).unwrap();

@@ -1,5 +1,7 @@
-//! Serving strangers: anybody may connect, so each gets little, and nobody's share can be taken by others.
+//! Serving strangers: anybody may connect, so each gets little, and nobody's share can be taken by others. And the way
+//! to the controller, for those who know it.
 
+pub mod dial;
 pub mod front;
 pub mod lobby;
 

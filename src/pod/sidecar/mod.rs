@@ -31,18 +31,14 @@ use parking_lot::RwLock;
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    auth::Lock,
-    door::Door,
-    name::Name,
-    probes::Probes,
-    voice::{Endpoint, Voice},
-    work::Work,
-};
+use self::{auth::Lock, door::Door, name::Name, probes::Probes, voice::Voice, work::Work};
 use super::opencode::{Client, Credentials, Error as ClientError};
-use crate::api::{
-    names::AUTHORITY_KEY,
-    voice::{Hello, PROTOCOL},
+use crate::{
+    api::{
+        names::AUTHORITY_KEY,
+        voice::{Hello, PROTOCOL},
+    },
+    net::dial::{DialError, Endpoint},
 };
 
 /// How often mounted files are looked at again.
@@ -139,7 +135,7 @@ pub enum SidecarError {
     Client(#[from] ClientError),
     /// The controller's address is malformed.
     #[error(transparent)]
-    Controller(#[from] voice::ConnectError),
+    Controller(#[from] DialError),
 }
 
 /// A started sidecar.

@@ -2,7 +2,7 @@
 
 mod connect;
 
-pub use connect::{ConnectError, Endpoint};
+pub use connect::ConnectError;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,8 +15,11 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
 use super::{activity::QUIET, watch::Server, work::Work};
-use crate::api::voice::{Ack, Activity, FromController, FromSidecar, Hello};
-use connect::Socket;
+use crate::{
+    api::voice::{Ack, Activity, FromController, FromSidecar, Hello},
+    net::dial::Endpoint,
+};
+use connect::{Socket, connect};
 
 /// Reports are at least this far apart.
 const BETWEEN: Duration = Duration::from_millis(50);
@@ -49,7 +52,7 @@ impl Voice {
         let (mut failures, mut redirects, mut leader) = (0u32, 0u32, None::<String>);
         loop {
             let begun = Instant::now();
-            let error = match self.endpoint.connect(leader.take().as_deref()).await {
+            let error = match connect(&self.endpoint, leader.take().as_deref()).await {
                 Ok(socket) => self.converse(socket).await,
                 Err(ConnectError::Elsewhere(address)) if redirects < REDIRECTS => {
                     redirects += 1;

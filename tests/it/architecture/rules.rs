@@ -39,7 +39,7 @@ pub(super) const ROOMS: &[Room] = &[
     pure("agent", &["api", "object", "tree", "status"]),
     pure("task", &["api", "object", "status"]),
     effects("git", &["tree", "api", "status"]),
-    effects("artifact", &["tree", "status"]),
+    effects("artifact", &["tree", "api", "status", "net"]),
     effects("apply", &["object", "plan", "api", "status"]),
     effects("net", &[]),
     effects("server", &["api", "object", "status", "artifact", "net"]),
