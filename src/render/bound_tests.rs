@@ -149,7 +149,7 @@ fn a_patch_asks_whether_to_go_on() {
         left.set(left.get() - 1);
         left.get() < 0
     });
-    assert_eq!(stopped.unwrap_err().message, "the render takes too long; make it smaller");
+    assert_eq!(stopped.unwrap_err().reason, Reason::Interrupted);
 
     let containers = |n: usize| (0..n).fold(String::new(), |text, i| text + &format!("{{name: c{i}}},"));
     let pod =

@@ -77,9 +77,11 @@ impl RenderError {
         Self::new(file, error.line, Reason::of_yaml(error), message)
     }
 
-    /// The render of `file` was given up.
+    /// The render of `file` was given up. What a render does is bounded, so another time may do.
     pub fn too_long(file: &RepoPath) -> Self {
-        Self::new(file, 0, Reason::TooLarge, "the render takes too long; make it smaller")
+        let message = "the render takes too long, probably because the machine is busy; it is tried again: make it smaller \
+                       where that does not help";
+        Self::new(file, 0, Reason::Interrupted, message)
     }
 
     fn place(&self) -> String {

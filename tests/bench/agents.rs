@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api,
-    api::PostParams,
+    api::{DeleteParams, ListParams, PostParams},
     core::PartialObjectMeta,
     runtime::{WatchStreamExt as _, watcher},
 };
@@ -36,6 +36,7 @@ const ROUNDS: usize = 5;
 
 /// A controller with its load.
 struct Load {
+    namespace: String,
     release: Release,
     controller: Controller,
     cold: f64,
@@ -53,9 +54,10 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
         let mut loads: Vec<Load> = vec![];
         let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS).max(1);
         for _ in 0..rounds {
-            // Of the rounds before only what they made in the cluster is left.
-            for load in &mut loads {
-                load.controller.kill();
+            // Each round begins in an empty cluster: two hundred objects with their pods are what is measured.
+            if let Some(last) = loads.last_mut() {
+                last.controller.kill();
+                empty(cluster, &last.namespace).await;
             }
             loads.push(load(cluster, &git.url("many.git")).await);
             // What the creation set off may end first.
@@ -124,7 +126,23 @@ async fn load(cluster: &Cluster, url: &str) -> Load {
     within(exist).await;
     let created = began.elapsed().as_secs_f64();
     eprintln!("{created:.2} s, of it {there:.2} s until all Agents exist; {:?}", audit.profile(&release.user()));
-    Load { release, controller, cold, created }
+    Load { namespace: ns, release, controller, cold, created }
+}
+
+/// Removes the agents of a round and waits until the cluster has removed their Deployments and pods.
+async fn empty(cluster: &Cluster, ns: &str) {
+    let client = cluster.client().await;
+    let agents: Api<Agent> = Api::namespaced(client.clone(), ns);
+    agents.delete_collection(&DeleteParams::background(), &ListParams::default()).await.unwrap();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), ns);
+    let deployments: Api<Deployment> = Api::namespaced(client, ns);
+    world::until(Duration::from_mins(2), || async {
+        let list = ListParams::default().limit(1);
+        let left = pods.list_metadata(&list).await.unwrap().items.len()
+            + deployments.list_metadata(&list).await.unwrap().items.len();
+        (left == 0).then_some(())
+    })
+    .await;
 }
 
 async fn within(counted: tokio::task::JoinHandle<()>) {

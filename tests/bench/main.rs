@@ -31,7 +31,7 @@ const ALL: &[Measure] = &[
         ],
         agents::measure,
     ),
-    (&["door_added_latency_ms", "sidecar_rss_mib"], door::measure),
+    (&["door_added_latency_ms", "sidecar_own_mib", "sidecar_rss_mib"], door::measure),
     (&["text_change_to_visible_ms"], text::measure),
 ];
 

@@ -71,6 +71,7 @@ async fn rounds() -> Vec<f64> {
         })
         .await;
         samples.push(now.elapsed().as_secs_f64() * 1000.0);
+        eprintln!("round {round}: {:.0} ms", now.elapsed().as_secs_f64() * 1000.0);
         // The status of this round is written before the next one begins.
         tokio::time::sleep(Duration::from_secs(2)).await;
     }

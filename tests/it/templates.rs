@@ -35,7 +35,7 @@ fn context() -> Context {
 
 async fn run(sandbox: &Sandbox, files: &[(&str, &str)]) -> Result<Rendered, RenderError> {
     let tree: FileTree = files.iter().copied().collect();
-    sandbox.render(Arc::new(tree), RepoPath::root(), context()).await.unwrap()
+    sandbox.render(Arc::new(tree), RepoPath::root(), context()).await.unwrap().map(|kept| kept.rendered)
 }
 
 #[tokio::test]

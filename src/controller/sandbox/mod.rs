@@ -28,11 +28,12 @@ use tokio::{
 
 use crate::{
     api::names::reasons,
+    object::yaml::Budget,
     render::{self, Reason, RenderError, Rendered, Templates, Written},
     status::Failure,
     tree::{FileTree, RepoPath},
 };
-use places::{Place, Places};
+use places::{RENDERS, RESULTS, Share, Shares};
 use process::Process;
 
 /// Memory of a process for what its templates make, in bytes.
@@ -59,7 +60,23 @@ const RENDER_STACK: usize = 16 << 20;
 pub struct Sandbox {
     program: PathBuf,
     slots: Arc<Semaphore>,
-    places: Places,
+    places: Shares,
+    results: Shares,
+}
+
+/// What was rendered. Keep it until nothing of it is in memory any more: others wait for its room.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The objects.
+    pub rendered: Rendered,
+    /// Its share of the memory for what was rendered.
+    pub room: Room,
+}
+
+/// A share of the memory for what was rendered; dropping it gives it back.
+#[derive(Debug, Default)]
+pub struct Room {
+    _share: Share,
 }
 
 impl Default for Sandbox {
@@ -74,17 +91,19 @@ impl Default for Sandbox {
 impl Sandbox {
     /// With templates rendered by `program render-templates`.
     pub fn of_program(program: PathBuf) -> Self {
-        Self { program, slots: Arc::new(Semaphore::new(PROCESSES)), places: Places::default() }
+        let slots = Arc::new(Semaphore::new(PROCESSES));
+        Self { program, slots, places: Shares::new(RENDERS), results: Shares::new(RESULTS) }
     }
 
     /// Renders, when few others do: `places` says how many. When this is dropped, the render ends and its process is
-    /// killed. A render that takes too long is an error of what is rendered: the same would take as long again.
+    /// killed. What a render does is counted and bounded, so one that takes too long met a busy machine, and is tried
+    /// again.
     pub async fn render(
         &self,
         tree: Arc<FileTree>,
         path: RepoPath,
         context: render::Context,
-    ) -> Result<Result<Rendered, RenderError>, Failure> {
+    ) -> Result<Result<Kept, RenderError>, Failure> {
         let (seen, at) = (tree.clone(), path.clone());
         let work = move |templates: &Elsewhere, stopped: &dyn Fn() -> bool| {
             render::render_with(&seen, &at, templates, stopped)
@@ -98,10 +117,8 @@ impl Sandbox {
         path: RepoPath,
         context: &render::Context,
         work: impl FnOnce(&Elsewhere, &dyn Fn() -> bool) -> Result<Rendered, RenderError> + Send + 'static,
-    ) -> Result<Result<Rendered, RenderError>, Failure> {
-        let place = timeout(QUEUE, self.places.take(&context.sync.namespace)).await.map_err(|_| {
-            Failure::transient(reasons::TIMEOUT, "other Syncs render, as many as may at a time; it is tried again")
-        })?;
+    ) -> Result<Result<Kept, RenderError>, Failure> {
+        let place = timeout(QUEUE, self.places.take(&context.sync.namespace, 1)).await.map_err(|_| busy())?;
         let (asks, mut asked) = mpsc::channel(1);
         let (answer, mut answered) = oneshot::channel();
         let gone = StopOnDrop::default();
@@ -113,7 +130,10 @@ impl Sandbox {
         let panicked = || Failure::transient(reasons::INTERNAL_ERROR, "a bug in Pilothouse: the render panicked");
         loop {
             tokio::select! {
-                done = &mut answered => return done.map_err(|_| panicked()),
+                done = &mut answered => {
+                    let (done, place) = done.map_err(|_| panicked())?;
+                    return self.keep(&context.sync.namespace, done, place).await;
+                }
                 Some(Ask { path, source, reply }) = asked.recv() => {
                     let asked_at = tokio::time::Instant::now();
                     if process.is_none() {
@@ -130,6 +150,23 @@ impl Sandbox {
         }
     }
 
+    /// Gives a render's place back when there is room for what it made.
+    async fn keep(
+        &self,
+        namespace: &str,
+        done: Result<Rendered, RenderError>,
+        place: Share,
+    ) -> Result<Result<Kept, RenderError>, Failure> {
+        let rendered = match done {
+            Ok(rendered) => rendered,
+            Err(error) => return Ok(Err(error)),
+        };
+        let wanted = weight(&rendered);
+        let share = timeout(QUEUE, self.results.take(namespace, wanted)).await.map_err(|_| busy())?;
+        drop(place);
+        Ok(Ok(Kept { rendered, room: Room { _share: share } }))
+    }
+
     /// Waits until fewer than [`PROCESSES`] run.
     async fn start(&self, context: &render::Context) -> Result<Process, Failure> {
         let failed = |error: io::Error| {
@@ -141,13 +178,25 @@ impl Sandbox {
     }
 }
 
-/// The part of a render that runs on a thread of its own. Its place is free again when it really has ended.
+fn busy() -> Failure {
+    Failure::transient(reasons::TIMEOUT, "other Syncs render, as many as may at a time; it is tried again")
+}
+
+/// Memory of the objects, in MiB. Small ones weigh nothing: as many as there are reconciles at a time fit anyway.
+fn weight(rendered: &Rendered) -> u32 {
+    let bytes = rendered.objects.iter().map(|item| Budget::of(item.object.value())).fold(0, usize::saturating_add);
+    u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
+}
+
+type Done = (Result<Rendered, RenderError>, Share);
+
+/// The part of a render that runs on a thread of its own. Its place is free when it really has ended, not before.
 fn on_thread(
     work: impl FnOnce(&Elsewhere, &dyn Fn() -> bool) -> Result<Rendered, RenderError> + Send + 'static,
     asks: mpsc::Sender<Ask>,
     gone: Arc<AtomicBool>,
-    answer: oneshot::Sender<Result<Rendered, RenderError>>,
-    place: Place,
+    answer: oneshot::Sender<Done>,
+    place: Share,
 ) -> impl FnOnce() + Send + 'static {
     move || {
         let started = Instant::now();
@@ -155,8 +204,7 @@ fn on_thread(
         let late = || started.elapsed().saturating_sub(templates.took.get()) > DEADLINE;
         let stopped = || gone.load(Ordering::Relaxed) || late();
         // Nobody waits any more where this fails.
-        let _ = answer.send(work(&templates, &stopped));
-        drop(place);
+        let _ = answer.send((work(&templates, &stopped), place));
     }
 }
 
@@ -201,9 +249,9 @@ impl Drop for StopOnDrop {
 mod tests {
     use super::*;
 
-    /// The place of a render that does not end stays taken, and nobody waits for it; the same would not end again.
+    /// The place of a render that does not end stays taken, and nobody waits for it.
     #[tokio::test(start_paused = true)]
-    async fn a_render_that_does_not_stop_is_stalled_and_keeps_its_place() {
+    async fn a_render_that_does_not_stop_is_tried_again_and_keeps_its_place() {
         let sandbox = Sandbox::of_program("/nowhere".into());
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let stuck = move |_: &Elsewhere, _: &dyn Fn() -> bool| {
@@ -212,13 +260,42 @@ mod tests {
         };
         let (tree, context) = (FileTree::default(), render::Context::default());
         let failed = sandbox.supervise(&tree, RepoPath::root(), &context, stuck).await.unwrap().unwrap_err();
-        assert_eq!(failed.reason, Reason::TooLarge);
-        assert_eq!(Failure::from(failed).class, crate::status::Class::Stalled);
-        assert_eq!(sandbox.places.free(), places::RENDERS - 1);
+        assert_eq!(failed.reason, Reason::Interrupted);
+        assert_eq!(Failure::from(failed).class, crate::status::Class::Transient);
+        assert_eq!(sandbox.places.free() + 1, free(RENDERS));
         drop(end);
-        while sandbox.places.free() < places::RENDERS {
+        while sandbox.places.free() < free(RENDERS) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    fn free(all: u32) -> usize {
+        usize::try_from(all).unwrap()
+    }
+
+    /// What was rendered has room until it is applied: who renders much waits with its place taken.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_rendered_keeps_its_room() {
+        let sandbox = Sandbox::of_program("/nowhere".into());
+        let keep = async || {
+            let place = sandbox.places.take("ns", 1).await;
+            sandbox.keep("ns", Ok(large(u64::from(RESULTS))), place).await
+        };
+        let kept = keep().await.unwrap().unwrap();
+        assert_eq!(sandbox.places.free(), free(RENDERS));
+        assert!(sandbox.results.free() < free(RESULTS));
+        assert_eq!(keep().await.unwrap_err().class, crate::status::Class::Transient);
+        assert_eq!(sandbox.places.free(), free(RENDERS));
+        drop(kept);
+        assert_eq!(sandbox.results.free(), free(RESULTS));
+        assert!(keep().await.unwrap().is_ok());
+    }
+
+    fn large(mib: u64) -> Rendered {
+        let text = "x".repeat(usize::try_from(mib << 20).unwrap());
+        let value = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": text}});
+        let object = crate::object::Object::new(value).unwrap();
+        Rendered { objects: vec![render::Item { object, file: RepoPath::root(), line: 1 }], ..Rendered::default() }
     }
 
     /// Who finds no place is told to come again: it is none of its own faults.
@@ -226,8 +303,8 @@ mod tests {
     async fn who_finds_no_place_comes_again() {
         let sandbox = Sandbox::of_program("/nowhere".into());
         let mut taken = vec![];
-        for n in 0..places::RENDERS {
-            taken.push(sandbox.places.take(&format!("ns-{n}")).await);
+        for n in 0..RENDERS {
+            taken.push(sandbox.places.take(&format!("ns-{n}"), 1).await);
         }
         let refused = sandbox.render(Arc::default(), RepoPath::root(), render::Context::default()).await;
         assert_eq!(refused.unwrap_err().class, crate::status::Class::Transient);

@@ -1,4 +1,4 @@
-//! How many renders run at a time.
+//! How many renders run at a time, and how much of what they made is kept.
 
 use std::{
     collections::HashMap,
@@ -10,36 +10,41 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Renders at a time. With the memory that each may take, and that of the processes, they must fit into the memory of the
 /// controller's pod.
-pub(super) const RENDERS: usize = 3;
-/// The same of one namespace, so that another one always finds a place.
-const RENDERS_OF_ONE: usize = 2;
+pub(super) const RENDERS: u32 = 3;
+/// Memory of what was rendered and is not applied yet, in MiB: an estimate, as that of a render.
+pub(super) const RESULTS: u32 = 64;
 
-/// Places for renders. Cheap to clone.
+/// Something that there is little of, shared fairly: who waits is served in order, and one namespace has two thirds at
+/// most, so that another one always finds some. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(super) struct Shares {
+    total: u32,
     all: Arc<Semaphore>,
     namespaces: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
 }
 
-/// A place that is taken; dropping it frees it.
-#[derive(Debug)]
-pub(super) struct Place {
+/// A share that is taken; dropping it gives it back.
+#[derive(Debug, Default)]
+pub(super) struct Share {
     _of_namespace: Option<OwnedSemaphorePermit>,
     _of_all: Option<OwnedSemaphorePermit>,
 }
 
-impl Default for Places {
-    fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(RENDERS)), namespaces: Arc::default() }
+impl Shares {
+    pub(super) fn new(total: u32) -> Self {
+        Self { total, all: semaphore(total), namespaces: Arc::default() }
     }
-}
 
-impl Places {
-    /// Waits for a place, in the order of those who wait.
-    pub(super) async fn take(&self, namespace: &str) -> Place {
+    /// Waits for `wanted` of it; who wants more than one namespace may have gets that.
+    pub(super) async fn take(&self, namespace: &str, wanted: u32) -> Share {
+        let wanted = wanted.min(self.of_one());
         // Nobody closes them, so there is always a permit.
-        let of_namespace = self.of(namespace).acquire_owned().await.ok();
-        Place { _of_namespace: of_namespace, _of_all: self.all.clone().acquire_owned().await.ok() }
+        let of_namespace = self.of(namespace).acquire_many_owned(wanted).await.ok();
+        Share { _of_namespace: of_namespace, _of_all: self.all.clone().acquire_many_owned(wanted).await.ok() }
+    }
+
+    fn of_one(&self) -> u32 {
+        self.total * 2 / 3
     }
 
     fn of(&self, namespace: &str) -> Arc<Semaphore> {
@@ -48,7 +53,7 @@ impl Places {
             return there;
         }
         namespaces.retain(|_, semaphore| semaphore.strong_count() > 0);
-        let new = Arc::new(Semaphore::new(RENDERS_OF_ONE));
+        let new = semaphore(self.of_one());
         namespaces.insert(namespace.to_owned(), Arc::downgrade(&new));
         new
     }
@@ -59,6 +64,10 @@ impl Places {
     }
 }
 
+fn semaphore(permits: u32) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(usize::try_from(permits).unwrap_or(Semaphore::MAX_PERMITS)))
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
@@ -67,8 +76,8 @@ mod tests {
 
     #[tokio::test]
     async fn few_at_a_time_and_none_for_one_alone() {
-        let places = Places::default();
-        let take = |namespace| places.take(namespace).now_or_never();
+        let places = Shares::new(3);
+        let take = |namespace| places.take(namespace, 1).now_or_never();
         let first = [take("a"), take("a")];
         assert!(first.iter().all(Option::is_some));
         assert!(take("a").is_none(), "one namespace may not have all");
@@ -78,8 +87,19 @@ mod tests {
         drop(other);
         assert!(take("c").is_some());
         drop(first);
-        assert_eq!(places.free(), RENDERS);
+        assert_eq!(places.free(), 3);
         take("d");
         assert!(places.namespaces.lock().len() <= 1, "who has none is forgotten");
+    }
+
+    #[tokio::test]
+    async fn who_wants_more_than_there_is_gets_what_one_may_have() {
+        let results = Shares::new(9);
+        let large = results.take("a", 100).now_or_never().unwrap();
+        assert_eq!(results.free(), 3);
+        assert!(results.take("a", 1).now_or_never().is_none());
+        assert!(results.take("b", 3).now_or_never().is_some());
+        drop(large);
+        assert_eq!(results.free(), 9);
     }
 }

@@ -137,7 +137,7 @@ impl Pass<'_> {
             Ok(observed) => observed,
             Err(problem) => return self.fail(failure(&[problem]), facts).await,
         };
-        let Desired { input, wanted, digest } = desired;
+        let Desired { input, wanted, digest, _room } = desired;
         let contest = self.contest(&account, &wanted, &digest, &input).await;
         let plan = match self.plan(wanted, &observed, &contest) {
             Ok(plan) => plan,

@@ -10,6 +10,7 @@ use crate::{
     api::{Artifact, Repository, names::reasons, not_yet},
     apply::{self, Problem},
     artifact::Digest,
+    controller::sandbox::Room,
     object::Object,
     plan::{Origin, Wanted, digest},
     render,
@@ -22,6 +23,8 @@ pub(super) struct Desired {
     pub(super) input: Input,
     pub(super) wanted: Vec<Wanted>,
     pub(super) digest: String,
+    /// For as long as the objects are in memory.
+    pub(super) _room: Room,
 }
 
 impl Pass<'_> {
@@ -53,11 +56,11 @@ impl Pass<'_> {
 
     pub(super) async fn desired(&self, repository: &Repository, artifact: &Artifact) -> Result<Desired, Failure> {
         let tree = self.tree(artifact).await?;
-        let rendered = self.render(tree, repository, artifact).await?;
+        let (rendered, room) = self.render(tree, repository, artifact).await?;
         let wanted = apply::prepare(&self.all.kinds, rendered, &self.target(), Some(&self.owner()))
             .await
             .map_err(|problems| failure(&problems))?;
-        Ok(Desired { input: self.input(artifact), digest: digest::of_all(&wanted), wanted })
+        Ok(Desired { input: self.input(artifact), digest: digest::of_all(&wanted), wanted, _room: room })
     }
 
     async fn tree(&self, artifact: &Artifact) -> Result<Arc<FileTree>, Failure> {
@@ -82,7 +85,7 @@ impl Pass<'_> {
         tree: Arc<FileTree>,
         repository: &Repository,
         artifact: &Artifact,
-    ) -> Result<Vec<(Object, Origin)>, Failure> {
+    ) -> Result<(Vec<(Object, Origin)>, Room), Failure> {
         let path = RepoPath::parse(&self.sync.spec.path)
             .map_err(|e| Failure::stalled(reasons::INVALID_SPEC, format!("spec.path: {e}")))?;
         if tree.get(&path).is_none() && !tree.is_dir(&path) {
@@ -90,14 +93,14 @@ impl Pass<'_> {
             return Err(Failure::stalled(reasons::PATH_NOT_FOUND, message));
         }
         let context = self.render_context(repository, artifact);
-        let rendered = self
+        let kept = self
             .all
             .sandbox
             .render(tree, path, context)
             .await?
             .map_err(|e| Failure { reason: reasons::RENDER_FAILED, ..e.into() })?;
         let taken = |item: render::Item| (item.object, Origin { file: item.file.to_string(), line: item.line });
-        Ok(rendered.objects.into_iter().map(taken).collect())
+        Ok((kept.rendered.objects.into_iter().map(taken).collect(), kept.room))
     }
 
     fn render_context(&self, repository: &Repository, artifact: &Artifact) -> render::Context {
