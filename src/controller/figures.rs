@@ -17,7 +17,7 @@ use prometheus_client::{
 
 use kube::ResourceExt;
 
-use super::{caches::Caches, voice::Voices};
+use super::{artifacts::Copies, caches::Caches, voice::Voices};
 use crate::{
     agent::limit,
     api::{Agent, TaskPhase},
@@ -30,6 +30,7 @@ pub(super) struct Figures {
     pub(super) sources: Sources,
     pub(super) voices: Arc<Voices>,
     pub(super) caches: Caches,
+    pub(super) copies: Copies,
 }
 
 impl fmt::Debug for Figures {
@@ -41,18 +42,26 @@ impl fmt::Debug for Figures {
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let git = self.sources.counters();
-        let counters: [(&str, &str, &AtomicU64); 4] = [
-            ("git_listings", "Listings of references at remotes", &git.listings),
-            ("git_failed_listings", "Listings that failed", &git.failed_listings),
-            ("git_fetches", "Fetches from remotes", &git.fetches),
-            ("git_failed_fetches", "Fetches that failed", &git.failed_fetches),
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = [
+            ("git_listings", "Listings of references at remotes", read(&git.listings)),
+            ("git_failed_listings", "Listings that failed", read(&git.failed_listings)),
+            ("git_fetches", "Fetches from remotes", read(&git.fetches)),
+            ("git_failed_fetches", "Fetches that failed", read(&git.failed_fetches)),
+            ("artifact_copies", "Artifacts that were copied from other replicas", self.copies.fetched()),
+            ("artifact_copied_bytes", "Bytes of artifacts that were copied from other replicas", self.copies.bytes()),
+            ("artifact_failed_copies", "Copies that failed and are tried again", self.copies.failed()),
         ];
-        for (name, help, counter) in counters {
-            let value = ConstCounter::new(counter.load(Ordering::Relaxed));
+        for (name, help, value) in counters {
+            let value = ConstCounter::new(value);
             value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
         }
         gauge(&mut encoder, "git_remotes", "Remotes that are polled", self.sources.remotes())?;
         gauge(&mut encoder, "sidecars_connected", "Agent pods that are connected", self.voices.connected())?;
+        let missing = usize::try_from(self.copies.missing()).unwrap_or_default();
+        gauge(&mut encoder, "artifact_missing", "Artifacts that are named and not on this replica", missing)?;
+        let lag = usize::try_from(self.copies.lag()).unwrap_or_default();
+        gauge(&mut encoder, "artifact_lag_seconds", "For how long one of them has been missing", lag)?;
         self.agents(&mut encoder)?;
         self.tasks(&mut encoder)
     }

@@ -1,6 +1,7 @@
 //! Wiring: watches, leader election, and of each kind the reconciler: a file, and a folder where it has parts.
 
 pub mod agent;
+pub mod artifacts;
 pub mod caches;
 mod figures;
 pub mod leader;
@@ -33,6 +34,7 @@ use crate::{
     server::{health, metrics::Metrics, voice::Leadership},
     status::{Backoff, Failure},
 };
+use artifacts::{Kept, Named};
 use caches::Caches;
 use figures::Figures;
 use leader::{Candidate, Election};
@@ -97,16 +99,30 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     };
     let (known, leadership) =
         watch::channel(if settings.leader_elect { Leadership::Unknown } else { Leadership::Leader });
-    let voices = Voices::start(&client, &settings, leadership, serving_stop.clone()).await?;
+    let named = Named::new(&context.caches.config_maps, &context.caches.repositories);
+    let shelf = artifacts::shelf(context.artifacts.clone(), &named, &context.caches, &settings);
+    metrics.register(|registry| shelf.register(registry));
+    let voices = Voices::start(&client, &settings, (leadership.clone(), shelf), serving_stop.clone()).await?;
     let voices = Arc::new(voices);
-    let figures = Figures { sources: context.sources.clone(), voices: voices.clone(), caches: context.caches.clone() };
+    let copies = artifacts::Copies::default();
+    let figures = Figures {
+        sources: context.sources.clone(),
+        voices: voices.clone(),
+        caches: context.caches.clone(),
+        copies: copies.clone(),
+    };
     metrics.register(|registry| registry.register_collector(Box::new(figures)));
-    let kinds = kinds(&context, voices);
+    let (kinds, kept) = kinds(&context, voices.clone());
     tokio::select! {
         () = watches.ready() => health_state.set_ready(true),
         () = stop.cancelled() => return Ok(()),
     }
     info!("caches are filled");
+    let store = context.artifacts.clone();
+    if let Some(source) = voices.source(&settings) {
+        artifacts::mirror(&store, &named, &source, (leadership.clone(), copies), serving_stop.clone());
+    }
+    tokio::spawn(artifacts::collect_garbage(store, named, kept, leadership, serving_stop.clone()));
     let led = lead(&context, kinds, known, stop.clone()).await;
     health_state.set_ready(false);
     serving_stop.cancel();
@@ -124,15 +140,17 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
 pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, ()> + Send>;
 
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
-fn kinds(context: &Context, voices: Arc<Voices>) -> Vec<Loop> {
-    vec![
-        repository::prepare(context),
+fn kinds(context: &Context, voices: Arc<Voices>) -> (Vec<Loop>, Arc<dyn Kept>) {
+    let (repositories, kept) = repository::prepare(context);
+    let kinds = vec![
+        repositories,
         sync::prepare(context),
         agent::prepare(context, voices),
         task::prepare(context),
         template::templates(context),
         template::configs(context),
-    ]
+    ];
+    (kinds, kept)
 }
 
 /// A kind's loop from its reconciler.

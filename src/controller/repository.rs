@@ -1,7 +1,7 @@
 //! Repositories: subscribe to the remote, publish its tree, report.
 //!
 //! The network is the business of [`crate::git::Sources`]: a reconcile only reads what is known and is woken when that
-//! changes. It is also what keeps the artifact store small.
+//! changes.
 
 mod credentials;
 mod decide;
@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 
 use super::{
     Context, Loop, Settings,
-    runtime::{self, Reconcile, Runtime, Triggers},
+    artifacts::Kept,
+    runtime::{Reconcile, Triggers},
 };
 use crate::{
     api::{
@@ -61,8 +62,8 @@ pub struct Repositories {
     memories: Mutex<Memories>,
 }
 
-/// Prepares the loop.
-pub fn prepare(context: &Context) -> Loop {
+/// Prepares the loop, and says which artifacts are kept for it.
+pub(super) fn prepare(context: &Context) -> (Loop, Arc<dyn Kept>) {
     let triggers = Triggers::default();
     let repositories = Arc::new(Repositories {
         context: context.clone(),
@@ -71,14 +72,7 @@ pub fn prepare(context: &Context) -> Loop {
         memories: Mutex::default(),
     });
     listen(&repositories, &triggers);
-    let cache = context.caches.repositories.clone();
-    Box::new(move |runtime: Runtime| {
-        Box::pin(async move {
-            let stop = runtime.stop.clone();
-            let collecting = keep::collect_garbage(repositories.clone(), stop);
-            futures::future::join(runtime::run(repositories, cache, triggers, runtime), collecting).await;
-        })
-    })
+    (super::start(repositories.clone(), context.caches.repositories.clone(), triggers), repositories)
 }
 
 /// News of remotes and of Secrets, and artifacts that are missed, wake the Repositories that they concern.

@@ -39,6 +39,10 @@ pub struct Settings {
     /// How this replica alone is reached, host:port; followers send sidecars to the leader's
     #[arg(long, env = "PILOTHOUSE_ADVERTISE_ADDRESS", value_name = "HOST:PORT")]
     pub advertise_address: Option<String>,
+    /// File with the controller's own projected token for the audience "pilothouse", with which replicas ask each other for
+    /// artifacts; without it they do not
+    #[arg(long, env = "PILOTHOUSE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Image of Pilothouse itself, for the sidecar and for Task pods
     #[arg(long, env = "PILOTHOUSE_SYSTEM_IMAGE", value_name = "IMAGE")]
     pub system_image: Option<String>,

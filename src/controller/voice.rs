@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::{
     Settings,
     agent::voice::{AgentVoice, HOLD, Listener, Said, Whose},
+    artifacts::Source,
 };
 use crate::{
     api::{
@@ -24,6 +25,7 @@ use crate::{
     },
     server::voice::{
         AgentKey, Answer, Hub, Leadership,
+        artifacts::Shelf,
         certificate::{self, Material},
         identity::Reviews,
     },
@@ -41,11 +43,12 @@ pub struct Voices {
 }
 
 impl Voices {
-    /// Loads or makes the certificate and accepts sidecars until `stop`; they are welcome while `leadership` says so.
+    /// Loads or makes the certificate and accepts sidecars until `stop`; they are welcome while the leadership says so, and
+    /// always served from the shelf.
     pub async fn start(
         client: &Client,
         settings: &Settings,
-        leadership: watch::Receiver<Leadership>,
+        (leadership, shelf): (watch::Receiver<Leadership>, Shelf),
         stop: CancellationToken,
     ) -> Result<Self, Failure> {
         let names = names(settings);
@@ -55,7 +58,7 @@ impl Voices {
             Failure::stalled(reasons::LISTEN_FAILED, text)
         })?;
         info!(address = %listener.local_addr().unwrap_or(settings.voice_listen), "sidecars connect here");
-        let hub = Hub::new(Reviews::new(client.clone()), leadership);
+        let hub = Hub::new(Reviews::new(client.clone()), leadership, Some(shelf));
         let (served, tls) = watch::channel(material.server_config()?);
         let accepting = (hub.clone(), stop.clone());
         tokio::spawn(async move { accepting.0.serve(listener, tls, accepting.1).await });
@@ -69,6 +72,13 @@ impl Voices {
     /// Number of connected sidecars.
     pub fn connected(&self) -> usize {
         self.hub.connected()
+    }
+
+    /// How other replicas are asked for artifacts, where it is known how they are reached and who we are.
+    pub(super) fn source(&self, settings: &Settings) -> Option<Source> {
+        let service = settings.voice_address.clone()?;
+        let token_file = settings.token_file.clone()?;
+        Some(Source { service, authority: self.authority.clone(), token_file })
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod agents;
 mod architecture;
+mod artifacts;
 mod chart;
 mod clusters;
 mod commands;

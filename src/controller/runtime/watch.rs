@@ -124,7 +124,7 @@ impl<K: Kind> Cache<K> {
     }
 
     #[cfg(test)]
-    pub(super) fn of(stores: Vec<(Scope, Store<K>)>) -> Self {
+    pub(in crate::controller) fn of(stores: Vec<(Scope, Store<K>)>) -> Self {
         Self { stores: Arc::new(stores), listeners: Arc::default() }
     }
 

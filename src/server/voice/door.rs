@@ -1,22 +1,23 @@
-//! Accepts sidecars: TLS, then HTTP with the token, then a WebSocket.
+//! Accepts sidecars: TLS, then HTTP with the token, then a WebSocket or an artifact.
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Hub, connection,
+    Hub,
+    artifacts::{self, Body, Shelf, Transfer},
+    connection,
     identity::{Identity, IdentityError},
     throttle::Handshake,
 };
@@ -26,7 +27,7 @@ use crate::net::accept;
 const TLS: Duration = Duration::from_secs(3);
 /// From there to the end of the request's head.
 const HEAD: Duration = Duration::from_secs(3);
-/// From the first byte to the WebSocket, a review of the token included.
+/// From the TLS handshake to the WebSocket or the beginning of a transfer, a review of the token included.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 const MAX_HEAD: usize = 20 << 10;
 
@@ -56,8 +57,7 @@ pub(super) async fn serve(
         // Nobody waits for a place: whoever comes next may be an honest one from elsewhere.
         let Some(handshake) = hub.0.handshakes.begin(from) else { continue };
         let acceptor = TlsAcceptor::from(tls.borrow().clone());
-        let welcome = welcome(hub.clone(), stream, acceptor, Guest { from, handshake }, stop.clone());
-        tokio::spawn(tokio::time::timeout(HANDSHAKE, welcome));
+        tokio::spawn(welcome(hub.clone(), stream, acceptor, (from, handshake), stop.clone()));
     }
 }
 
@@ -65,23 +65,49 @@ pub(super) async fn serve(
 struct Guest {
     from: IpAddr,
     handshake: Handshake,
+    /// Told of a transfer, which has other limits.
+    begun: oneshot::Sender<Transfer>,
 }
 
-/// Ends when the WebSocket stands (it lives on in a task of its own) or the answer was another.
-async fn welcome(hub: Hub, stream: TcpStream, acceptor: TlsAcceptor, guest: Guest, stop: CancellationToken) {
+/// Ends when the WebSocket stands (it lives on in a task of its own) or the answer has been sent.
+async fn welcome(
+    hub: Hub,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    (from, handshake): (IpAddr, Handshake),
+    stop: CancellationToken,
+) {
     let stream = match tokio::time::timeout(TLS, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => return,
     };
-    let guest = parking_lot::Mutex::new(Some(guest));
+    let (begun, transfer) = oneshot::channel();
+    let guest = parking_lot::Mutex::new(Some(Guest { from, handshake, begun }));
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
         let (hub, guest, stop) = (hub.clone(), guest.lock().take(), stop.clone());
         async move { Ok::<_, Infallible>(answer(hub, request, guest, stop).await) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
-    let _ = server.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+    tokio::select! {
+        _ = server.serve_connection(TokioIo::new(stream), service).with_upgrades() => {} // who went away is no event
+        () = patience(transfer) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Resolves when it has taken too long: everything together, or the transfer that began.
+async fn patience(transfer: oneshot::Receiver<Transfer>) {
+    let mut late = std::pin::pin!(tokio::time::sleep(HANDSHAKE));
+    let transfer = tokio::select! {
+        () = &mut late => return,
+        transfer = transfer => transfer,
+    };
+    match transfer {
+        Ok(transfer) => transfer.over().await,
+        Err(_) => late.await, // there is none
+    }
 }
 
 async fn answer(
@@ -89,8 +115,11 @@ async fn answer(
     mut request: Request<Incoming>,
     guest: Option<Guest>,
     stop: CancellationToken,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let Some(guest) = guest else { return refuse(StatusCode::BAD_REQUEST, "one request a connection") };
+    if let Some(shelf) = hub.0.shelf.as_ref().filter(|_| artifacts::is_ours(&request)) {
+        return artifact(&hub, shelf, &request, guest).await;
+    }
     let leadership = hub.0.leadership.borrow().clone();
     match leadership {
         Leadership::Leader => {}
@@ -102,11 +131,7 @@ async fn answer(
     };
     let identity = match identify(&hub, request.headers(), guest.from).await {
         Ok(identity) => identity,
-        Err(error @ IdentityError::Unavailable(_)) => {
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
-        }
-        Err(error @ IdentityError::TooMany) => return refuse(StatusCode::TOO_MANY_REQUESTS, &error.to_string()),
-        Err(error) => return refuse(StatusCode::UNAUTHORIZED, &error.to_string()),
+        Err(error) => return unknown(&error),
     };
     let Ok(permit) = hub.0.connections.clone().try_acquire_owned() else {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "as many sidecars are connected as this controller takes");
@@ -118,7 +143,7 @@ async fn answer(
         }
         drop(permit);
     });
-    let mut response = Response::new(Full::default());
+    let mut response = Response::new(artifacts::text(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -127,6 +152,41 @@ async fn answer(
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
     response
+}
+
+/// Every replica answers this, whoever leads.
+async fn artifact(hub: &Hub, shelf: &Shelf, request: &Request<Incoming>, guest: Guest) -> Response<Body> {
+    let who = match identify(hub, request.headers(), guest.from).await {
+        Ok(who) => who,
+        Err(error) => {
+            shelf.refused();
+            return unknown(&error);
+        }
+    };
+    match shelf.answer(request, &who).await {
+        Ok((mut response, transfer)) => {
+            close(&mut response);
+            if let Some(transfer) = transfer {
+                // It has a place of its own now, not one of those who have yet to say who they are.
+                let _ = guest.begun.send(transfer);
+                drop(guest.handshake);
+            }
+            response
+        }
+        Err(StatusCode::NOT_FOUND) => {
+            let mut response = refuse(StatusCode::NOT_FOUND, "no such artifact for you");
+            if let Leadership::Follower(address) = &*hub.0.leadership.borrow() {
+                name_leader(&mut response, address);
+            }
+            response
+        }
+        Err(StatusCode::METHOD_NOT_ALLOWED) => refuse(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD"),
+        Err(status) => {
+            let mut response = refuse(status, "not now: try again in a moment");
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
+    }
 }
 
 async fn identify(hub: &Hub, headers: &HeaderMap, from: IpAddr) -> Result<Identity, IdentityError> {
@@ -143,18 +203,36 @@ fn websocket_key(headers: &HeaderMap) -> Option<String> {
     (upgrade.eq_ignore_ascii_case("websocket") && version == "13").then(|| derive_accept_key(key.as_bytes()))
 }
 
-fn refuse(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(format!("{text}\n")));
+/// Somebody whose token does not say who he is, or cannot be reviewed.
+fn unknown(error: &IdentityError) -> Response<Body> {
+    let status = match error {
+        IdentityError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        IdentityError::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::UNAUTHORIZED,
+    };
+    refuse(status, &error.to_string())
+}
+
+fn refuse(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = Response::new(artifacts::text(format!("{text}\n")));
     *response.status_mut() = status;
-    // One request a connection: the next token has to come by the front again.
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    close(&mut response);
     response
 }
 
-fn elsewhere(address: &str) -> Response<Full<Bytes>> {
+/// One request a connection: the next token has to come by the front again.
+fn close(response: &mut Response<Body>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+fn elsewhere(address: &str) -> Response<Body> {
     let mut response = refuse(StatusCode::MISDIRECTED_REQUEST, "another replica leads");
+    name_leader(&mut response, address);
+    response
+}
+
+fn name_leader(response: &mut Response<Body>, address: &str) {
     if let Ok(value) = HeaderValue::try_from(address) {
         response.headers_mut().insert(crate::api::voice::LEADER_HEADER, value);
     }
-    response
 }

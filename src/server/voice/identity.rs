@@ -40,6 +40,8 @@ const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Identity {
     /// Namespace of the service account, and so of the pod.
     pub namespace: String,
+    /// Name of the service account.
+    pub account: String,
     /// Name of the pod that the token is bound to.
     pub pod: String,
     /// Uid of that pod.
@@ -99,13 +101,14 @@ fn from_status(status: TokenReviewStatus) -> Result<Identity, IdentityError> {
     let user = status.user.unwrap_or_default();
     let name = user.username.unwrap_or_default();
     let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-    let (namespace, _) = account.ok_or(IdentityError::NoPod)?;
+    let (namespace, account) = account.ok_or(IdentityError::NoPod)?;
     let extra = user.extra.unwrap_or_default();
     let one = |key: &str| match extra.get(&format!("authentication.kubernetes.io/{key}")).map(Vec::as_slice) {
         Some([value]) if !value.is_empty() => Ok(value.clone()),
         _ => Err(IdentityError::NoPod),
     };
-    Ok(Identity { namespace: namespace.to_owned(), pod: one("pod-name")?, pod_uid: one("pod-uid")? })
+    let (pod, pod_uid) = (one("pod-name")?, one("pod-uid")?);
+    Ok(Identity { namespace: namespace.to_owned(), account: account.to_owned(), pod, pod_uid })
 }
 
 /// Checks that a sidecar speaks for the pod that its token is bound to, and for the agent that this pod belongs to.
@@ -123,8 +126,9 @@ pub fn check_hello(identity: &Identity, hello: &Hello) -> Result<(), IdentityErr
     Err(IdentityError::Mismatch(claim.chars().filter(|c| !c.is_control()).take(300).collect()))
 }
 
-/// Pods of a Deployment are `{deployment}-{hash}-{random}`; a long name loses its end before the random part.
-fn belongs(pod: &str, agent: &str) -> bool {
+/// Whether a pod's name is one that the Deployment of an agent's server gives. These are `{deployment}-{hash}-{random}`; a
+/// long name loses its end before the random part.
+pub fn belongs(pod: &str, agent: &str) -> bool {
     let Some(rest) = pod.strip_prefix(agent).and_then(|rest| rest.strip_prefix("-server-")) else { return false };
     let parts = rest.split('-').count();
     !agent.is_empty() && !rest.is_empty() && (parts == 2 || parts == 1 && pod.len() >= 60)
@@ -249,9 +253,18 @@ mod tests {
         serde_json::from_value(status).unwrap()
     }
 
+    fn coder() -> Identity {
+        Identity {
+            namespace: "team".into(),
+            account: "default".into(),
+            pod: "coder-server-abc-x1".into(),
+            pod_uid: "u-1".into(),
+        }
+    }
+
     #[test]
     fn reviews() {
-        let coder = Identity { namespace: "team".into(), pod: "coder-server-abc-x1".into(), pod_uid: "u-1".into() };
+        let coder = Identity { account: "coder".into(), ..coder() };
         for (patch, expected) in [
             (json!({}), Ok(coder)),
             (json!({ "authenticated": false }), Err(IdentityError::Invalid)),
@@ -283,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_hello_must_agree_with_the_token() {
-        let identity = Identity { namespace: "team".into(), pod: "coder-server-abc-x1".into(), pod_uid: "u-1".into() };
+        let identity = coder();
         let hello = Hello {
             protocol: PROTOCOL,
             agent: "coder".into(),
@@ -365,7 +378,7 @@ mod tests {
 
     impl Reviewer for Knows {
         fn review(&self, token: String) -> BoxFuture<'_, Result<Identity, IdentityError>> {
-            let identity = Identity { namespace: "team".into(), pod: "p".into(), pod_uid: "u".into() };
+            let identity = coder();
             let answer = if token == self.0 { Ok(identity) } else { Err(IdentityError::Invalid) };
             Box::pin(async move { answer })
         }

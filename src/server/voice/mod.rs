@@ -2,12 +2,15 @@
 //!
 //! Each sidecar keeps one WebSocket over TLS. The [`Hub`] knows what every connected pod does, carries orders to them
 //! and tells controllers when something worth a reconcile changed. Who speaks is decided by a token review, never by
-//! what the sidecar says of itself. A replica that does not lead sends sidecars on to the one that does.
+//! what the sidecar says of itself. A replica that does not lead sends sidecars on to the one that does, and serves
+//! artifacts on the same port.
 
+pub mod artifacts;
 pub mod certificate;
 mod connection;
 mod door;
 pub mod identity;
+mod places;
 mod table;
 mod throttle;
 mod token;
@@ -100,6 +103,7 @@ struct Inner {
     leadership: watch::Receiver<Leadership>,
     handshakes: Handshakes,
     connections: Arc<Semaphore>,
+    shelf: Option<artifacts::Shelf>,
 }
 
 /// All connected sidecars. Cheap to clone.
@@ -107,8 +111,9 @@ struct Inner {
 pub struct Hub(Arc<Inner>);
 
 impl Hub {
-    /// A hub without connections. Until `leadership` says that this replica leads, sidecars are sent away.
-    pub fn new(reviews: Reviews, leadership: watch::Receiver<Leadership>) -> Self {
+    /// A hub without connections. Until `leadership` says that this replica leads, sidecars are sent away. Artifacts are
+    /// served from `shelf`, if there is one.
+    pub fn new(reviews: Reviews, leadership: watch::Receiver<Leadership>, shelf: Option<artifacts::Shelf>) -> Self {
         Self(Arc::new(Inner {
             table: Mutex::default(),
             changes: broadcast::Sender::new(CHANGES),
@@ -116,6 +121,7 @@ impl Hub {
             leadership,
             handshakes: Handshakes::default(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            shelf,
         }))
     }
 

@@ -43,7 +43,8 @@ struct OneToken(Arc<AtomicU32>);
 
 impl Reviewer for OneToken {
     fn review(&self, token: String) -> BoxFuture<'_, Result<Identity, IdentityError>> {
-        let pod = Identity { namespace: "team".into(), pod: "coder-server-6c9f-x1b2c".into(), pod_uid: "uid-1".into() };
+        let (namespace, account) = ("team".into(), "default".into());
+        let pod = Identity { namespace, account, pod: "coder-server-6c9f-x1b2c".into(), pod_uid: "uid-1".into() };
         self.0.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move { if token == good_token() { Ok(pod) } else { Err(IdentityError::Invalid) } })
     }
@@ -70,7 +71,7 @@ impl Replica {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (leadership, follow) = watch::channel(leadership);
-        let hub = Hub::new(Reviews::new(OneToken(Arc::clone(&reviews))), follow);
+        let hub = Hub::new(Reviews::new(OneToken(Arc::clone(&reviews))), follow, None);
         let (serving, stopped) = (hub.clone(), stop.clone());
         let tls = material.server_config().unwrap();
         tokio::spawn(async move {

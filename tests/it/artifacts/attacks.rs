@@ -1,0 +1,236 @@
+//! What somebody gets who wants what is another's.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+
+struct Scene {
+    fleet: Fleet,
+    leader: Replica,
+    ours: String,
+    theirs: String,
+    /// Of `coder` in our namespace, and of `spy` there, and of `coder` in theirs.
+    agents: [(Agent, Reader); 3],
+    /// One for each.
+    stored: [Stored; 3],
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let cluster = control_plane();
+        let (ours, theirs) = (cluster.namespace("ours").await, cluster.namespace("theirs").await);
+        let fleet = Fleet::new(&[ours.clone(), theirs.clone()]).await;
+        let leader = fleet.replica("scene", None, None);
+        leader.leads().await;
+        let agents =
+            [fleet.agent(&ours, "coder").await, fleet.agent(&ours, "spy").await, fleet.agent(&theirs, "coder").await];
+        let stored = ["1", "2", "3"].map(|text| leader.put(&[("a", text)]));
+        for ((namespace, (agent, reader)), stored) in [&ours, &ours, &theirs].into_iter().zip(&agents).zip(&stored) {
+            fleet.refer(namespace, agent, &[stored.digest]).await;
+            fleet.served(&leader, &reader.token, &stored.digest).await;
+        }
+        Self { fleet, leader, ours, theirs, agents, stored }
+    }
+
+    async fn status(&self, token: &str, digest: &Digest) -> u16 {
+        self.fleet.get(&self.leader, token, digest).await.0
+    }
+
+    fn token(&self, n: usize) -> &str {
+        &self.agents[n].1.token
+    }
+}
+
+#[tokio::test]
+async fn a_pod_reads_what_its_own_agent_names_and_nothing_else() {
+    let scene = Scene::new().await;
+    let Scene { fleet, leader, stored, .. } = &scene;
+    let unknown = Digest::of(b"nobody has this");
+    let answer = |token: &str, digest: Digest| {
+        let (token, port) = (token.to_owned(), leader.port);
+        async move { fleet.ask(port, &token, Method::GET, &path(&digest)).await.unwrap() }
+    };
+    let none = answer(scene.token(0), unknown).await;
+    assert_eq!(none.status(), 404);
+    for (reader, stored) in [(1, 0), (2, 0), (0, 1), (0, 2)].map(|(reader, n)| (scene.token(reader), stored[n].digest))
+    {
+        let denied = answer(reader, stored).await;
+        let but_date = |answer: &Response<Bytes>| {
+            let mut headers = answer.headers().clone();
+            headers.remove("date");
+            (answer.status(), headers, answer.body().clone())
+        };
+        assert_eq!(but_date(&denied), but_date(&none), "nobody learns that it exists");
+    }
+
+    // A ConfigMap of the right name grants nothing unless the Agent owns it; nor does a right one in another namespace.
+    let (victim, spy) = (&scene.agents[0].0, &scene.agents[1].0);
+    let foreign = [
+        ("spy-server-files-x", "spy", victim),
+        ("spy-server-files-y", "coder", spy),
+        ("other", "spy", spy),
+        ("coder-server-content", "spy", spy),
+    ];
+    for (name, label, owner) in foreign {
+        let body = map(name, label, owner, &[stored[0].digest]);
+        let maps = fleet.api::<ConfigMap>(&scene.ours);
+        let _ = maps.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(body)).await.unwrap();
+    }
+    let mut ownerless = map("spy-server-files-z", "spy", spy, &[stored[0].digest]);
+    ownerless["metadata"]["ownerReferences"] = json!([]);
+    fleet.create::<ConfigMap>(&scene.ours, ownerless).await;
+    let own = leader.put(&[("a", "the last word")]);
+    let body = map("spy-server-files-own", "spy", spy, &[own.digest]);
+    fleet.create::<ConfigMap>(&scene.ours, body).await;
+    fleet.served(leader, scene.token(1), &own.digest).await; // so the caches have all of these
+    assert_eq!(scene.status(scene.token(1), &stored[0].digest).await, 404);
+
+    // A pod that somebody gave the label is not the agent's.
+    let labels = json!({"pilothouse.dev/agent": "coder", "app.kubernetes.io/component": "server"});
+    for name in ["labelled", "coder-server-6c9f-x1b2c"] {
+        let body = json!({"metadata": {"name": name, "labels": labels},
+            "spec": {"containers": [{"name": "c", "image": "none"}]}});
+        let pod = fleet.create::<Pod>(&scene.ours, body).await;
+        let token = fleet.token(&pod, "pilothouse").await;
+        // The cache has it once it has what came later.
+        let later = leader.put(&[("later", name)]);
+        let digests = [stored[0].digest, later.digest];
+        fleet.refer(&scene.ours, victim, &digests).await;
+        fleet.served(leader, scene.token(0), &later.digest).await;
+        assert_eq!(scene.status(&token, &stored[0].digest).await, 404, "{name}");
+    }
+    // What an agent does not name any more it cannot read any more.
+    fleet.refer(&scene.ours, victim, &[stored[1].digest]).await;
+    fleet.served(leader, scene.token(0), &stored[1].digest).await;
+    assert_eq!(scene.status(scene.token(0), &stored[0].digest).await, 404);
+}
+
+#[tokio::test]
+async fn only_a_token_for_us_of_a_pod_that_lives_opens_anything() {
+    let scene = Scene::new().await;
+    let Scene { fleet, leader, stored, .. } = &scene;
+    let digest = &stored[0].digest;
+    let pod = &scene.agents[0].1.pod;
+    let good = scene.token(0);
+    assert_eq!(scene.status(good, digest).await, 200);
+    let unbound = fleet.cluster.token_of(&scene.ours, "default").await;
+    let foreign = fleet.token(pod, "https://kubernetes.default.svc").await;
+    let cut = &good[..good.len() - 8];
+    for token in ["", "garbage", &unbound, &foreign, cut, &format!("{cut}AAAAAAAA")] {
+        assert_eq!(scene.status(token, digest).await, 401, "{} characters", token.len());
+    }
+    // The controller's own account reads everything; another account of its namespace does not.
+    let own = std::fs::read_to_string(fleet.token_file()).unwrap();
+    for stored in stored {
+        assert_eq!(scene.status(&own, &stored.digest).await, 200);
+    }
+    assert_eq!(scene.status(&own, &Digest::of(b"nobody has this")).await, 404);
+    let neighbour =
+        json!({"metadata": {"name": "neighbour"}, "spec": {"containers": [{"name": "c", "image": "none"}]}});
+    let neighbour = fleet.create::<Pod>(&fleet.release.namespace, neighbour).await;
+    let neighbour = fleet.token(&neighbour, "pilothouse").await;
+    assert_eq!(scene.status(&neighbour, digest).await, 404);
+    // An account of the same name elsewhere is not the controller's.
+    let account = json!({"metadata": {"name": fleet.release.name}});
+    fleet.create::<ServiceAccount>(&scene.theirs, account).await;
+    let body = json!({"metadata": {"name": "impostor"}, "spec": {
+        "serviceAccountName": fleet.release.name, "containers": [{"name": "c", "image": "none"}]}});
+    let impostor = fleet.create::<Pod>(&scene.theirs, body).await;
+    let impostor = fleet.token(&impostor, "pilothouse").await;
+    assert_eq!(scene.status(&impostor, digest).await, 404);
+    leader.metric("pilothouse_artifact_requests_total{result=\"unauthenticated\"}", |n| n == 6.0).await;
+
+    // A pod that is gone reads nothing more, although its token was believed a moment ago.
+    let pods = fleet.api::<Pod>(&scene.theirs);
+    let gone = &scene.agents[2].1;
+    pods.delete(&gone.pod.name_any(), &kube::api::DeleteParams::default().grace_period(0)).await.unwrap();
+    eventually("a pod that is gone is nobody", 30, || async {
+        (scene.status(&gone.token, &stored[2].digest).await == 404).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn paths_and_methods_lead_nowhere_else() {
+    let scene = Scene::new().await;
+    let Scene { fleet, leader, stored, .. } = &scene;
+    let (token, hex) = (scene.token(0), stored[0].digest.hex());
+    let ask = async |method: Method, path: &str| fleet.ask(leader.port, token, method, path).await.unwrap();
+    for path in [
+        "/artifacts/".to_owned(),
+        format!("/artifacts/{hex}/"),
+        format!("/artifacts//{hex}"),
+        format!("/artifacts/{hex}?"),
+        format!("/artifacts/{hex}?x=1"),
+        format!("/artifacts/{hex}.tar"),
+        format!("/artifacts/{}", hex.to_uppercase()),
+        format!("/artifacts/../artifacts/{hex}"),
+        format!("/artifacts/%2e%2e/artifacts/{hex}"),
+        format!("/artifacts/{}/{hex}.tar", &hex[..2]),
+        "/artifacts/..%2f..%2f..%2fetc%2fpasswd".to_owned(),
+        "/artifacts/../../git".to_owned(),
+    ] {
+        assert_eq!(ask(Method::GET, &path).await.status(), 404, "{path}");
+    }
+    for path in ["/", "/artifacts", &format!("//artifacts/{hex}"), "/metrics"] {
+        assert_eq!(ask(Method::GET, path).await.status(), 426, "{path}: that is for sidecars");
+    }
+    let wanted = format!("/artifacts/{hex}");
+    for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+        assert_eq!(ask(method.clone(), &wanted).await.status(), 405, "{method}");
+    }
+    let (head, get) = (ask(Method::HEAD, &wanted).await, ask(Method::GET, &wanted).await);
+    for name in ["content-length", "etag", "cache-control", "content-type"] {
+        assert_eq!(head.headers()[name], get.headers()[name], "{name}");
+    }
+    assert_eq!(get.headers()["etag"], format!("\"{}\"", stored[0].digest));
+    assert_eq!(get.headers()["content-length"], stored[0].size.to_string());
+    assert!(head.body().is_empty() && Digest::of(get.body()) == stored[0].digest);
+}
+
+#[tokio::test]
+async fn who_reads_slowly_is_cut_and_nobody_waits_for_him() {
+    let scene = Scene::new().await;
+    let Scene { fleet, leader, .. } = &scene;
+    // More than the kernel takes for somebody who does not read.
+    let text = "0123456789abcdef".repeat(1 << 20);
+    let big = leader.put(&[("big", &text), ("more", &text)]);
+    fleet.refer(&scene.ours, &scene.agents[0].0, &[big.digest]).await;
+    eventually("it may be read", 30, || async {
+        let head = fleet.ask(leader.port, scene.token(0), Method::HEAD, &path(&big.digest)).await?;
+        (head.status() == 200).then_some(())
+    })
+    .await;
+    let endpoint = fleet.endpoint(leader.port, scene.token(0)).await;
+    let request = format!(
+        "GET {} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
+        path(&big.digest),
+        scene.token(0)
+    );
+    let mut slow = vec![];
+    while slow.len() < 8 {
+        // Connections that are about to say who they are have few places.
+        let Ok(mut stream) = endpoint.dial(None).await else { continue };
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        slow.push(stream);
+    }
+    // This pod has all its places; other pods have theirs.
+    assert_eq!(scene.status(scene.token(0), &big.digest).await, 503);
+    let begun = std::time::Instant::now();
+    assert_eq!(scene.status(scene.token(1), &scene.stored[1].digest).await, 200);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    // They are cut, not served to the end: then there is room again.
+    eventually("a place is free again", 60, || async {
+        let head = fleet.ask(leader.port, scene.token(0), Method::HEAD, &path(&big.digest)).await?;
+        (head.status() == 200).then_some(())
+    })
+    .await;
+    for mut stream in slow {
+        let mut all = vec![];
+        let _ = stream.read_to_end(&mut all).await; // cut without the word that ends TLS
+        assert!((all.len() as u64) < big.size, "{} of {}", all.len(), big.size);
+    }
+}
