@@ -113,7 +113,7 @@ async fn compared(account: &Account, resource: &Resource, step: &Step) -> Result
 fn carry(object: &mut Value, live: &Value) {
     for (field, keys) in [
         ("labels", &[label::SYNC_NAME, label::SYNC_NAMESPACE][..]),
-        ("annotations", &[annotation::REVISION, annotation::SPEC_HASH][..]),
+        ("annotations", &[annotation::REVISION, annotation::FOLLOWED, annotation::SPEC_HASH][..]),
     ] {
         let Some(live) = live.pointer(&format!("/metadata/{field}")) else { continue };
         for key in keys.iter().filter(|key| live.get(**key).is_some()) {

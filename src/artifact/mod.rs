@@ -15,7 +15,7 @@ mod verified;
 pub use digest::Digest;
 pub use fetch::{FetchError, Fetcher};
 pub use ignore::{IgnoreError, filter};
-pub use store::{Collected, Opened, Store, StoreError, Stored};
+pub use store::{Collected, Opened, Store, StoreError, Stored, digest_of};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Archives in a local folder.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Seek as _, Write},
     path::{Path, PathBuf},
@@ -89,6 +89,7 @@ pub struct Store {
     /// One reads the disk at a time; whoever waited finds what the other found.
     checking: Mutex<()>,
     missing: RwLock<Vec<Listener>>,
+    held: Mutex<HashMap<String, BTreeSet<Digest>>>,
 }
 
 type Listener = Box<dyn Fn(&Digest) + Send + Sync>;
@@ -106,9 +107,9 @@ impl Store {
                 fs::remove_file(part.path())?;
             }
         }
-        let (verified, checking, missing) = Default::default();
+        let (verified, checking, missing, held) = Default::default();
         let recent = Mutex::new(Recent::new(memory));
-        Ok(Self { folder: folder.to_owned(), recent, verified, checking, missing })
+        Ok(Self { folder: folder.to_owned(), recent, verified, checking, missing, held })
     }
 
     /// Packs and keeps a tree. The archive is complete on disk before anybody can see it under its name.
@@ -248,7 +249,18 @@ impl Store {
         self.folder.join("sha256").join(&hex[..2]).join(format!("{hex}.tar"))
     }
 
-    /// Removes archives that are not in `keep` and older than `min_age` says (somebody may be about to name younger
+    /// Keeps archives from being collected, instead of those that `owner` held before: somebody has decided for them, and
+    /// no object names them yet. None lets go of all.
+    pub fn hold(&self, owner: &str, digests: BTreeSet<Digest>) {
+        let mut held = self.held.lock();
+        if digests.is_empty() {
+            held.remove(owner);
+        } else if held.get(owner) != Some(&digests) {
+            held.insert(owner.into(), digests);
+        }
+    }
+
+    /// Removes archives that are not in `keep`, not held, and older than `min_age` says (somebody may be about to name younger
     /// ones).
     pub fn collect(
         &self,
@@ -257,12 +269,13 @@ impl Store {
     ) -> Result<Collected, StoreError> {
         let now = SystemTime::now();
         let mut done = Collected::default();
+        let held: BTreeSet<Digest> = self.held.lock().values().flatten().copied().collect();
         for shard in fs::read_dir(self.folder.join("sha256"))?.flatten() {
             for file in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
-                let Some(digest) = digest_of(&file.path()) else { continue };
+                let Some(digest) = digest_in(&file.path()) else { continue };
                 let Ok(meta) = file.metadata() else { continue };
                 let age = meta.modified().ok().and_then(|time| now.duration_since(time).ok()).unwrap_or_default();
-                if keep.contains(&digest) || age < min_age(&digest) {
+                if keep.contains(&digest) || held.contains(&digest) || age < min_age(&digest) {
                     continue;
                 }
                 self.recent.lock().drop_one(&digest);
@@ -279,7 +292,15 @@ impl Store {
     }
 }
 
-fn digest_of(path: &Path) -> Option<Digest> {
+/// The digest that [`Store::put`] would give the tree.
+pub fn digest_of(tree: &FileTree) -> Digest {
+    let mut hashing = Hashing::new(io::sink());
+    // A sink takes everything.
+    let _ = archive::write(tree, &mut hashing);
+    hashing.hasher.into()
+}
+
+fn digest_in(path: &Path) -> Option<Digest> {
     let hex = path.file_name()?.to_str()?.strip_suffix(".tar")?;
     Digest::parse(&format!("sha256:{hex}"))
 }

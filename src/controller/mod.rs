@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod artifacts;
 pub mod caches;
+mod credentials;
 mod figures;
 pub mod leader;
 pub mod receiver;

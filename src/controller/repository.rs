@@ -3,12 +3,11 @@
 //! The network is the business of [`crate::git::Sources`]: a reconcile only reads what is known and is woken when that
 //! changes.
 
-mod credentials;
 mod decide;
 mod hook;
 mod keep;
 mod memory;
-mod plan;
+pub(super) mod plan;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,6 +17,7 @@ use parking_lot::Mutex;
 use super::{
     Context, Loop, Settings,
     artifacts::Kept,
+    credentials::{Credentials, Unusable},
     runtime::{Reconcile, Triggers},
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     },
     status::{Failure, Next},
 };
-use credentials::{Credentials, Unusable};
+pub(super) use decide::rejected;
 use decide::{Finding, Published, Seen, decide};
 use hook::{Hook, Hooks};
 use memory::{Built, Memories};
@@ -155,7 +155,7 @@ impl Repositories {
             return Ok((self.leave(object, Finding::Suspended), true));
         }
         let namespace = object.namespace().unwrap_or_default();
-        let credential = match self.credentials.of(&namespace, &plan).await? {
+        let credential = match self.credentials.of(&namespace, plan.secret.as_deref(), &plan.url).await? {
             Ok(credential) => credential,
             Err(Unusable::Missing(message)) => {
                 return Ok((self.leave(object, Finding::Waiting(reasons::SECRET_NOT_FOUND, message)), true));

@@ -100,7 +100,7 @@ impl Credential {
     pub fn anonymous(url: &RemoteUrl) -> Result<Self, CredentialError> {
         if url.scheme() == Scheme::Ssh {
             return Err(CredentialError::Scheme(
-                "an ssh URL needs spec.secretRef, a Secret with identity (or ssh-privatekey) and known_hosts",
+                "an ssh URL needs secretRef, a Secret with identity (or ssh-privatekey) and known_hosts",
             ));
         }
         Ok(Self::default())

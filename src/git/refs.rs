@@ -39,6 +39,8 @@ pub enum Reference {
     Branch(String),
     /// `refs/tags/NAME`, annotated tags followed to their commit.
     Tag(String),
+    /// A branch of this name, or a tag where there is no such branch: what people call a ref.
+    Short(String),
     /// A full name such as `refs/pull/7/head`, followed to its commit.
     Name(String),
     /// One commit, for ever.
@@ -46,20 +48,34 @@ pub enum Reference {
 }
 
 impl Reference {
-    /// The full name to look for; `None` for a commit, which needs no listing.
-    pub fn full_name(&self) -> Option<String> {
+    /// What one word means: a commit id, a full name, the default branch, or else a branch or a tag.
+    pub fn of(text: &str) -> Self {
+        match (CommitId::parse(text), text) {
+            (Some(id), _) => Self::Commit(id),
+            (None, "HEAD") => Self::Head,
+            (None, name) if name.starts_with("refs/") => Self::Name(name.into()),
+            (None, name) => Self::Short(name.into()),
+        }
+    }
+
+    /// The full names to look for, best first; none for a commit, which needs no listing.
+    pub fn full_names(&self) -> Vec<String> {
+        let (branch, tag) = (|name: &str| format!("refs/heads/{name}"), |name: &str| format!("refs/tags/{name}"));
         match self {
-            Self::Head => Some("HEAD".into()),
-            Self::Branch(name) => Some(format!("refs/heads/{name}")),
-            Self::Tag(name) => Some(format!("refs/tags/{name}")),
-            Self::Name(name) => Some(name.clone()),
-            Self::Commit(_) => None,
+            Self::Head => vec!["HEAD".into()],
+            Self::Branch(name) => vec![branch(name)],
+            Self::Tag(name) => vec![tag(name)],
+            Self::Short(name) => vec![branch(name), tag(name)],
+            Self::Name(name) => vec![name.clone()],
+            Self::Commit(_) => vec![],
         }
     }
 
     /// Checks a name by Git's own rules, so that it can never be an option, a pattern or a second protocol line.
     pub fn check(&self) -> Result<(), RefError> {
-        let (Self::Branch(name) | Self::Tag(name) | Self::Name(name)) = self else { return Ok(()) };
+        let (Self::Branch(name) | Self::Tag(name) | Self::Short(name) | Self::Name(name)) = self else {
+            return Ok(());
+        };
         let qualified = !matches!(self, Self::Name(_)) || name.starts_with("refs/") || name == "HEAD";
         if qualified && well_formed(name) { Ok(()) } else { Err(RefError::Malformed(self.clone())) }
     }
@@ -68,7 +84,7 @@ impl Reference {
     fn label<'a>(&'a self, found: &'a RemoteRef) -> Option<&'a str> {
         match self {
             Self::Head => Some(found.target.as_deref().and_then(|t| t.strip_prefix("refs/heads/")).unwrap_or("HEAD")),
-            Self::Branch(name) | Self::Tag(name) | Self::Name(name) => Some(name),
+            Self::Branch(name) | Self::Tag(name) | Self::Short(name) | Self::Name(name) => Some(name),
             Self::Commit(_) => None,
         }
     }
@@ -80,6 +96,7 @@ impl fmt::Display for Reference {
             Self::Head => f.write_str("the default branch"),
             Self::Branch(name) => write!(f, "branch {name:?}"),
             Self::Tag(name) => write!(f, "tag {name:?}"),
+            Self::Short(name) => write!(f, "branch or tag {name:?}"),
             Self::Name(name) => write!(f, "reference {name:?}"),
             Self::Commit(id) => write!(f, "commit {id}"),
         }
@@ -145,7 +162,7 @@ fn hint(near: &[String]) -> String {
 
 /// The prefixes that let a server send only what can matter for `reference`; empty for a commit.
 pub fn prefixes(reference: &Reference) -> Vec<String> {
-    reference.full_name().into_iter().collect()
+    reference.full_names()
 }
 
 /// Finds the one commit that `reference` names in `refs`. Names are compared whole: `main` is never `feature/main`.
@@ -154,8 +171,8 @@ pub fn choose(refs: &[RemoteRef], reference: &Reference) -> Result<Resolved, Ref
     if let Reference::Commit(id) = reference {
         return Ok(Resolved { commit: id.clone(), revision: format!("{}:{id}", id.algorithm()) });
     }
-    let name = reference.full_name().unwrap_or_default();
-    let Some(found) = refs.iter().find(|r| r.name == name) else {
+    let names = reference.full_names();
+    let Some(found) = names.iter().find_map(|name| refs.iter().find(|r| r.name == *name)) else {
         return Err(RefError::NotFound { reference: reference.clone(), near: near(refs, reference) });
     };
     let commit = found.id.clone().ok_or_else(|| RefError::Unborn(reference.clone()))?;
@@ -169,7 +186,9 @@ const MOST_COMPARED: usize = 5000;
 /// Names of the listing that resemble what was asked for, best first, at most five.
 fn near(refs: &[RemoteRef], reference: &Reference) -> Vec<String> {
     let wanted = match reference {
-        Reference::Branch(name) | Reference::Tag(name) | Reference::Name(name) => name.as_str(),
+        Reference::Branch(name) | Reference::Tag(name) | Reference::Short(name) | Reference::Name(name) => {
+            name.as_str()
+        }
         Reference::Head | Reference::Commit(_) => return vec![],
     };
     let wanted = wanted.trim_start_matches("refs/heads/").trim_start_matches("refs/tags/").to_ascii_lowercase();
@@ -252,13 +271,16 @@ mod tests {
 
     #[test]
     fn one_reference_one_commit() {
-        use Reference::{Branch, Commit, Head, Name, Tag};
+        use Reference::{Branch, Commit, Head, Name, Short, Tag};
         for (reference, digit, label) in [
             (Head, 'a', "trunk@"),
             (Branch("main".into()), 'c', "main@"),
             (Branch("feature/main".into()), 'b', "feature/main@"),
             (Tag("main".into()), 'e', "main@"),
             (Tag("v1.0".into()), 'f', "v1.0@"),
+            (Short("main".into()), 'c', "main@"),
+            (Short("feature/main".into()), 'b', "feature/main@"),
+            (Short("v1.0".into()), 'f', "v1.0@"),
             (Name("refs/pull/7/head".into()), 'd', "refs/pull/7/head@"),
             (Name("refs/tags/v1.0".into()), 'f', "refs/tags/v1.0@"),
             (Commit(id('9')), '9', ""),
@@ -267,6 +289,21 @@ mod tests {
             assert_eq!(found.commit, id(digit), "{reference}");
             assert_eq!(found.revision, format!("{label}sha1:{}", id(digit)), "{reference}");
         }
+    }
+
+    #[test]
+    fn one_word_is_any_kind_of_reference() {
+        use Reference::{Commit, Head, Name, Short};
+        for (text, wanted) in [
+            ("main", Short("main".into())),
+            ("HEAD", Head),
+            ("refs/tags/v1.0", Name("refs/tags/v1.0".into())),
+            (&"A".repeat(40), Commit(id('a'))),
+            (&"a".repeat(7), Short("aaaaaaa".into())),
+        ] {
+            assert_eq!(Reference::of(text), wanted, "{text}");
+        }
+        assert!(Reference::of("--upload-pack=x").check().is_err());
     }
 
     #[test]

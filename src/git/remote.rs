@@ -170,7 +170,7 @@ impl Drop for Stop {
 }
 
 pub(super) fn timeout() -> GitError {
-    GitError::new(Reason::Timeout, "the remote did not finish in time; see spec.timeout")
+    GitError::new(Reason::Timeout, "the remote did not finish in time")
 }
 
 /// Looks up the host and refuses it when any address is one where no remote may be. The result is what to connect to,

@@ -78,7 +78,7 @@ pub enum UrlError {
     File,
     /// User name or password inside an http(s) URL, or a password in an ssh URL.
     #[error(
-        "credentials inside the URL are refused because they would be shown in status and logs; put them into the Secret that spec.secretRef names"
+        "credentials inside the URL are refused because they would be shown in status and logs; put them into the Secret that secretRef names"
     )]
     Credentials,
     /// No host, or one with characters that no host name has.

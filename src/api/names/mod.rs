@@ -126,8 +126,10 @@ pub mod annotation {
     pub const WAIT: &str = "pilothouse.dev/wait";
     /// Value of [`WAIT`].
     pub const WAIT_COMPLETED: &str = "completed";
-    /// Set by a Sync: the revision that last changed the object's rendered bytes.
+    /// Set by a Sync: the revision that last changed the object's rendered bytes, or content that it follows.
     pub const REVISION: &str = "pilothouse.dev/revision";
+    /// Agent, set by a Sync: hash of the content of the Sync's Repository that the Agent follows.
+    pub const FOLLOWED: &str = "pilothouse.dev/followed";
     /// Any object in Git: `"disabled"` keeps it where pruning would delete it; `"enabled"` allows pruning of kinds that
     /// are kept otherwise (`CustomResourceDefinition`, Namespace, `PersistentVolume` and its claims).
     pub const PRUNE: &str = "pilothouse.dev/prune";

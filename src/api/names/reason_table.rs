@@ -98,36 +98,36 @@ pub mod text {
             "The artifact is what the remote has.", "Nothing.";
         PATH_PUBLISHED "PathPublished" &["Repository"],
             "status.webhookPath is what the forge is to call.", "Nothing.";
-        AUTHENTICATION_FAILED "AuthenticationFailed" &["Repository"],
+        AUTHENTICATION_FAILED "AuthenticationFailed" &["Repository", "Agent"],
             "The remote refuses the credential, or wants one.",
-            "Check the Secret of spec.secretRef: its keys, and whether the token is still valid and may read.";
-        REPOSITORY_NOT_FOUND "RepositoryNotFound" &["Repository", "Sync"],
+            "Check the Secret of secretRef: its keys, and whether the token is still valid and may read.";
+        REPOSITORY_NOT_FOUND "RepositoryNotFound" &["Repository", "Sync", "Agent"],
             "There is no such repository, or the credential may not see it.",
             "Check the URL or the name, and the rights of the credential.";
-        REFERENCE_NOT_FOUND "ReferenceNotFound" &["Repository"],
-            "The remote has no such branch, tag or ref.", "Check spec.ref, or push the ref.";
-        COMMIT_NOT_FOUND "CommitNotFound" &["Repository"],
+        REFERENCE_NOT_FOUND "ReferenceNotFound" &["Repository", "Agent"],
+            "The remote has no such branch, tag or ref.", "Check the ref, or push it.";
+        COMMIT_NOT_FOUND "CommitNotFound" &["Repository", "Agent"],
             "The remote does not hand out that commit.",
             "Check the id; some forges only hand out commits that a branch or a tag reaches.";
-        HOST_KEY_MISMATCH "HostKeyMismatch" &["Repository"],
+        HOST_KEY_MISMATCH "HostKeyMismatch" &["Repository", "Agent"],
             "The SSH host key is not among the known hosts.",
             "Compare the key with what the forge publishes and put it into known_hosts of the Secret.";
-        TLS_FAILED "TLSFailed" &["Repository"],
+        TLS_FAILED "TLSFailed" &["Repository", "Agent"],
             "The certificate of the remote is not trusted or does not fit.",
             "Put the authority's certificate into ca.crt of the Secret, or correct the URL.";
-        UNREACHABLE "Unreachable" &["Repository", "Task"],
+        UNREACHABLE "Unreachable" &["Repository", "Agent", "Task"],
             "No connection to the remote.", "Check the address, DNS, proxies and NetworkPolicies.";
-        RATE_LIMITED "RateLimited" &["Repository"],
+        RATE_LIMITED "RateLimited" &["Repository", "Agent"],
             "The remote asks for fewer requests.", "Use a credential with a higher limit, or longer intervals.";
-        TOO_LARGE "TooLarge" &["Repository"],
-            "A listing, a pack or a tree is larger than allowed.",
-            "Leave out files with spec.ignore where the tree is too large; otherwise use a smaller repository. The limits are fixed.";
-        ADDRESS_REFUSED "AddressRefused" &["Repository"],
+        TOO_LARGE "TooLarge" &["Repository", "Agent"],
+            "A listing, a pack or a tree is larger than allowed, or a path that an Agent wants.",
+            "Leave out files with spec.ignore where the tree is too large, choose a path below it, or use a smaller repository. The limits are fixed.";
+        ADDRESS_REFUSED "AddressRefused" &["Repository", "Agent"],
             "The host of the URL, or of a redirect, leads to loopback, a link-local or metadata address, or the API server, where no Git server may be.",
             "Use another URL, or correct what the name resolves to. Where a Git server is there on purpose: `--allow-git-address` (chart: `controller.git.allowAddresses`).";
-        PROTOCOL_ERROR "ProtocolError" &["Repository"],
+        PROTOCOL_ERROR "ProtocolError" &["Repository", "Agent"],
             "What the remote sent makes no sense as Git.", "Check that the URL is that of a Git repository.";
-        STORAGE_FAILED "StorageFailed" &["Repository", "Sync"],
+        STORAGE_FAILED "StorageFailed" &["Repository", "Sync", "Agent"],
             "The controller's own disk failed or is full.", "Give the controller's volume more room.";
         CANCELLED "Cancelled" &["Repository"],
             "The fetch was given up because nobody wants it any more.", "Nothing.";
@@ -135,17 +135,17 @@ pub mod text {
         // Sync.
         APPLIED "Applied" &["Sync"],
             "Everything is applied and, where asked, healthy.", "Nothing.";
-        REPOSITORY_NOT_READY "RepositoryNotReady" &["Sync"],
-            "The Repository has no artifact yet.", "See the Repository's own conditions.";
-        PATH_NOT_FOUND "PathNotFound" &["Sync"],
-            "The repository has no such directory at this commit.", "Correct spec.path, or push the directory.";
+        REPOSITORY_NOT_READY "RepositoryNotReady" &["Sync", "Agent"],
+            "The Repository has no artifact yet, or fails.", "See the Repository's own conditions.";
+        PATH_NOT_FOUND "PathNotFound" &["Sync", "Agent"],
+            "The repository has no such file or directory at this commit.", "Correct the path, or push the directory.";
         RENDER_FAILED "RenderFailed" &["Sync"],
             "The files do not render; what was applied before stays.",
             "Correct the file and line that the message names, and push; pilothouse render PATH shows the same.";
         EMPTY_RENDER "EmptyRender" &["Sync"],
             "The files render to nothing, and pruning everything is refused.",
             "Correct spec.path; to remove everything, delete the Sync.";
-        ARTIFACT_INVALID "ArtifactInvalid" &["Sync"],
+        ARTIFACT_INVALID "ArtifactInvalid" &["Sync", "Agent"],
             "A stored artifact does not have the content it was published with.",
             "It is fetched again; where it comes back, check the volume.";
         APPLY_FAILED "ApplyFailed" &["Sync", "Agent"],
@@ -181,6 +181,9 @@ pub mod text {
         CONTEXT_TOO_LARGE "ContextTooLarge" &["Agent"],
             "The contexts are larger than a ConfigMap may be.",
             "Shorten the items that the message names, or move them to Git.";
+        NO_SKILLS "NoSkills" &["Agent"],
+            "A source of skills has none that the server could load.",
+            "Correct the SKILL.md that the message names, or the path; what was applied before stays.";
         CONTEXT_CONFLICT "ContextConflict" &["Agent"],
             "Two items go to the same path.", "Give one of them another mountPath.";
         NAME_CONFLICT "NameConflict" &["Sync", "Agent", "Task"],

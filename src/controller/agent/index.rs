@@ -20,6 +20,11 @@ pub(super) enum Of {
     Template,
     ConfigMap,
     Secret,
+    /// A Secret with a credential for Git.
+    GitSecret,
+    Repository,
+    /// By the value of the label that it sets.
+    Sync,
 }
 
 type Target = (Of, String, String);
@@ -46,16 +51,24 @@ impl Referrers {
         template: Option<&str>,
         references: &References,
     ) -> Vec<String> {
-        let target = |of: Of, name: &str| (of, namespace.to_string(), name.to_string());
-        let mut targets: Vec<Target> = template.map(|name| target(Of::Template, name)).into_iter().collect();
+        let target = |of: Of, name: &str| (of, name.to_string());
+        let mut targets: Vec<(Of, String)> = template.map(|name| target(Of::Template, name)).into_iter().collect();
         targets.extend(references.config_maps.iter().map(|name| target(Of::ConfigMap, name)));
         targets.extend(references.secrets.iter().map(|name| target(Of::Secret, name)));
+        config_maps(self.replace(namespace, agent, targets))
+    }
+
+    /// The same of any targets. Returned are those to which nobody refers any more.
+    pub(super) fn replace(&self, namespace: &str, agent: &str, targets: Vec<(Of, String)>) -> Vec<(Of, String)> {
+        let targets: Vec<Target> = targets.into_iter().map(|(of, name)| (of, namespace.to_string(), name)).collect();
         let mut inner = self.inner.write();
         let before = inner.forget(namespace, agent);
         for target in &targets {
             inner.by_target.entry(target.clone()).or_default().insert(agent.into());
         }
-        inner.by_agent.insert((namespace.into(), agent.into()), targets);
+        if !targets.is_empty() {
+            inner.by_agent.insert((namespace.into(), agent.into()), targets);
+        }
         inner.left(before)
     }
 
@@ -63,7 +76,7 @@ impl Referrers {
     pub(super) fn forget(&self, namespace: &str, agent: &str) -> Vec<String> {
         let mut inner = self.inner.write();
         let before = inner.forget(namespace, agent);
-        inner.left(before)
+        config_maps(inner.left(before))
     }
 
     /// The agents of `namespace` that refer to an object.
@@ -74,10 +87,10 @@ impl Referrers {
 }
 
 impl Inner {
-    /// The `ConfigMaps` among `targets` to which nobody refers.
-    fn left(&self, targets: Vec<Target>) -> Vec<String> {
-        let nobodys = targets.into_iter().filter(|t| t.0 == Of::ConfigMap && !self.by_target.contains_key(t));
-        nobodys.map(|(_, _, name)| name).collect()
+    /// Those among `targets` to which nobody refers.
+    fn left(&self, targets: Vec<Target>) -> Vec<(Of, String)> {
+        let nobodys = targets.into_iter().filter(|target| !self.by_target.contains_key(target));
+        nobodys.map(|(of, _, name)| (of, name)).collect()
     }
 
     fn forget(&mut self, namespace: &str, agent: &str) -> Vec<Target> {
@@ -92,6 +105,10 @@ impl Inner {
         }
         before
     }
+}
+
+fn config_maps(targets: Vec<(Of, String)>) -> Vec<String> {
+    targets.into_iter().filter(|(of, _)| *of == Of::ConfigMap).map(|(_, name)| name).collect()
 }
 
 /// The cached objects that carry an agent's label, without a look at all others.

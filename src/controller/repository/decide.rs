@@ -83,16 +83,20 @@ pub(super) fn decide(seen: &Seen<'_>, finding: Finding) -> Decision {
     Decision { status, notes }
 }
 
-/// What the remote said, and whose Secret to look at when it refuses the credential.
+/// What the remote said, and where to look.
 pub(super) fn advised(reason: Reason, message: String, secret: Option<&str>) -> String {
     match (reason, secret) {
-        (Reason::AuthenticationFailed, Some(name)) => {
-            format!(
-                "{message}; correct Secret {name}: what it holds is wrong, has run out, or may not read this repository"
-            )
-        }
+        (Reason::AuthenticationFailed, Some(name)) => rejected(&message, name),
+        (Reason::Timeout, _) => format!("{message}; see spec.timeout"),
         _ => message,
     }
+}
+
+/// Says whose Secret to look at when a remote refuses the credential.
+pub(in crate::controller) fn rejected(message: &str, secret: &str) -> String {
+    format!(
+        "{message}; correct Secret {secret}: what it holds is wrong, has run out, or may not read this repository"
+    )
 }
 
 /// The commit of an artifact that fits the present spec, as far as the status alone can say: it was published for this

@@ -7,8 +7,7 @@ use kube::{Client, ResourceExt, core::PartialObjectMeta};
 use parking_lot::Mutex;
 
 use super::{
-    super::runtime::Cache,
-    credentials,
+    super::{credentials, runtime::Cache},
     decide::{Seen, set},
 };
 use crate::{

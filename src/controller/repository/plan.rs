@@ -9,25 +9,25 @@ use crate::{
 
 /// A valid spec, in the words of [`crate::git`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) url: RemoteUrl,
-    pub(super) reference: Reference,
-    pub(super) secret: Option<String>,
-    pub(super) interval: Duration,
-    pub(super) timeout: Duration,
+pub(in crate::controller) struct Plan {
+    pub(in crate::controller) url: RemoteUrl,
+    pub(in crate::controller) reference: Reference,
+    pub(in crate::controller) secret: Option<String>,
+    pub(in crate::controller) interval: Duration,
+    pub(in crate::controller) timeout: Duration,
 }
 
 /// Why a spec cannot be followed: reason and message.
-pub(super) type Refusal = (&'static str, String);
+pub(in crate::controller) type Refusal = (&'static str, String);
 
 /// No remote is asked more often.
-const SHORTEST: Duration = Duration::from_secs(1);
+pub(in crate::controller) const SHORTEST: Duration = Duration::from_secs(1);
 
 /// No exchange takes longer: while it lasts, it holds one of the places that all remotes share.
 const LONGEST_EXCHANGE: Duration = Duration::from_mins(10);
 
 /// Reads the spec. Whatever it refuses stays refused until the spec changes.
-pub(super) fn plan(spec: &RepositorySpec, allow_file: bool) -> Result<Plan, Refusal> {
+pub(in crate::controller) fn plan(spec: &RepositorySpec, allow_file: bool) -> Result<Plan, Refusal> {
     let gaps = not_yet::unsupported(spec);
     if !gaps.is_empty() {
         return Err((reasons::NOT_YET_SUPPORTED, not_yet::message(&gaps)));
@@ -45,7 +45,7 @@ pub(super) fn plan(spec: &RepositorySpec, allow_file: bool) -> Result<Plan, Refu
 }
 
 /// The Secrets that a spec names, whether or not the rest of it can be followed.
-pub(super) fn secrets(spec: &RepositorySpec) -> BTreeSet<String> {
+pub(in crate::controller) fn secrets(spec: &RepositorySpec) -> BTreeSet<String> {
     let own = spec.secret_ref.as_ref();
     let hook = spec.webhook.as_ref().map(|webhook| &webhook.secret_ref);
     own.into_iter().chain(hook).map(|secret| secret.name.clone()).filter(|name| !name.is_empty()).collect()

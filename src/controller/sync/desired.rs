@@ -56,10 +56,11 @@ impl Pass<'_> {
 
     pub(super) async fn desired(&self, repository: &Repository, artifact: &Artifact) -> Result<Desired, Failure> {
         let tree = self.tree(artifact).await?;
-        let (rendered, room) = self.render(tree, repository, artifact).await?;
+        let (rendered, room) = self.render(tree.clone(), repository, artifact).await?;
         let wanted = apply::prepare(&self.all.kinds, rendered, &self.target(), Some(&self.owner()))
             .await
             .map_err(|problems| failure(&problems))?;
+        let wanted = self.mark_followed(wanted, tree).await?;
         Ok(Desired { input: self.input(artifact), digest: digest::of_all(&wanted), wanted, _room: room })
     }
 

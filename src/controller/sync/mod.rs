@@ -3,6 +3,7 @@
 mod applying;
 mod cleanup;
 mod desired;
+mod follow;
 mod health;
 mod index;
 mod pass;

@@ -88,7 +88,7 @@ impl Handler for Receiver {
 pub(super) fn rejection(status: u32, retry_after: Option<Duration>, anonymous: bool) -> GitError {
     let (reason, message) = match status {
         401 | 403 if anonymous => {
-            (Reason::AuthenticationFailed, format!("the remote wants a credential (HTTP {status}); set spec.secretRef"))
+            (Reason::AuthenticationFailed, format!("the remote wants a credential (HTTP {status}); set secretRef"))
         }
         401 | 403 => {
             (Reason::AuthenticationFailed, format!("the remote does not accept the credential (HTTP {status})"))

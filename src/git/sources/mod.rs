@@ -277,7 +277,8 @@ impl Sources {
         self.inner.remotes.lock().by_key.len()
     }
 
-    fn key(&self, spec: &RemoteSpec) -> RemoteKey {
+    /// The name of a remote, whether or not anybody follows it.
+    pub fn key(&self, spec: &RemoteSpec) -> RemoteKey {
         let fingerprint = spec.credential.fingerprint(&self.inner.secret);
         RemoteKey { url: spec.url.clone(), reference: spec.reference.clone(), fingerprint }
     }

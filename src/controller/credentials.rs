@@ -1,4 +1,4 @@
-//! Secrets to credentials, each read once a version.
+//! Secrets to credentials for remotes, each read once a version.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt, core::PartialObjectMeta};
 use parking_lot::Mutex;
 
-use super::{super::runtime::Cache, plan::Plan};
+use super::runtime::Cache;
 use crate::{
     api::names::reasons,
-    git::{Credential, url::Scheme},
+    git::{Credential, RemoteUrl, url::Scheme},
     status::Failure,
 };
 
@@ -48,14 +48,19 @@ impl Credentials {
         Self { client, secrets, held: Mutex::default() }
     }
 
-    /// The credential for a plan. The outer error is the API server's.
-    pub(super) async fn of(&self, namespace: &str, plan: &Plan) -> Result<Verdict, Failure> {
-        let Some(name) = &plan.secret else {
-            let anonymous = Credential::anonymous(&plan.url).map(Arc::new);
+    /// The credential for a remote: what the Secret holds, or none. The outer error is the API server's.
+    pub(super) async fn of(
+        &self,
+        namespace: &str,
+        secret: Option<&str>,
+        url: &RemoteUrl,
+    ) -> Result<Verdict, Failure> {
+        let Some(name) = secret else {
+            let anonymous = Credential::anonymous(url).map(Arc::new);
             return Ok(anonymous.map_err(|error| Unusable::Invalid(error.to_string())));
         };
         let missing = || Err(Unusable::Missing(format!("there is no Secret {name} in this namespace; create it")));
-        let key = (namespace.to_owned(), name.clone(), plan.url.scheme());
+        let key = (namespace.to_owned(), name.to_owned(), url.scheme());
         let Some(meta) = self.secrets.get(namespace, name) else {
             self.drop_secret(namespace, name);
             return Ok(missing());
@@ -72,7 +77,7 @@ impl Credentials {
         };
         let version = secret.resource_version().unwrap_or_default();
         let data = secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect();
-        let verdict = Credential::from_secret(&data, &plan.url)
+        let verdict = Credential::from_secret(&data, url)
             .map(Arc::new)
             .map_err(|error| Unusable::Invalid(format!("Secret {name}: {error}")));
         self.held.lock().insert(key, (version, verdict.clone()));

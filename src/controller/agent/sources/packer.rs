@@ -1,0 +1,265 @@
+//! Makes artifacts of what inputs select, once however many agents want the same.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use super::select::Selection;
+use crate::{
+    api::names::reasons,
+    artifact::{self, Digest, Store, StoreError},
+    git::{CommitId, Fetched, RemoteKey, Subscriber},
+    status::{Backoff, Failure},
+};
+
+/// Artifacts that are made at a time: each may take the memory of a tree.
+const AT_A_TIME: usize = 2;
+/// Results that are remembered.
+const REMEMBERED: usize = 8192;
+/// Delays after trouble with the disk, and while an artifact is fetched again.
+const RETRIES: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_mins(1) };
+
+/// Where the files are from. A remote's key is part of it: who may not read the remote finds nothing here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Origin {
+    /// A commit of a remote.
+    Commit { remote: RemoteKey, commit: CommitId, rules: Rules },
+    /// An artifact of a Repository.
+    Artifact(Digest),
+}
+
+/// What is left out of a commit before anything is selected.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Rules {
+    /// Nothing.
+    None,
+    /// What a Repository leaves out, with its `spec.ignore`.
+    Repository(Option<String>),
+}
+
+/// What is made of what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) origin: Origin,
+    pub(super) selection: Selection,
+}
+
+/// An artifact that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Packed {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) is_file: bool,
+    pub(super) skills: Vec<String>,
+    pub(super) bad_skills: Vec<(String, String)>,
+}
+
+/// How far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// Nobody has begun.
+    Absent,
+    /// It is being made; who looked is told of the end.
+    Running,
+    /// Made, or what is wrong. Who looked at a transient failure is told when it is over.
+    Done(Result<Arc<Packed>, Failure>),
+}
+
+/// The files to make it of.
+pub(super) enum Files {
+    /// A commit's.
+    Tree(Arc<Fetched>),
+    /// Those of the origin, which is in the store.
+    Stored,
+}
+
+struct Slot {
+    state: Packing,
+    waiting: BTreeSet<Subscriber>,
+    used: u64,
+}
+
+type Ended = Box<dyn Fn(&Subscriber) + Send + Sync>;
+
+/// All results. Cheap to ask.
+pub(super) struct Packer {
+    store: Arc<Store>,
+    slots: Mutex<Slots>,
+    places: Semaphore,
+    ended: OnceLock<Ended>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_key: HashMap<Key, Slot>,
+    tick: u64,
+}
+
+impl Packer {
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { store, slots: Mutex::default(), places: Semaphore::new(AT_A_TIME), ended: OnceLock::new() }
+    }
+
+    /// Calls `listener` for each who waited, when something that ran has ended. It must not block.
+    pub(super) fn on_end(&self, listener: impl Fn(&Subscriber) + Send + Sync + 'static) {
+        // There is one.
+        let _ = self.ended.set(Box::new(listener));
+    }
+
+    /// How far it is. What was made and is not in the store any more counts as absent.
+    pub(super) fn look(&self, key: &Key, who: &Subscriber) -> Packing {
+        let mut slots = self.slots.lock();
+        slots.tick += 1;
+        let tick = slots.tick;
+        let Some(slot) = slots.by_key.get_mut(key) else { return Packing::Absent };
+        slot.used = tick;
+        match &slot.state {
+            Packing::Done(Ok(packed)) if !self.store.contains(&packed.digest) => {
+                slots.by_key.remove(key);
+                Packing::Absent
+            }
+            state => {
+                let state = state.clone();
+                if !is_final(&state) {
+                    slot.waiting.insert(who.clone());
+                }
+                state
+            }
+        }
+    }
+
+    /// Begins, unless somebody has. The end is told to `who`.
+    pub(super) fn start(self: &Arc<Self>, key: Key, who: &Subscriber, files: Files) {
+        let mut slots = self.slots.lock();
+        slots.tick += 1;
+        let tick = slots.tick;
+        if let Some(slot) = slots.by_key.get_mut(&key) {
+            slot.waiting.insert(who.clone());
+            return;
+        }
+        slots.make_room();
+        let slot = Slot { state: Packing::Running, waiting: BTreeSet::from([who.clone()]), used: tick };
+        slots.by_key.insert(key.clone(), slot);
+        drop(slots);
+        tokio::spawn(work(Arc::downgrade(self), key, Arc::new(files)));
+    }
+
+    /// Nobody is told of anything any more.
+    pub(super) fn leave(&self, who: &Subscriber) {
+        for slot in self.slots.lock().by_key.values_mut() {
+            slot.waiting.remove(who);
+        }
+    }
+
+    /// One try. The inner error is final.
+    async fn pack(&self, key: &Key, files: &Arc<Files>) -> Result<Result<Packed, Failure>, Failure> {
+        let lost = || Failure::transient(reasons::INTERNAL_ERROR, "making the artifact panicked");
+        let _place = self.places.acquire().await.map_err(|_| lost())?;
+        let (store, key, files) = (self.store.clone(), key.clone(), files.clone());
+        tokio::task::spawn_blocking(move || pack(&store, &key, &files)).await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Writes down how a try ended and tells it; whether somebody waits for another one.
+    fn settle(&self, key: &Key, outcome: Result<Packed, Failure>) -> bool {
+        let state = Packing::Done(outcome.map(Arc::new));
+        let over = is_final(&state);
+        let (waiting, news) = {
+            let mut slots = self.slots.lock();
+            let Some(slot) = slots.by_key.get_mut(key) else { return false };
+            let news = slot.state != state;
+            slot.state = state;
+            let waiting = if over { std::mem::take(&mut slot.waiting) } else { slot.waiting.clone() };
+            // Trouble that nobody waits for the end of is forgotten: who comes next begins anew.
+            if !over && waiting.is_empty() {
+                slots.by_key.remove(key);
+            }
+            (waiting, news)
+        };
+        if let Some(ended) = self.ended.get().filter(|_| news) {
+            waiting.iter().for_each(ended);
+        }
+        !over && !waiting.is_empty()
+    }
+}
+
+impl Slots {
+    fn make_room(&mut self) {
+        while self.by_key.len() >= REMEMBERED {
+            let ended = self.by_key.iter().filter(|(_, slot)| is_final(&slot.state));
+            let Some(oldest) = ended.min_by_key(|(_, slot)| slot.used).map(|(key, _)| key.clone()) else { return };
+            self.by_key.remove(&oldest);
+        }
+    }
+}
+
+fn is_final(state: &Packing) -> bool {
+    match state {
+        Packing::Done(Err(failure)) => failure.class != crate::status::Class::Transient,
+        Packing::Done(Ok(_)) => true,
+        Packing::Absent | Packing::Running => false,
+    }
+}
+
+/// Tries until it is made, or cannot be, or nobody waits for it.
+async fn work(packer: Weak<Packer>, key: Key, files: Arc<Files>) {
+    let mut failures = 0;
+    loop {
+        let Some(this) = packer.upgrade() else { return };
+        let outcome = match this.pack(&key, &files).await {
+            Ok(outcome) => outcome,
+            Err(trouble) => {
+                failures += 1;
+                warn!(reason = trouble.reason, "cannot make an artifact: {trouble}");
+                Err(trouble)
+            }
+        };
+        if !this.settle(&key, outcome) {
+            return;
+        }
+        drop(this);
+        tokio::time::sleep(RETRIES.delay(failures, rand::random())).await;
+    }
+}
+
+fn pack(store: &Store, key: &Key, files: &Files) -> Result<Result<Packed, Failure>, Failure> {
+    let selected = match (&key.origin, files) {
+        (Origin::Commit { rules: Rules::Repository(ignore), .. }, Files::Tree(fetched)) => {
+            match artifact::filter(&fetched.tree, ignore.as_deref()) {
+                Ok(tree) => key.selection.take(&tree, &fetched.skipped),
+                Err(error) => Err(Failure::stalled(reasons::INVALID_SPEC, error.to_string())),
+            }
+        }
+        (_, Files::Tree(fetched)) => key.selection.take(&fetched.tree, &fetched.skipped),
+        (Origin::Artifact(digest), Files::Stored) => {
+            let tree = store.open(digest).map_err(|error| trouble(&error))?;
+            key.selection.take(&tree, &[])
+        }
+        (Origin::Commit { .. }, Files::Stored) => {
+            return Err(Failure::transient(reasons::INTERNAL_ERROR, "a commit is not in the store"));
+        }
+    };
+    let selected = match selected {
+        Ok(selected) => selected,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    let stored = store.put(&selected.tree).map_err(|error| trouble(&error))?;
+    Ok(Ok(Packed {
+        digest: stored.digest,
+        size: stored.size,
+        is_file: selected.is_file,
+        skills: selected.skills,
+        bad_skills: selected.bad_skills,
+    }))
+}
+
+/// All of it passes: an artifact of a Repository that is missing is fetched again by its reconciler.
+fn trouble(error: &StoreError) -> Failure {
+    let failure = error.to_failure();
+    Failure::transient(failure.reason, failure.message)
+}
