@@ -34,7 +34,7 @@ pub use build::{Desired, build};
 pub use inputs::{ConfigMapData, Inputs, SecretKeys};
 pub use merge::{limit, merge};
 pub use own::refuse_own;
-pub use pieces::{Pieces, Resolved, Wanted, wanted};
+pub use pieces::{PieceState, Pieces, Resolved, Wanted, wanted};
 pub use preview::{Side, preview};
 pub use references::{References, references};
 pub use suspend::wants_suspension;

@@ -16,6 +16,7 @@ use crate::{
         context::{Follow, GitSync, SyncPolicy},
         names::reasons,
     },
+    status::Failure,
     tree::RepoPath,
 };
 
@@ -95,6 +96,16 @@ pub struct Resolved {
     pub bad_skills: Vec<(String, String)>,
     /// [`Wanted::source_hash`] of what it was resolved for.
     pub source_hash: String,
+}
+
+/// What is known of a [`Wanted`] beside what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PieceState {
+    /// The newest revision that was seen, `main@sha1:` and 40 digits; it may change nothing of the content. `None` where
+    /// nobody has answered, or nothing is followed.
+    pub observed: Option<String>,
+    /// What is wrong, or what is waited for. What was applied stays in use meanwhile.
+    pub problem: Option<Failure>,
 }
 
 /// What was decided, by id.

@@ -9,6 +9,7 @@ mod leaving;
 mod listen;
 mod maps;
 mod observe;
+pub(super) mod sources;
 pub mod voice;
 mod write;
 
@@ -38,6 +39,7 @@ use act::Acted;
 use contents::Contents;
 use fresh::Fresh;
 use index::{ByAgent, OpenTasks, Referrers};
+use sources::GitInputs;
 use voice::AgentVoice;
 
 /// How often a name that somebody else has is looked at again.
@@ -51,6 +53,7 @@ pub struct Agents {
     referrers: Referrers,
     tasks: OpenTasks,
     contents: Contents,
+    git: Arc<GitInputs>,
     deployments: Fresh<Deployment>,
     services: Fresh<Service>,
     config_maps: Fresh<observe::ConfigMapMeta>,
@@ -81,6 +84,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         referrers: Referrers::default(),
         tasks: OpenTasks::default(),
         contents: Contents::new(context.client.clone(), context.caches.clone()),
+        git: GitInputs::new(context, triggers.clone()),
         deployments: Fresh::new(context.caches.deployments.clone()),
         services: Fresh::new(context.caches.services.clone()),
         config_maps: Fresh::new(context.caches.config_maps.clone()),
@@ -129,6 +133,7 @@ impl Reconcile for Agents {
     fn forget(&self, namespace: &str, name: &str) {
         self.referrers.forget(namespace, name);
         self.contents.forget(namespace, name);
+        self.git.forget(namespace, name);
         self.context.metrics.forget_agent(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
@@ -152,6 +157,13 @@ impl Agents {
         Box::pin(self.settle_open(&act::Who { agent, namespace: namespace.clone(), name: name.clone() })).await?;
         let seen = self.observe(agent).await?;
         acted.template_generation = seen.template_generation;
+        if let Some(left) = seen.git.hold {
+            acted.hold(left);
+            return Ok(());
+        }
+        if let Some(failure) = seen.git.missing() {
+            return Err(failure.clone());
+        }
         let desired = seen.build(agent)?;
         self.check_names(agent).await?;
         Box::pin(self.act(agent, &seen, &desired, acted)).await?;

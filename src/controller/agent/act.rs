@@ -38,7 +38,7 @@ pub(super) struct Acted {
     pub template_generation: Option<i64>,
     pub notes: Vec<Note>,
     pub next: Next,
-    /// The Deployment was made just now; the rest and the report come with its first event.
+    /// The Deployment was made just now, or nothing is decided yet: the rest and the report come with the next event.
     pub begun: bool,
 }
 
@@ -111,6 +111,12 @@ impl Acted {
     pub(super) fn begin(&mut self) {
         self.begun = true;
         self.after(Duration::from_millis(50));
+    }
+
+    /// What is decided now would be decided again in a moment, when artifacts are made.
+    pub(super) fn hold(&mut self, left: Duration) {
+        self.begun = true;
+        self.after(left);
     }
 
     /// The cache is behind; its next event wakes the agent as well.

@@ -11,10 +11,10 @@ use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 use super::{
     Agents,
     contents::{Content, Password},
-    write,
+    sources, write,
 };
 use crate::{
-    agent::{self, Desired, Inputs, Invalid, Pieces, References, build::layout::SIDECAR, state},
+    agent::{self, Desired, Inputs, Invalid, Pieces, References, Wanted, build::layout::SIDECAR, state},
     api::{
         Agent, AgentSpec, PilothouseConfig,
         names::{self, annotation, condition, reasons},
@@ -35,7 +35,7 @@ pub(super) struct Seen {
     pub deployment: Option<Arc<Deployment>>,
     config: Option<Arc<PilothouseConfig>>,
     content: Content,
-    pieces: Pieces,
+    pub git: sources::Read,
     system_image: Option<String>,
     voice_address: Option<String>,
     suspended: bool,
@@ -61,6 +61,7 @@ impl Agents {
         if settings.namespace == namespace {
             agent::refuse_own(&spec, settings.own_account())?;
         }
+        let git = self.git_inputs(agent, &agent::wanted(&spec)?).await?;
         let references = agent::references(&spec);
         self.referrers.set(&namespace, &name, template_name.as_deref(), &references);
         let password = self.password(agent).await?;
@@ -71,11 +72,20 @@ impl Agents {
             deployment: self.own_deployment(agent),
             config,
             content,
-            pieces: Pieces::new(),
+            git,
             system_image: self.context.settings.system_image.clone(),
             voice_address: self.context.settings.voice_address.clone(),
             suspended: agent::wants_suspension(agent),
         })
+    }
+
+    async fn git_inputs(&self, agent: &Agent, wanted: &[Wanted]) -> Result<sources::Read, Failure> {
+        let namespace = agent.namespace().unwrap_or_default();
+        let content = self.config_maps.get(&namespace, &names::agent::content(&agent.name_any()));
+        let content = content.filter(|map| is_ours(map.owner_references(), agent));
+        let mut applied: Pieces = content.map(|map| state::pieces(map.annotations())).unwrap_or_default();
+        applied.extend(self.own_deployment(agent).map(|d| state::pieces(d.annotations())).unwrap_or_default());
+        self.git.read(agent, wanted, &applied).await
     }
 
     fn template(&self, namespace: &str, name: &str) -> Result<Arc<crate::api::AgentTemplate>, Failure> {
@@ -238,7 +248,7 @@ impl Seen {
             grace,
             voice_address: self.voice_address.as_deref(),
             suspended: self.suspended,
-            pieces: &self.pieces,
+            pieces: &self.git.pieces,
             config_maps: &self.content.config_maps,
             secrets: &self.content.secrets,
         }

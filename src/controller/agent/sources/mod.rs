@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::index::{Of, Referrers};
+use super::index::Referrers;
 use crate::{
     agent::{Pieces, Resolved, Wanted, pieces::PieceState},
     api::{Agent, names::reasons},
@@ -54,6 +54,13 @@ pub(super) struct Read {
     pub(super) states: BTreeMap<String, PieceState>,
     /// Artifacts are being made: who decides now decides again in a moment. At most this long; their end wakes the agent.
     pub(super) hold: Option<Duration>,
+}
+
+impl Read {
+    /// Why an input has no commit at all, where one has none.
+    pub(super) fn missing(&self) -> Option<&Failure> {
+        self.states.iter().find(|(id, _)| !self.pieces.contains_key(*id)).and_then(|(_, state)| state.problem.as_ref())
+    }
 }
 
 /// What this process remembers of an agent.
@@ -106,8 +113,11 @@ impl Asking<'_> {
 impl GitInputs {
     /// What each of `wanted` is now. `applied` is what the generated objects remember. An error is the API server's.
     pub(super) async fn read(&self, agent: &Agent, wanted: &[Wanted], applied: &Pieces) -> Result<Read, Failure> {
-        self.begin(agent, wanted);
         let mut read = Read::default();
+        if wanted.is_empty() && !self.memories.lock().contains_key(&name_of(agent)) {
+            return Ok(read);
+        }
+        self.begin(agent, wanted);
         let (mut is_busy, mut is_stamped) = (false, true);
         for input in wanted {
             let asking = self.asking(agent, input, applied);
@@ -288,3 +298,6 @@ fn advised(error: &GitError, secret: Option<&str>) -> Failure {
 fn about(id: &str, failure: Failure) -> Failure {
     Failure { message: format!("{id}: {}", failure.message), ..failure }
 }
+
+#[cfg(test)]
+mod tests;
