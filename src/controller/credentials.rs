@@ -49,12 +49,7 @@ impl Credentials {
     }
 
     /// The credential for a remote: what the Secret holds, or none. The outer error is the API server's.
-    pub(super) async fn of(
-        &self,
-        namespace: &str,
-        secret: Option<&str>,
-        url: &RemoteUrl,
-    ) -> Result<Verdict, Failure> {
+    pub(super) async fn of(&self, namespace: &str, secret: Option<&str>, url: &RemoteUrl) -> Result<Verdict, Failure> {
         let Some(name) = secret else {
             let anonymous = Credential::anonymous(url).map(Arc::new);
             return Ok(anonymous.map_err(|error| Unusable::Invalid(error.to_string())));

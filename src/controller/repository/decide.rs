@@ -94,9 +94,7 @@ pub(super) fn advised(reason: Reason, message: String, secret: Option<&str>) -> 
 
 /// Says whose Secret to look at when a remote refuses the credential.
 pub(in crate::controller) fn rejected(message: &str, secret: &str) -> String {
-    format!(
-        "{message}; correct Secret {secret}: what it holds is wrong, has run out, or may not read this repository"
-    )
+    format!("{message}; correct Secret {secret}: what it holds is wrong, has run out, or may not read this repository")
 }
 
 /// The commit of an artifact that fits the present spec, as far as the status alone can say: it was published for this

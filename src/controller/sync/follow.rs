@@ -29,7 +29,11 @@ type Followed = Vec<(usize, Vec<(String, Selection)>)>;
 impl Pass<'_> {
     /// Writes on each Agent what the content is that it follows. Nothing is followed in another namespace: a
     /// `repositoryRef` does not lead there.
-    pub(super) async fn mark_followed(&self, mut wanted: Vec<Wanted>, tree: Arc<FileTree>) -> Result<Vec<Wanted>, Failure> {
+    pub(super) async fn mark_followed(
+        &self,
+        mut wanted: Vec<Wanted>,
+        tree: Arc<FileTree>,
+    ) -> Result<Vec<Wanted>, Failure> {
         if self.target() != self.namespace() {
             return Ok(wanted);
         }
@@ -38,8 +42,9 @@ impl Pass<'_> {
             return Ok(wanted);
         }
         let hashing = tokio::task::spawn_blocking(move || hashes(&followed, &tree));
-        let hashes =
-            hashing.await.map_err(|_| Failure::transient(reasons::INTERNAL_ERROR, "reading the followed content panicked"))?;
+        let hashes = hashing
+            .await
+            .map_err(|_| Failure::transient(reasons::INTERNAL_ERROR, "reading the followed content panicked"))?;
         for (place, hash) in hashes {
             wanted[place].object.set_annotation(annotation::FOLLOWED, &hash);
         }
@@ -60,11 +65,7 @@ impl Pass<'_> {
     }
 
     /// An Agent that cannot be read follows nothing: it says by itself what is wrong.
-    fn followed_by(
-        &self,
-        spec: AgentSpec,
-        templates: &HashMap<String, AgentTemplateSpec>,
-    ) -> Vec<(String, Selection)> {
+    fn followed_by(&self, spec: AgentSpec, templates: &HashMap<String, AgentTemplateSpec>) -> Vec<(String, Selection)> {
         let template = spec.template_ref.as_ref().and_then(|reference| {
             let rendered = templates.get(&reference.name).cloned();
             rendered.or_else(|| {
@@ -74,9 +75,7 @@ impl Pass<'_> {
         });
         let inputs = agent::wanted(&agent::merge(&spec, template.as_ref())).unwrap_or_default();
         let own = &self.sync.spec.repository_ref.name;
-        let follows = |source: &Source| {
-            matches!(source, Source::Repository { name, follow } if name == own && *follow != Some(Follow::Branch))
-        };
+        let follows = |source: &Source| matches!(source, Source::Repository { name, follow } if name == own && *follow != Some(Follow::Branch));
         let followed = inputs.iter().filter(|input| follows(&input.source));
         followed.map(|input| (input.id.clone(), Selection::of(input))).collect()
     }
@@ -93,9 +92,7 @@ fn spec_of<T: serde::de::DeserializeOwned>(object: &Object) -> Option<T> {
 /// One hash for each Agent; what many follow is read once.
 fn hashes(followed: &Followed, tree: &FileTree) -> Vec<(usize, String)> {
     let mut known: HashMap<&Selection, String> = HashMap::new();
-    let mut hash_of = |selection| {
-        known.entry(selection).or_insert_with(|| hash(selection, tree)).clone()
-    };
+    let mut hash_of = |selection| known.entry(selection).or_insert_with(|| hash(selection, tree)).clone();
     let mut all = Vec::with_capacity(followed.len());
     for (place, inputs) in followed {
         let inputs: BTreeMap<&String, String> = inputs.iter().map(|(id, selection)| (id, hash_of(selection))).collect();

@@ -28,9 +28,9 @@ fn literal(arguments: &str, skip: usize) -> Option<&str> {
 
 /// Folders and files below `src` that speak for some kinds only; all other places may speak for each.
 const SPEAKERS: &[(&str, &[&str])] = &[
-    ("git/", &["Repository"]),
+    ("git/", &["Repository", "Agent"]),
     ("controller/repository", &["Repository"]),
-    ("artifact/", &["Repository", "Sync"]),
+    ("artifact/", &["Repository", "Sync", "Agent"]),
     ("render/", &["Sync"]),
     ("plan/", &["Sync"]),
     ("apply/", &["Sync"]),
@@ -126,7 +126,7 @@ fn every_documented_reason_is_said_of_its_kinds() {
 
 #[test]
 fn a_file_speaks_for_its_kinds() {
-    assert_eq!(speaks_for("/x/src/git/error.rs"), Some(&["Repository"][..]));
+    assert_eq!(speaks_for("/x/src/git/error.rs"), Some(&["Repository", "Agent"][..]));
     assert_eq!(speaks_for("/x/src/controller/repository/hook.rs"), Some(&["Repository"][..]));
     assert_eq!(speaks_for("/x/src/controller/runtime/mod.rs"), None);
 }

@@ -200,12 +200,7 @@ impl GitInputs {
 
     /// What an input stays must be in the store. Where it is not (another disk), its commit is fetched again, unless
     /// that is the one that is looked at anyway.
-    async fn restore(
-        &self,
-        asking: &Asking<'_>,
-        observed: Option<&str>,
-        settled: &mut Settled,
-    ) -> Result<(), Failure> {
+    async fn restore(&self, asking: &Asking<'_>, observed: Option<&str>, settled: &mut Settled) -> Result<(), Failure> {
         let who = Subscriber { kind: RESTORES, ..asking.who.clone() };
         let lost = settled.resolved.clone().filter(|resolved| !settled.busy && !self.has(&resolved.digest));
         let commit = lost.as_ref().and_then(|resolved| commit_of(&resolved.revision));

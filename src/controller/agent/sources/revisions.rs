@@ -27,7 +27,8 @@ impl Revisions {
             return;
         }
         let artifact = repository.status.as_ref().and_then(|status| status.artifact.as_ref());
-        let Some((revision, digest)) = artifact.and_then(|a| Some((a.revision.clone(), Digest::parse(&a.digest)?))) else {
+        let Some((revision, digest)) = artifact.and_then(|a| Some((a.revision.clone(), Digest::parse(&a.digest)?)))
+        else {
             return;
         };
         let mut all = self.by_name.lock();

@@ -100,7 +100,8 @@ impl Selection {
         } else {
             return Ok(());
         };
-        let message = format!("path {} has more than {limit}, the limit for one input; choose a path below it", self.path);
+        let message =
+            format!("path {} has more than {limit}, the limit for one input; choose a path below it", self.path);
         Err(Failure::stalled(reasons::TOO_LARGE, message))
     }
 
@@ -181,7 +182,8 @@ mod tests {
     #[test]
     fn sizes_are_bounded() {
         let bytes: std::sync::Arc<[u8]> = vec![0; 1 << 20].into();
-        let entry = |n: usize| (RepoPath::parse(&format!("a/{n}")).unwrap(), Entry { bytes: bytes.clone(), executable: false });
+        let entry =
+            |n: usize| (RepoPath::parse(&format!("a/{n}")).unwrap(), Entry { bytes: bytes.clone(), executable: false });
         let take = |n| selection("contexts/c", "a", None).take(&(0..n).map(entry).collect(), &[]);
         assert!(take(32).is_ok());
         let failure = take(33).unwrap_err();

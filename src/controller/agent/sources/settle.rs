@@ -125,7 +125,11 @@ mod tests {
         Packing::Done(Ok(Arc::new(packed)))
     }
 
-    fn settled(revision: Option<&str>, packing: Packing, before: Before<'_>) -> (Option<String>, Option<&'static str>, bool) {
+    fn settled(
+        revision: Option<&str>,
+        packing: Packing,
+        before: Before<'_>,
+    ) -> (Option<String>, Option<&'static str>, bool) {
         let found = Found { revision: revision.map(Into::into), packing, problem: None };
         let Settled { resolved, problem, busy } = settle("h", found, before);
         (resolved.map(|r| r.revision), problem.map(|p| p.reason), busy)

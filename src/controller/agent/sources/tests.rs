@@ -122,7 +122,9 @@ impl World {
                 let news = self.ended.0.notified();
                 let progress = self.tracks.follow(&Self::who(agent), self.want(path, None));
                 match progress.packing {
-                    Packing::Done(result) if progress.observed.is_some_and(|o| o.commit == id(commit)) => return result,
+                    Packing::Done(result) if progress.observed.is_some_and(|o| o.commit == id(commit)) => {
+                        return result;
+                    }
                     _ => drop(tokio::time::timeout(Duration::from_millis(50), news).await),
                 }
             }
@@ -194,7 +196,10 @@ async fn nobody_has_to_ask_for_the_tree_to_be_used_up() {
 async fn a_wrong_path_keeps_no_tree_either() {
     let world = World::new();
     let failure = world.done(0, "dcos", 1).await.unwrap_err();
-    assert_eq!((failure.reason, failure.message.as_str()), ("PathNotFound", "the repository has no file or directory dcos"));
+    assert_eq!(
+        (failure.reason, failure.message.as_str()),
+        ("PathNotFound", "the repository has no file or directory dcos")
+    );
     assert!(!world.holds_tree(1));
 }
 

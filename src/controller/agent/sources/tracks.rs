@@ -57,7 +57,8 @@ impl Tracks {
     pub(super) fn follow(&self, who: &Subscriber, want: Want) -> Progress {
         let mut tracks = self.by_input.lock();
         let key = self.sources.key(&want.spec);
-        let track = tracks.entry(who.clone()).or_insert_with(|| Track { want: want.clone(), key: key.clone(), told: None });
+        let track =
+            tracks.entry(who.clone()).or_insert_with(|| Track { want: want.clone(), key: key.clone(), told: None });
         (track.want, track.key) = (want, key);
         let progress = self.advance(who, track);
         track.told = Some(progress.clone());
@@ -103,8 +104,7 @@ impl Tracks {
 
     fn packing(&self, who: &Subscriber, track: &Track, commit: &CommitId) -> Packing {
         let want = &track.want;
-        let origin =
-            Origin::Commit { remote: track.key.clone(), commit: commit.clone(), rules: want.rules.clone() };
+        let origin = Origin::Commit { remote: track.key.clone(), commit: commit.clone(), rules: want.rules.clone() };
         let key = Key { origin, selection: want.selection.clone() };
         match (self.packer.look(&key, who), self.sources.tree(&track.key, commit)) {
             (Packing::Absent, Some(tree)) if want.known.as_ref() != Some(commit) => {

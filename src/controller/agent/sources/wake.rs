@@ -11,9 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    FOLLOWS, GitInputs, HOLD, Memory, RESTORES, Read, name_of, owner,
-    packer::Packer,
-    revisions::Revisions,
+    FOLLOWS, GitInputs, HOLD, Memory, RESTORES, Read, name_of, owner, packer::Packer, revisions::Revisions,
     tracks::Tracks,
 };
 use crate::{
@@ -175,7 +173,8 @@ impl GitInputs {
         memory.last.clone_from(&read.pieces);
         memory.is_stamped = is_stamped && !is_busy && read.states.values().all(|state| state.problem.is_none());
         memory.held = is_busy.then(|| memory.held.unwrap_or_else(Instant::now));
-        read.hold = memory.held.and_then(|since| HOLD.checked_sub(since.elapsed())).filter(|left| *left > Duration::ZERO);
+        read.hold =
+            memory.held.and_then(|since| HOLD.checked_sub(since.elapsed())).filter(|left| *left > Duration::ZERO);
         let asked = agent.annotations().get(annotation::RECONCILE_AT);
         let handled = agent.status.as_ref().and_then(|status| status.last_handled_reconcile_at.as_ref());
         let asks = asked.is_some() && asked != handled && asked != memory.asked.as_ref();
