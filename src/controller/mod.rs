@@ -35,7 +35,7 @@ use crate::{
     server::{health, metrics::Metrics, voice::Leadership},
     status::{Backoff, Failure},
 };
-use artifacts::{Kept, Named};
+use artifacts::{Kept, Named, Seal};
 use caches::Caches;
 use figures::Figures;
 use leader::{Candidate, Election};
@@ -66,6 +66,8 @@ pub struct Context {
     pub task_starts: TaskStarts,
     /// Published trees: Repositories put them, Syncs and agents read them.
     pub artifacts: Arc<Store>,
+    /// Of what agents refer to.
+    pub seal: Seal,
 }
 
 impl Context {
@@ -87,6 +89,7 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let serving_stop = CancellationToken::new();
     tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone()));
 
+    let material = voice::material(&client, &settings).await?;
     let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
     let context = Context {
         client: client.clone(),
@@ -97,13 +100,15 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         sources,
         task_starts: TaskStarts::default(),
         artifacts,
+        seal: Seal::new(material.authority_key_pem())?,
     };
     let (known, leadership) =
         watch::channel(if settings.leader_elect { Leadership::Unknown } else { Leadership::Leader });
-    let named = Named::new(&context.caches.config_maps, &context.caches.repositories);
+    let named = Named::new(&context.caches.config_maps, &context.caches.repositories, context.seal.clone());
     let shelf = artifacts::shelf(context.artifacts.clone(), &named, &context.caches, &settings);
     metrics.register(|registry| shelf.register(registry));
-    let voices = Voices::start(&client, &settings, (leadership.clone(), shelf), serving_stop.clone()).await?;
+    let voices =
+        Voices::start(&client, &settings, &material, (leadership.clone(), shelf), serving_stop.clone()).await?;
     let voices = Arc::new(voices);
     let copies = artifacts::Copies::default();
     let figures = Figures {

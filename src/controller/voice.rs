@@ -43,16 +43,16 @@ pub struct Voices {
 }
 
 impl Voices {
-    /// Loads or makes the certificate and accepts sidecars until `stop`; they are welcome while the leadership says so, and
+    /// Accepts sidecars until `stop`; they are welcome while the leadership says so, and
     /// always served from the shelf.
     pub async fn start(
         client: &Client,
         settings: &Settings,
+        material: &Material,
         (leadership, shelf): (watch::Receiver<Leadership>, Shelf),
         stop: CancellationToken,
     ) -> Result<Self, Failure> {
         let names = names(settings);
-        let material = certificate::load_or_create(client, &settings.namespace, &names, Timestamp::now()).await?;
         let listener = TcpListener::bind(settings.voice_listen).await.map_err(|e| {
             let text = format!("cannot listen on --voice-listen {}: {e}", settings.voice_listen);
             Failure::stalled(reasons::LISTEN_FAILED, text)
@@ -80,6 +80,11 @@ impl Voices {
         let token_file = settings.token_file.clone()?;
         Some(Source { service, authority: self.authority.clone(), token_file })
     }
+}
+
+/// Loads or makes the certificate.
+pub(super) async fn material(client: &Client, settings: &Settings) -> Result<Material, Failure> {
+    certificate::load_or_create(client, &settings.namespace, &names(settings), Timestamp::now()).await
 }
 
 /// What the certificate must be good for: the Service's name. A sidecar that is sent to the leader's address still

@@ -26,6 +26,7 @@ use pilothouse::{
         Digest, FetchError, Fetcher, Store, Stored,
         fetch::{Endpoint, Trust},
     },
+    controller::artifacts::Seal,
     tree::FileTree,
 };
 use serde_json::{Value, json};
@@ -65,14 +66,15 @@ fn files(list: &[(&str, &str)]) -> FileTree {
     list.iter().copied().collect()
 }
 
-/// What an agent's ConfigMap of content looks like.
-fn map(name: &str, agent: &str, owner: &Agent, digests: &[Digest]) -> Value {
-    let digests: Vec<String> = digests.iter().map(ToString::to_string).collect();
+/// What an agent's ConfigMap of content looks like, sealed as the controller does.
+fn map(seal: &Seal, name: &str, agent: &str, owner: &Agent, digests: &[Digest]) -> Value {
+    let digests = digests.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let seal = seal.of(&owner.namespace().unwrap(), &owner.uid().unwrap(), &digests);
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {
             "name": name, "labels": {"pilothouse.dev/agent": agent},
-            "annotations": {"pilothouse.dev/artifacts": digests.join(",")},
+            "annotations": {"pilothouse.dev/artifacts": digests, "pilothouse.dev/artifacts-seal": seal},
             "ownerReferences": [{
                 "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Agent", "name": owner.name_any(),
                 "uid": owner.uid().unwrap(), "controller": true,
@@ -164,7 +166,7 @@ impl Fleet {
     /// Says in a ConfigMap which artifacts an agent refers to.
     async fn refer(&self, namespace: &str, agent: &Agent, digests: &[Digest]) {
         let name = format!("{}-server-files-test", agent.name_any());
-        let body = map(&name, &agent.name_any(), agent, digests);
+        let body = map(&self.seal().await, &name, &agent.name_any(), agent, digests);
         let maps = self.api::<ConfigMap>(namespace);
         maps.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(body)).await.unwrap();
     }
@@ -187,11 +189,20 @@ impl Fleet {
         accounts.create_token_request(&account, &PostParams::default(), &wish).await.unwrap().status.unwrap().token
     }
 
-    /// How a pod with this token reaches a replica.
-    async fn endpoint(&self, port: u16, token: &str) -> Endpoint {
+    async fn serving(&self, key: &str) -> String {
         let secrets: Api<Secret> = self.api(&self.release.namespace);
         let secret = eventually("the authority", 30, || async { secrets.get_opt("pilothouse-serving").await.unwrap() });
-        let pem = String::from_utf8(secret.await.data.unwrap()["ca.crt"].0.clone()).unwrap();
+        String::from_utf8(secret.await.data.unwrap()[key].0.clone()).unwrap()
+    }
+
+    /// The seal of the release's controllers.
+    async fn seal(&self) -> Seal {
+        Seal::new(&self.serving("ca.key").await).unwrap()
+    }
+
+    /// How a pod with this token reaches a replica.
+    async fn endpoint(&self, port: u16, token: &str) -> Endpoint {
+        let pem = self.serving("ca.crt").await;
         let file = self.files.path().join(Digest::of(token.as_bytes()).hex());
         std::fs::write(&file, token).unwrap();
         Endpoint::trusting(&format!("localhost:{port}"), Trust::Pem(pem.into()), file).unwrap()

@@ -153,6 +153,8 @@ pub mod annotation {
     /// `ConfigMaps` of an agent: digests of the artifacts that they name, sorted, with commas between. What a pod may
     /// fetch, and what is kept, is read from here.
     pub const ARTIFACTS: &str = "pilothouse.dev/artifacts";
+    /// Beside [`ARTIFACTS`]: that the controller wrote it, for this Agent.
+    pub const ARTIFACTS_SEAL: &str = "pilothouse.dev/artifacts-seal";
     /// `ConfigMap` of exchangeable content: hash of its manifest.
     pub const CONTENT_HASH: &str = "pilothouse.dev/content-hash";
 }

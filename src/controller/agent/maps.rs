@@ -9,8 +9,9 @@ use crate::{
     agent::{Desired, hash, state},
     api::{
         Agent,
-        names::{self, label, reasons},
+        names::{self, annotation, label, reasons},
     },
+    object::Object,
     status::Failure,
 };
 
@@ -19,12 +20,32 @@ impl Agents {
     pub(super) async fn files(&self, agent: &Agent, desired: &Desired) -> Result<(), Failure> {
         let namespace = agent.namespace().unwrap_or_default();
         if let Some(found) = self.config_maps.get(&namespace, desired.files.name()) {
-            return ours("ConfigMap", desired.files.name(), found.owner_references(), agent);
+            ours("ConfigMap", desired.files.name(), found.owner_references(), agent)?;
+            return self.seal_again(agent, &desired.files, found.annotations()).await;
         }
-        let body = write::body(&desired.files, state::Annotations::new(), None);
+        let body = write::body(&desired.files, self.sealed(agent, &desired.files), None);
         let made = write::create::<ConfigMap>(&self.context.client, &namespace, &body, agent).await?;
         self.took(made.as_ref());
         Ok(())
+    }
+
+    /// The seal of the artifacts that an object names, if it names any.
+    pub(super) fn sealed(&self, agent: &Agent, object: &Object) -> state::Annotations {
+        let Some(named) = object.annotation(annotation::ARTIFACTS) else { return state::Annotations::new() };
+        let namespace = agent.namespace().unwrap_or_default();
+        let seal = self.context.seal.of(&namespace, &agent.uid().unwrap_or_default(), named);
+        [(annotation::ARTIFACTS_SEAL.into(), seal)].into()
+    }
+
+    /// The key may be another one: somebody deleted its Secret.
+    async fn seal_again(&self, agent: &Agent, object: &Object, live: &state::Annotations) -> Result<(), Failure> {
+        let sealed = self.sealed(agent, object);
+        if sealed.iter().all(|(key, seal)| live.get(key) == Some(seal)) {
+            return Ok(());
+        }
+        let namespace = agent.namespace().unwrap_or_default();
+        let patch = json!({ "metadata": { "annotations": sealed } });
+        write::merge_metadata::<ConfigMap>(&self.context.client, &namespace, object.name(), patch).await.map(drop)
     }
 
     /// The last two `ConfigMaps` of files stay: the present one and the one before, which old pods may still mount.

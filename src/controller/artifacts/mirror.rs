@@ -165,7 +165,7 @@ impl Mirror {
     async fn look(&mut self) -> Instant {
         let (named, store) = (self.named.clone(), self.store.clone());
         let missing = tokio::task::spawn_blocking(move || {
-            named.all().into_iter().filter(|digest| !store.contains(digest)).collect::<BTreeSet<_>>()
+            named.needed().into_iter().filter(|digest| !store.contains(digest)).collect::<BTreeSet<_>>()
         });
         let missing = missing.await.unwrap_or_default();
         let now = Instant::now();

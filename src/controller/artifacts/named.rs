@@ -11,6 +11,7 @@ use kube::{ResourceExt, core::PartialObjectMeta};
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::Notify, time::Instant};
 
+use super::Seal;
 use crate::{
     api::{
         API_VERSION, Repository,
@@ -38,6 +39,7 @@ pub struct Named(Arc<Inner>);
 struct Inner {
     maps: Cache<PartialObjectMeta<ConfigMap>>,
     repositories: Cache<Repository>,
+    seal: Seal,
     known: RwLock<Known>,
     /// Until when to keep what was named.
     until: Mutex<HashMap<Digest, Instant>>,
@@ -55,15 +57,16 @@ struct Known {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     agent: Option<String>,
+    /// Uids of the Agent that owns it and whose seal it carries; none or one.
     owners: Vec<String>,
     digests: BTreeSet<Digest>,
 }
 
 impl Named {
     /// Follows the caches from now on.
-    pub fn new(maps: &Cache<PartialObjectMeta<ConfigMap>>, repositories: &Cache<Repository>) -> Self {
+    pub fn new(maps: &Cache<PartialObjectMeta<ConfigMap>>, repositories: &Cache<Repository>, seal: Seal) -> Self {
         let (known, until, changed) = Default::default();
-        let inner = Inner { maps: maps.clone(), repositories: repositories.clone(), known, until, changed };
+        let inner = Inner { maps: maps.clone(), repositories: repositories.clone(), seal, known, until, changed };
         let named = Self(Arc::new(inner));
         let weak = Arc::downgrade(&named.0);
         maps.on_change(move |change| {
@@ -83,7 +86,8 @@ impl Named {
         named
     }
 
-    /// Whether a ConfigMap that the agent with this uid owns names the artifact. Owner, label and name must all say so.
+    /// Whether a ConfigMap that the agent with this uid owns names the artifact. Owner, label, name and seal must all say
+    /// so.
     pub fn by_agent(&self, namespace: &str, agent: &str, uid: &str, digest: &Digest) -> bool {
         let known = self.0.known.read();
         let maps = known.by_agent.get(&(namespace.to_owned(), agent.to_owned())).into_iter().flatten();
@@ -92,14 +96,15 @@ impl Named {
             .any(|map| map.owners.iter().any(|owner| owner == uid) && map.digests.contains(digest))
     }
 
-    /// All that anything names.
-    pub fn all(&self) -> BTreeSet<Digest> {
-        let mut all = self.0.in_maps();
-        all.extend(self.0.in_statuses());
-        all
+    /// All that somebody may need: what statuses name, and what agents' ConfigMaps with a seal do.
+    pub fn needed(&self) -> BTreeSet<Digest> {
+        let mut needed = self.0.in_statuses();
+        let known = self.0.known.read();
+        needed.extend(known.maps.values().filter(|map| !map.owners.is_empty()).flat_map(|map| &map.digests));
+        needed
     }
 
-    /// All that anything names, and what was named a moment ago; and what was named before that. Only calls count: what
+    /// All that anything names, sealed or not, and what was named a moment ago; and what was named before that. Only calls count: what
     /// was named between two of them is not known.
     pub fn lately(&self, now: Instant) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
         let mut until = self.0.until.lock();
@@ -138,7 +143,7 @@ impl Inner {
     /// Takes in what the cache has now: whichever of two calls comes last sees the newest.
     fn look(&self, namespace: &str, name: &str) {
         let mut known = self.known.write();
-        let entry = self.maps.get(namespace, name).and_then(|map| entry(&map));
+        let entry = self.maps.get(namespace, name).and_then(|map| entry(&map, &self.seal));
         if known.set((namespace.to_owned(), name.to_owned()), entry) {
             self.changed.notify_one();
         }
@@ -170,14 +175,17 @@ impl Known {
     }
 }
 
-fn entry(map: &PartialObjectMeta<ConfigMap>) -> Option<Entry> {
+fn entry(map: &PartialObjectMeta<ConfigMap>, seal: &Seal) -> Option<Entry> {
     let named = map.annotations().get(annotation::ARTIFACTS)?;
     let digests: BTreeSet<Digest> =
         named.split(',').take(MOST).filter_map(|digest| Digest::parse(digest.trim())).collect();
     if digests.is_empty() {
         return None;
     }
-    let owners = map.owner_references().iter().filter(|owner| is_agent(owner)).map(|owner| owner.uid.clone()).collect();
+    let (namespace, sealed) = (map.namespace().unwrap_or_default(), map.annotations().get(annotation::ARTIFACTS_SEAL));
+    let fits = |uid: &str| sealed.is_some_and(|sealed| seal.fits(&namespace, uid, named, sealed));
+    let owners = map.owner_references().iter().filter(|owner| is_agent(owner) && fits(&owner.uid));
+    let owners = owners.map(|owner| owner.uid.clone()).collect();
     Some(Entry { agent: map.labels().get(label::AGENT).cloned(), owners, digests })
 }
 
@@ -193,6 +201,8 @@ fn is_of(map: &str, agent: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -201,16 +211,30 @@ mod tests {
         Digest::of(&[n])
     }
 
+    static SEAL: LazyLock<Seal> = LazyLock::new(super::super::seal::tests::seal);
+
     fn map(name: &str, agent: &str, owner: &Value, digests: &[Digest]) -> Option<Entry> {
-        let text: Vec<String> = digests.iter().map(ToString::to_string).collect();
+        let seal = |text: &str| SEAL.of("ns", owner["uid"].as_str().unwrap(), text);
+        sealed(name, agent, owner, digests, seal)
+    }
+
+    fn sealed(
+        name: &str,
+        agent: &str,
+        owner: &Value,
+        digests: &[Digest],
+        seal: impl Fn(&str) -> String,
+    ) -> Option<Entry> {
+        let text = digests.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let map = json!({
             "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
             "metadata": {
                 "name": name, "namespace": "ns", "labels": {label::AGENT: agent},
-                "annotations": {annotation::ARTIFACTS: text.join(",")}, "ownerReferences": [owner],
+                "annotations": {annotation::ARTIFACTS: text, annotation::ARTIFACTS_SEAL: seal(&text)},
+                "ownerReferences": [owner],
             },
         });
-        entry(&serde_json::from_value(map).unwrap())
+        entry(&serde_json::from_value(map).unwrap(), &SEAL)
     }
 
     fn owner(uid: &str) -> Value {
@@ -220,7 +244,7 @@ mod tests {
     fn named() -> Named {
         let (maps, repositories) = (Cache::of(vec![]), Cache::of(vec![]));
         let (known, until, changed) = Default::default();
-        Named(Arc::new(Inner { maps, repositories, known, until, changed }))
+        Named(Arc::new(Inner { maps, repositories, seal: SEAL.clone(), known, until, changed }))
     }
 
     #[test]
@@ -265,11 +289,19 @@ mod tests {
             set(name, map(name, "coder", &foreign, &[digest(4)]));
         }
         set("coder-server-files-5", map("coder-server-files-5", "other", &owner("u"), &[digest(5)]));
+        for (name, seal) in [
+            ("coder-server-files-6", String::new()),
+            ("coder-server-files-7", SEAL.of("elsewhere", "u", &digest(6).to_string())),
+            ("coder-server-files-8", SEAL.of("ns", "u", &digest(1).to_string())),
+        ] {
+            set(name, sealed(name, "coder", &owner("u"), &[digest(6)], |_| seal.clone()));
+        }
         let may = |agent: &str, uid: &str, n: u8| named.by_agent("ns", agent, uid, &digest(n));
-        assert_eq!([1, 2, 3, 4, 5].map(|n| may("coder", "u", n)), [true, true, false, false, false]);
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|n| may("coder", "u", n)), [true, true, false, false, false, false]);
         assert!(!may("coder", "another-uid", 1) && !may("other", "u", 1) && !may("other", "u", 5));
         assert!(!named.by_agent("elsewhere", "coder", "u", &digest(1)));
-        assert_eq!(named.all().len(), 5, "whatever is named is kept");
+        assert_eq!(named.lately(Instant::now()).0.len(), 6, "whatever is named is kept");
+        assert!(!named.needed().contains(&digest(6)), "but not copied");
 
         set(content, map(content, "coder", &owner("u"), &[digest(9)]));
         assert!(may("coder", "u", 9) && !may("coder", "u", 1));
@@ -283,6 +315,6 @@ mod tests {
         assert_eq!(map("m", "coder", &owner("u"), &many).unwrap().digests.len(), MOST);
         let none = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "m",
             "annotations": {annotation::ARTIFACTS: "latest,sha256:12,,../../x"}}});
-        assert_eq!(entry(&serde_json::from_value(none).unwrap()), None);
+        assert_eq!(entry(&serde_json::from_value(none).unwrap(), &SEAL), None);
     }
 }

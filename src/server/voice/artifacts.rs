@@ -60,6 +60,9 @@ struct Result {
     result: &'static str,
 }
 
+/// All of them.
+const RESULTS: [&str; 7] = ["served", "missing", "denied", "unauthenticated", "busy", "damaged", "failed"];
+
 /// What was served.
 #[derive(Clone, Debug, Default)]
 struct Counts {
@@ -100,6 +103,10 @@ impl Shelf {
 
     /// Adds its counters to those of the process.
     pub fn register(&self, registry: &mut Registry) {
+        // What never happened is zero, not unknown.
+        for result in RESULTS {
+            drop(self.counts.requests.get_or_create(&Result { result }));
+        }
         let requests = "Requests for artifacts by result";
         registry.register("artifact_requests", requests, self.counts.requests.clone());
         registry.register("artifact_sent_bytes", "Bytes of artifacts that were sent", self.counts.bytes.clone());

@@ -86,6 +86,11 @@ impl Material {
         &self.authority
     }
 
+    /// The authority's private key (PEM): other keys are derived from it. It leaves the process for its Secret alone.
+    pub fn authority_key_pem(&self) -> &str {
+        &self.authority_key
+    }
+
     /// When to call [`load_or_create`] again.
     pub fn renew_at(&self) -> Timestamp {
         self.renew_at

@@ -41,6 +41,10 @@ impl Scene {
     }
 }
 
+fn rcgen_key() -> String {
+    rcgen::KeyPair::generate().unwrap().serialize_pem()
+}
+
 #[tokio::test]
 async fn a_pod_reads_what_its_own_agent_names_and_nothing_else() {
     let scene = Scene::new().await;
@@ -71,16 +75,33 @@ async fn a_pod_reads_what_its_own_agent_names_and_nothing_else() {
         ("other", "spy", spy),
         ("coder-server-content", "spy", spy),
     ];
+    let seal = fleet.seal().await;
     for (name, label, owner) in foreign {
-        let body = map(name, label, owner, &[stored[0].digest]);
+        let body = map(&seal, name, label, owner, &[stored[0].digest]);
         let maps = fleet.api::<ConfigMap>(&scene.ours);
         let _ = maps.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(body)).await.unwrap();
     }
-    let mut ownerless = map("spy-server-files-z", "spy", spy, &[stored[0].digest]);
+    let mut ownerless = map(&seal, "spy-server-files-z", "spy", spy, &[stored[0].digest]);
     ownerless["metadata"]["ownerReferences"] = json!([]);
     fleet.create::<ConfigMap>(&scene.ours, ownerless).await;
+    // Nor does one that somebody wrote who has seen the digest: without a seal, with one of a text of before, of
+    // another agent, or of his own.
+    let own = Seal::new(&rcgen_key()).unwrap();
+    let (digests, uid) = (stored[0].digest.to_string(), spy.uid().unwrap());
+    let seals = [
+        String::new(),
+        seal.of(&scene.ours, &uid, &stored[1].digest.to_string()),
+        seal.of(&scene.ours, &victim.uid().unwrap(), &digests),
+        seal.of(&scene.theirs, &uid, &digests),
+        own.of(&scene.ours, &uid, &digests),
+    ];
+    for (n, forged) in seals.into_iter().enumerate() {
+        let mut body = map(&seal, &format!("spy-server-files-forged-{n}"), "spy", spy, &[stored[0].digest]);
+        body["metadata"]["annotations"]["pilothouse.dev/artifacts-seal"] = json!(forged);
+        fleet.create::<ConfigMap>(&scene.ours, body).await;
+    }
     let own = leader.put(&[("a", "the last word")]);
-    let body = map("spy-server-files-own", "spy", spy, &[own.digest]);
+    let body = map(&seal, "spy-server-files-own", "spy", spy, &[own.digest]);
     fleet.create::<ConfigMap>(&scene.ours, body).await;
     fleet.served(leader, scene.token(1), &own.digest).await; // so the caches have all of these
     assert_eq!(scene.status(scene.token(1), &stored[0].digest).await, 404);
