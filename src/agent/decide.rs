@@ -1,6 +1,10 @@
 //! What to do about an agent's Deployment and its gathered text.
 
+mod exchange;
+
 use std::collections::BTreeSet;
+
+pub use exchange::{Live, exchange, load, since};
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::Desired;
+use crate::api::content::SKILLS;
 
 /// Name of the part that gathered text is; `text/NAME` is what the context of that name adds to it.
 pub const TEXT: &str = "text";
@@ -29,8 +30,7 @@ pub enum Class {
     None,
     /// Files change under the running server; it reads them anew for the next prompt.
     Live,
-    /// The server reads its configuration anew. Not used yet: configuration comes by Rollout until the sidecar can
-    /// dispose an instance.
+    /// The server reads anew what it keeps: skills. Configuration still comes by Rollout.
     Reload,
     /// New pods, through the gate.
     Rollout,
@@ -67,7 +67,25 @@ pub fn between(old: &Desired, new: &Desired) -> Effect {
         effect.causes.extend(causes);
         effect.class = effect.class.max(Class::Live);
     }
+    let parts = |desired: &Desired| desired.exchange.as_ref().map(|e| e.parts.clone()).unwrap_or_default();
+    let exchanged = exchanged(&parts(old), &parts(new));
+    effect.class = effect.class.max(exchanged.class);
+    effect.causes.extend(exchanged.causes);
     effect
+}
+
+/// Compares what is exchanged in the running pod. What only one of the two has comes or goes with a pod template, which
+/// names it by itself.
+pub fn exchanged(old: &Parts, new: &Parts) -> Effect {
+    let differs = |(id, hash): &(&String, &String)| new.get(*id).is_some_and(|other| other != *hash);
+    let causes: BTreeSet<String> = old.iter().filter(differs).map(|(id, _)| id.clone()).collect();
+    let class = causes.iter().map(|id| class_of_exchange(id)).max().unwrap_or(Class::None);
+    Effect { class, causes }
+}
+
+/// Skills are kept by the server; contexts it reads as files.
+fn class_of_exchange(id: &str) -> Class {
+    if id.starts_with(SKILLS) { Class::Reload } else { Class::Live }
 }
 
 fn class_of(part: &str) -> Class {

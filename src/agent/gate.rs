@@ -81,6 +81,8 @@ pub enum Change {
     Template,
     /// Gathered text, which the running server reads.
     Text,
+    /// Content from Git, which is exchanged in the running pod.
+    Content,
 }
 
 /// A change that waits, as the annotation keeps it.
@@ -226,6 +228,7 @@ fn causes_text(input: &GateInput<'_>) -> String {
     let names: Vec<_> = input.causes.iter().map(String::as_str).collect();
     match input.change {
         Change::Template => format!("changed: {}", names.join(", ")),
+        Change::Content => format!("what is new in {}", names.join(", ")),
         Change::Text => {
             let contexts: Vec<_> = names.iter().filter_map(|name| name.split_once('/')).map(|(_, name)| name).collect();
             if contexts.is_empty() {
@@ -242,7 +245,7 @@ fn message(input: &GateInput<'_>, pending: &Pending, until: Option<Timestamp>) -
     let (work, what, since) = (describe(input), causes_text(input), pending.since);
     match input.change {
         Change::Template => format!("waiting for {work} to end before the rollout ({what}), since {since}, {limit}"),
-        Change::Text => {
+        Change::Text | Change::Content => {
             format!("{what} waits for {work} to end and then comes without a new pod, since {since}, {limit}")
         }
     }

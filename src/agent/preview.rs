@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ConfigMapData, Desired, Inputs, Invalid, Pieces, SecretKeys, build,
+    ConfigMapData, Desired, Inputs, Invalid, Pieces, Resolved, SecretKeys, Wanted, build,
     effect::{Effect, between},
-    merge, references, wants_suspension,
+    merge, references, wanted, wants_suspension,
 };
 use crate::api::{Agent, AgentSpec, AgentTemplateSpec, PilothouseConfigSpec};
 
@@ -50,10 +50,19 @@ fn desired(side: &Side<'_>) -> Result<Desired, Invalid> {
         grace: None,
         voice_address: None,
         suspended: wants_suspension(side.agent),
-        pieces: &Pieces::new(),
+        pieces: &unknown_pieces(&spec)?,
         config_maps: &config_maps(&spec, side.config_maps),
         secrets: &secrets(&spec),
     })
+}
+
+/// A commit for each Git input that stands for the one it is at: the same as long as its source is the same.
+fn unknown_pieces(spec: &AgentSpec) -> Result<Pieces, Invalid> {
+    let piece = |wanted: Wanted| {
+        let hash = wanted.source_hash();
+        (wanted.id, Resolved { revision: hash.clone(), digest: hash.clone(), source_hash: hash, ..Resolved::default() })
+    };
+    Ok(wanted(spec)?.into_iter().map(piece).collect())
 }
 
 /// What is known, and for what is not the keys that the spec names.

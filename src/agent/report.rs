@@ -1,7 +1,8 @@
 //! Status, conditions and events of an agent.
 
-use std::collections::BTreeSet;
+mod git;
 
+pub use git::Git;
 use jiff::Timestamp;
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 
@@ -65,6 +66,10 @@ pub struct Outcome<'a> {
     pub action: Option<&'a Action>,
     /// What waits with the gathered text.
     pub text: Option<&'a Action>,
+    /// What waits with content that is exchanged in the running pod.
+    pub exchange: Option<&'a Action>,
+    /// What is known about Git inputs, if it came so far.
+    pub git: Option<&'a Git>,
     /// Whether the text was written and the pods were touched in vain.
     pub text_unseen: bool,
     /// What the Deployment says.
@@ -113,7 +118,10 @@ pub fn report(agent: &Agent, outcome: &Outcome<'_>) -> (AgentStatus, Vec<Note>) 
         conditions: before.conditions.clone(),
         idle_since: before.idle_since.clone(),
         task_start_history: before.task_start_history.clone(),
-        git_sync_statuses: before.git_sync_statuses.clone(),
+        git_sync_statuses: match outcome.git {
+            Some(git) => git::statuses(git, &before, outcome),
+            None => before.git_sync_statuses.clone(),
+        },
     };
     for change in conditions(outcome, &before, waits, ready) {
         match change {
@@ -191,28 +199,15 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         }
         None => {}
     }
-    match git_sync(waits.map(|(pending, ..)| &pending.causes), outcome.tasks.0) {
-        Some(message) => {
-            changes.push(Change::Set(Condition::yes(kinds::GIT_SYNC_PENDING, reasons::WAITING_FOR_TASKS, message)));
-        }
-        None if exists(kinds::GIT_SYNC_PENDING) => {
-            changes.push(Change::Set(Condition::no(kinds::GIT_SYNC_PENDING, reasons::SYNCED, "")));
-        }
-        None => {}
+    if let Some(git) = outcome.git {
+        changes.extend(git::pending(git, outcome, before));
+        changes.extend(git::skills(git));
     }
     changes
 }
 
 fn waits_with_text<'a>(outcome: &Outcome<'a>) -> Option<&'a str> {
     waits(outcome.text).map(|(.., message)| message)
-}
-
-/// Causes named `git/<context>` are synced contexts.
-fn git_sync(causes: Option<&BTreeSet<String>>, tasks: usize) -> Option<String> {
-    let contexts: Vec<_> = causes?.iter().filter_map(|c| c.strip_prefix("git/")).collect();
-    let names = contexts.join(", ");
-    (!contexts.is_empty())
-        .then(|| format!("Waiting for {tasks} active task(s) to complete before rollout (contexts: {names})"))
 }
 
 fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
@@ -359,6 +354,7 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     {
         notes.push(Note::warning(reasons::TEXT_UNSEEN, "Text", UNSEEN));
     }
+    notes.extend(git::notes(before, after, outcome));
     if let Some(Action::Apply { forced: Some(message), .. }) = outcome.text {
         notes.push(Note::warning(reasons::TEXT_FORCED, "Text", message.as_str()));
     }

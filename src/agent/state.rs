@@ -12,6 +12,10 @@ pub const PARTS: &str = "pilothouse.dev/template-parts";
 pub const TEMPLATE_GENERATION: &str = "pilothouse.dev/template-generation";
 /// Deployment, `ConfigMap` of exchangeable content: what was decided for the Git inputs of it, as JSON of [`Pieces`].
 pub const PIECES: &str = "pilothouse.dev/pieces";
+/// `ConfigMap` of exchangeable content: hash of which pieces it has, and where.
+pub const SHAPE: &str = "pilothouse.dev/content-shape";
+/// `ConfigMap` of exchangeable content: since when the pods are to have it, waiting included, RFC 3339.
+pub const SINCE: &str = "pilothouse.dev/content-since";
 /// Every object we generate: hash of it as we want it, so that a field that is wanted no more is noticed too.
 pub const OBJECT_HASH: &str = "pilothouse.dev/object-hash";
 /// The version after which no earlier write could land; written where the answer to one did not come.
@@ -44,6 +48,11 @@ impl State {
     /// Reads the annotations of the ConfigMap of gathered text.
     pub fn of_context(annotations: &Annotations) -> Self {
         Self::of(annotations, annotation::CONTEXT_HASH)
+    }
+
+    /// Reads the annotations of the ConfigMap of exchangeable content.
+    pub fn of_content(annotations: &Annotations) -> Self {
+        Self::of(annotations, annotation::CONTENT_HASH)
     }
 
     fn of(annotations: &Annotations, hash: &str) -> Self {
@@ -102,6 +111,15 @@ pub fn parts_annotation(parts: &Parts) -> Annotations {
 /// What was applied for Git inputs, as the object remembers it; the hash beside it is of the same apply.
 pub fn pieces(annotations: &Annotations) -> Pieces {
     annotations.get(PIECES).map(|text| pieces::from_json(text)).unwrap_or_default()
+}
+
+/// The same of a Deployment and of the `ConfigMap` of exchangeable content together: with the pod template, and for
+/// running pods. A piece that both have is on its way from one to the other, which the Deployment ends.
+pub fn applied_pieces(deployment: Option<&Annotations>, content: Option<&Annotations>) -> (Pieces, Pieces) {
+    let fixed = deployment.map(pieces).unwrap_or_default();
+    let mut exchanged = content.map(pieces).unwrap_or_default();
+    exchanged.retain(|id, _| !fixed.contains_key(id));
+    (fixed, exchanged)
 }
 
 /// The annotation that remembers it; none where there are no Git inputs.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     common::{CaBundle, ImagePullSecret, LocalRef, Proxy},
-    context::{ContextItem, PluginSpec, SkillSource},
+    context::{ContextItem, PluginSpec, SkillSource, SyncPolicy},
     pod::{AgentPodSpec, Credential, ExtraPort, Persistence, Quota, Standby},
     rollout::{Rollout, RolloutStatus},
     schema,
@@ -229,7 +229,7 @@ pub struct AgentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub task_start_history: Vec<TaskStart>,
-    /// Commits of synced contexts and skills.
+    /// Commits of contexts and skills from Git.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub git_sync_statuses: Vec<GitSyncStatus>,
@@ -262,11 +262,11 @@ pub struct TaskStart {
     pub start_time: Time,
 }
 
-/// Commit of a synced context or skill source.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Commit of a Git context or a source of skills.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GitSyncStatus {
-    /// Name of the context or skill source.
+    /// Name of the context; skills/ and the name for a source of skills.
     pub name: String,
     /// Commit that the agent works with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -274,4 +274,14 @@ pub struct GitSyncStatus {
     /// When that commit arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_synced: Option<Time>,
+    /// Newest commit that is known of it. Another one than commitHash waits, or has the same files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_commit: Option<String>,
+    /// How a new commit arrives: `HotReload` or Rollout. Absent where none is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SyncPolicy")]
+    pub policy: Option<SyncPolicy>,
+    /// What there is to know: why a commit waits or is not known, or that local edits keep a file from being replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }

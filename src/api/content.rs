@@ -21,10 +21,14 @@ pub struct Manifest {
     #[serde(default)]
     pub pieces: Vec<Piece>,
     /// In the immutable file: ids of the pieces that the other file has for this pod, sorted. The server starts when they
-    /// are in place too; a kubelet may show an older version of that file for a moment. Pieces of it that are not named
-    /// here are meant for pods of another template, and left alone.
+    /// are in place too; a kubelet may show an older version of that file for a moment. After a minute it starts without
+    /// those that the file does not have: it may be that of another pod template. Pieces of it that are not named here
+    /// are meant for pods of another template too, and left alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub live: Vec<String>,
+    /// Beside [`live`](Self::live): hash of these pieces with their places, so that another place is another pod.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub shape: String,
 }
 
 /// One context or source of skills, at one commit.
@@ -157,7 +161,7 @@ mod tests {
             digest: "sha256:ab".into(),
             size: 7,
         };
-        Manifest { pieces: vec![piece], live: vec![] }
+        Manifest { pieces: vec![piece], ..Manifest::default() }
     }
 
     #[test]

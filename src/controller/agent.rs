@@ -28,7 +28,7 @@ use super::{
     start,
 };
 use crate::{
-    agent::report,
+    agent::{report, state},
     api::{
         Agent,
         names::{self, label, manager, reasons},
@@ -67,6 +67,8 @@ pub struct Agents {
     told: leaving::Told,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
     touches: Mutex<HashMap<(String, String), act::Touch>>,
+    /// Content that sidecars were told to exchange and do not have yet, by namespace and agent.
+    loads: Mutex<HashMap<(String, String), act::Told>>,
     /// Deployments whose last write may still land, by namespace and agent.
     open_writes: Mutex<HashMap<(String, String), act::OpenWrite>>,
     first_deployments: first_deployments::FirstDeployments,
@@ -94,6 +96,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         refused: Mutex::default(),
         told: leaving::Told::default(),
         touches: Mutex::default(),
+        loads: Mutex::default(),
         open_writes: Mutex::default(),
         first_deployments: first_deployments::FirstDeployments::default(),
         authority_turn: tokio::sync::Mutex::default(),
@@ -115,7 +118,8 @@ impl Reconcile for Agents {
             self.context.reports.events(&*agent, acted.notes);
             return Ok(acted.next);
         }
-        let outcome = self.outcome(&agent, &acted, failure.as_ref());
+        let git = self.git(&agent, &acted);
+        let outcome = report::Outcome { git: git.as_ref(), ..self.outcome(&agent, &acted, failure.as_ref()) };
         let (status, notes) = report::report(&agent, &outcome);
         let written = self.context.reports.status(&*agent, &agent.status, &status).await;
         // What was done is told once, here; what became different is found again while it is in no status.
@@ -136,6 +140,7 @@ impl Reconcile for Agents {
         self.git.forget(namespace, name);
         self.context.metrics.forget_agent(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
+        self.loads.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
         self.first_deployments.take(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
@@ -161,6 +166,7 @@ impl Agents {
             acted.hold(left);
             return Ok(());
         }
+        acted.git = Some(seen.inputs_seen());
         if let Some(failure) = seen.git.missing() {
             return Err(failure.clone());
         }
@@ -189,6 +195,17 @@ impl Agents {
         Ok(managers.iter().any(|f| f.manager.as_deref() == Some(manager::AGENT)))
     }
 
+    /// What is known about the Git inputs, after what was done.
+    fn git(&self, agent: &Agent, acted: &Acted) -> Option<report::Git> {
+        let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
+        let map = self.config_maps.get(&namespace, &names::agent::content(&name));
+        let (map, deployment) = (map.as_ref().map(|map| map.annotations()), self.own_deployment(agent));
+        let (fixed, exchanged) = state::applied_pieces(deployment.as_deref().map(ResourceExt::annotations), map);
+        let hash = map.filter(|_| !exchanged.is_empty()).and_then(|map| state::State::of_content(map).applied);
+        let reports = self.voice.content(&namespace, &name).into_iter().filter_map(|(_, report)| report).collect();
+        Some(report::Git { fixed, exchanged, hash, reports, ..acted.git.clone()? })
+    }
+
     fn outcome<'a>(&self, agent: &Agent, acted: &'a Acted, failure: Option<&'a Failure>) -> report::Outcome<'a> {
         let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
         let deployment = self.own_deployment(agent);
@@ -196,6 +213,8 @@ impl Agents {
             failure,
             action: acted.server.as_ref(),
             text: acted.text.as_ref(),
+            exchange: acted.exchange.as_ref(),
+            git: None,
             text_unseen: acted.text_unseen,
             server: report::server(deployment.as_deref()),
             applied: deployment.as_deref().and_then(observe::applied_hash),

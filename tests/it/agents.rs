@@ -377,13 +377,17 @@ async fn what_is_not_ours_or_not_supported_is_left_alone() {
     place
         .agent(
             "new",
-            json!({"persistence": {"sessions": {}}, "skills": [{"name": "s", "git": {"repository": "https://h/r"}}]}),
+            json!({"persistence": {"sessions": {}},
+                "skills": [{"name": "s", "git": {"repository": "https://h/r", "recurseSubmodules": true}}]}),
         )
         .await;
     let agent = place.agent_where("a refusal", "new", |a| condition(a, "Stalled").is_some()).await;
     let (_, reason, message) = condition(&agent, "Stalled").unwrap();
     assert_eq!((reason, state(&agent)), ("NotYetSupported", Some(AgentState::Stalled)));
-    assert!(message.contains("spec.persistence") && message.contains("spec.skills"), "{message}");
+    assert!(
+        message.contains("spec.persistence") && message.contains("spec.skills[0].git.recurseSubmodules"),
+        "{message}"
+    );
     assert!(place.api::<Deployment>().get_opt("new-server").await.unwrap().is_none());
     assert!(place.api::<Secret>().get_opt("new-server-auth").await.unwrap().is_none());
 

@@ -141,6 +141,7 @@ fn mounts(plan: &Plan<'_>) -> Vec<VolumeMount> {
     mounts.extend(plan.files.single.iter().map(|(path, key)| file(path, key)));
     let directories = plan.files.directories.keys().enumerate();
     mounts.extend(directories.map(|(index, path)| read_only(&directory_volume(index), path)));
+    mounts.extend(plan.git.server_mounts());
     mounts.extend(plan.credentials.mounts.iter().cloned());
     mounts.extend(extra_mounts(plan));
     if !has_home(plan, &mounts) {
@@ -202,6 +203,7 @@ pub(super) fn check_mounts(plan: &Plan<'_>) -> Result<(), Invalid> {
         places.push(Place::mount(&path, owner));
     }
     let copied = plan.content.files.iter().filter(|f| paths::within(&f.path, &plan.workspace));
+    places.extend(plan.git.places());
     places.extend(copied.map(|f| Place::mount(&f.path, format!("context {:?}", f.context))));
     paths::check(&[places])
 }

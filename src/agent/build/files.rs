@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{ByteString, api::core::v1::KeyToPath};
 use serde_json::{Value, json};
 
-use super::layout;
+use super::{git::Git, layout};
 use crate::agent::{
     config::Config,
     content::{Bytes, Content, File, paths::within},
@@ -28,7 +28,7 @@ pub(super) struct Files {
 
 /// Sorts the files: those in the workspace are put there by the sidecar (a mount would leave folders that belong to
 /// root), others are mounted.
-pub(super) fn files(agent: &str, workspace: &str, config: Option<&Config>, content: &Content) -> Files {
+pub(super) fn files(agent: &str, workspace: &str, config: Option<&Config>, content: &Content, git: &Git) -> Files {
     let mut files = Files {
         name: String::new(),
         data: BTreeMap::new(),
@@ -53,6 +53,9 @@ pub(super) fn files(agent: &str, workspace: &str, config: Option<&Config>, conte
     files.data.insert(layout::FILES_KEY.into(), hash::canonical(&Value::Array(placed)));
     if let Some(config) = config {
         files.data.insert(layout::CONFIG_KEY.into(), config.json.clone());
+    }
+    if !git.is_empty() {
+        files.data.insert(layout::CONTENT_KEY.into(), serde_json::to_string(&git.fixed).unwrap_or_default());
     }
     let content_hash = hash::short(&json!([files.data, files.binary]));
     files.name = crate::api::names::agent::files(agent, &content_hash);
@@ -86,7 +89,7 @@ impl Files {
 }
 
 /// A valid key for a path: its end, readable, and a hash of all of it.
-fn key(path: &str) -> String {
+pub(super) fn key(path: &str) -> String {
     let valid = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' };
     let name: Vec<char> = path.trim_start_matches('/').chars().map(valid).collect();
     let tail: String = name[name.len().saturating_sub(100)..].iter().collect();

@@ -77,7 +77,10 @@ pub(super) fn git(inputs: &Inputs<'_>, workspace: &str) -> Result<Git, Invalid> 
     }
     check_roots(&roots)?;
     check_skills(&git, workspace)?;
-    git.fixed.live = git.hot.pieces.iter().map(|p| p.id.clone()).collect();
+    if !git.hot.pieces.is_empty() {
+        git.fixed.live = git.hot.pieces.iter().map(|p| p.id.clone()).collect();
+        git.fixed.shape = shape(&git.hot);
+    }
     git.mount_shared();
     git.check_size()?;
     Ok(git)
@@ -285,7 +288,7 @@ pub(super) fn digests(manifest: &Manifest) -> String {
 }
 
 /// Ids and places: a manifest of another shape is for another pod template.
-pub(super) fn shape(manifest: &Manifest) -> String {
+fn shape(manifest: &Manifest) -> String {
     let places: BTreeMap<_, _> = manifest.pieces.iter().map(|p| (&p.id, &p.target)).collect();
     hash::short(&json!(places))
 }

@@ -4,6 +4,7 @@ mod containers;
 mod credentials;
 mod env;
 mod files;
+mod git;
 mod images;
 pub mod layout;
 mod objects;
@@ -17,13 +18,13 @@ pub use objects::{auth_secret, owner};
 use serde_json::Value;
 
 use super::{
-    Inputs, Invalid, config,
+    Inputs, Invalid, Pieces, config,
     content::{self, Content},
     effect::Parts,
     hash,
 };
 use crate::{
-    api::{ExtraPort, names, names::reasons},
+    api::{ExtraPort, content::Manifest, names, names::reasons},
     object::Object,
 };
 
@@ -38,6 +39,10 @@ pub struct Desired {
     pub context: Object,
     /// The immutable ConfigMap of everything else.
     pub files: Object,
+    /// The ConfigMap that says which content from Git is exchanged in the running pod; `None` where there is none.
+    pub exchange: Option<Exchange>,
+    /// What was decided for the Git inputs that change with the pod template.
+    pub pieces: Pieces,
     /// Hash of the gathered text.
     pub text_hash: String,
     /// What the gathered text is made of, context by context.
@@ -52,6 +57,23 @@ pub struct Desired {
     pub own_system_image: bool,
 }
 
+/// Content from Git that is exchanged in the running pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// The ConfigMap, without the annotations of [`super::state`].
+    pub object: Object,
+    /// What it holds.
+    pub manifest: Manifest,
+    /// Hash of the manifest.
+    pub hash: String,
+    /// Hash of which pieces it has, and where: each pod template has one that fits.
+    pub shape: String,
+    /// What it is made of, piece by piece.
+    pub parts: Parts,
+    /// What was decided for each.
+    pub pieces: Pieces,
+}
+
 /// Everything that was read from the inputs and checked; from here on nothing fails.
 struct Plan<'a> {
     inputs: &'a Inputs<'a>,
@@ -61,6 +83,7 @@ struct Plan<'a> {
     config: Option<config::Config>,
     content: Content,
     credentials: credentials::Credentials,
+    git: git::Git,
     files: files::Files,
 }
 
@@ -83,9 +106,23 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
         service: objects::service(&plan),
         context: objects::context(&plan),
         files: objects::files(&plan),
+        exchange: exchange(&plan),
+        pieces: plan.git.fixed_pieces.clone(),
         parts,
         suspended,
         own_system_image: plan.images.own_system,
+    })
+}
+
+fn exchange(plan: &Plan<'_>) -> Option<Exchange> {
+    let git = &plan.git;
+    (!git.hot.pieces.is_empty()).then(|| Exchange {
+        object: objects::exchange(plan),
+        manifest: git.hot.clone(),
+        hash: git.hot.hash(),
+        shape: git.fixed.shape.clone(),
+        parts: git.hot_parts.clone(),
+        pieces: git.hot_pieces.clone(),
     })
 }
 
@@ -95,11 +132,12 @@ fn plan<'a>(inputs: &'a Inputs<'a>) -> Result<Plan<'a>, Invalid> {
     let workspace = workspace(spec.workspace_dir.as_deref())?;
     check_ports(spec.extra_ports.as_deref().unwrap_or_default())?;
     let images = images::images(inputs)?;
-    let config = config::config(spec.config.as_ref())?;
     let content = content::content(inputs, &workspace)?;
+    let git = git::git(inputs, &workspace)?;
+    let config = config::config(spec.config.as_ref(), &git.skill_paths)?;
     let credentials = credentials::credentials(inputs, &workspace)?;
-    let files = files::files(name, &workspace, config.as_ref(), &content);
-    let plan = Plan { inputs, name, workspace, images, config, content, credentials, files };
+    let files = files::files(name, &workspace, config.as_ref(), &content, &git);
+    let plan = Plan { inputs, name, workspace, images, config, content, credentials, git, files };
     containers::check_volumes(&plan)?;
     containers::check_mounts(&plan)?;
     Ok(plan)

@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-use super::{Plan, containers, layout, own_labels};
+use super::{Plan, containers, git, layout, own_labels};
 use crate::{
     agent::hash,
     api::{
@@ -125,11 +125,30 @@ pub(super) fn context(plan: &Plan<'_>) -> Object {
     object("v1", "ConfigMap", &ConfigMap { metadata, data, ..ConfigMap::default() })
 }
 
+/// What is exchanged in the running pod.
+pub(super) fn exchange(plan: &Plan<'_>) -> Object {
+    let manifest = &plan.git.hot;
+    let labels = own_labels(plan.name).into_iter().collect();
+    let mut metadata = metadata(plan.inputs.agent, names::agent::content(plan.name), labels);
+    metadata.annotations = Some(BTreeMap::from([
+        (annotation::ARTIFACTS.to_string(), git::digests(manifest)),
+        (annotation::CONTENT_HASH.to_string(), manifest.hash()),
+    ]));
+    let text = serde_json::to_string(manifest).unwrap_or_default();
+    let data = Some(BTreeMap::from([(layout::CONTENT_KEY.to_string(), text)]));
+    object("v1", "ConfigMap", &ConfigMap { metadata, data, ..ConfigMap::default() })
+}
+
 pub(super) fn files(plan: &Plan<'_>) -> Object {
     let files = &plan.files;
     let labels = own_labels(plan.name).into_iter().collect();
+    let mut metadata = metadata(plan.inputs.agent, files.name.clone(), labels);
+    let digests = git::digests(&plan.git.fixed);
+    if !digests.is_empty() {
+        metadata.annotations = Some(BTreeMap::from([(annotation::ARTIFACTS.to_string(), digests)]));
+    }
     let map = ConfigMap {
-        metadata: metadata(plan.inputs.agent, files.name.clone(), labels),
+        metadata,
         immutable: Some(true),
         data: Some(files.data.clone()),
         binary_data: Some(files.binary.clone()).filter(|b| !b.is_empty()),

@@ -51,7 +51,7 @@ pub(super) fn parts(plan: &Plan<'_>, template: &Value) -> Parts {
         }
     }
     found.insert("env".into(), vec![environment(plan)]);
-    found.insert("config".into(), vec![json!(plan.config.as_ref().map(|c| &c.json))]);
+    found.insert("config".into(), vec![json!(plan.config.as_ref().and_then(|c| c.own.as_ref()))]);
     found.insert("port".into(), vec![json!(plan.inputs.spec.port)]);
     found.insert(SUSPEND.into(), vec![json!(plan.inputs.suspended)]);
     for (name, hash) in &plan.credentials.hashes {
@@ -63,6 +63,9 @@ pub(super) fn parts(plan: &Plan<'_>, template: &Value) -> Parts {
             Bytes::Binary(bytes) => hash::short(&json!(bytes)),
         };
         found.entry(format!("contexts/{}", file.context)).or_default().push(json!([file.path, file.mode, content]));
+    }
+    for (id, part) in &plan.git.parts {
+        found.entry(id.clone()).or_default().push(json!(part));
     }
     remove_what_parts_name(&mut rest);
     found.insert(TEMPLATE.into(), vec![rest, podspec(plan)]);

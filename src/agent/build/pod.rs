@@ -26,6 +26,9 @@ const LEAST_GRACE_S: u64 = 30;
 /// Seconds that a pod has to end at most, whatever the rollout's timeout is.
 const MOST_GRACE_S: u64 = 86_400;
 
+/// Volume of the manifest of what is exchanged in the running pod.
+pub(super) const CONTENT: &str = "content";
+
 /// Seconds that a token for the controller is good for; the kubelet renews it.
 const TOKEN_S: i64 = 3600;
 
@@ -101,6 +104,10 @@ pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Volume> {
     for (index, items) in plan.files.directories.values().enumerate() {
         let name = containers::directory_volume(index);
         volumes.push(config_map(&name, plan.files.name.clone(), Some(items.clone()), None));
+    }
+    volumes.extend(plan.git.volumes());
+    if !plan.git.is_empty() {
+        volumes.push(config_map(CONTENT, names::agent::content(plan.name), None, Some(true)));
     }
     volumes.extend(plan.credentials.volumes.iter().cloned());
     if containers::needs_home(plan) {

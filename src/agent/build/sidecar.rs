@@ -20,6 +20,7 @@ pub(super) fn sidecar(plan: &Plan<'_>) -> Container {
         containers::read_only("authority", layout::AUTHORITY),
         containers::read_only("token", layout::TOKEN),
     ];
+    mounts.extend(plan.git.sidecar_mounts());
     mounts.extend(own.iter().flatten().flat_map(|c| c.extra_volume_mounts.clone()));
     let own_env = own.iter().flat_map(|c| env::system(*c)).collect();
     let probe = |path: &str| Probe { http_get: Some(containers::door(path)), ..Probe::default() };
@@ -82,6 +83,9 @@ fn variables(plan: &Plan<'_>) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
     ];
     if let Some(address) = plan.inputs.voice_address {
         variables.push(env::var("PILOTHOUSE_VOICE_ADDRESS", address));
+    }
+    if !plan.git.is_empty() {
+        variables.push(env::var("PILOTHOUSE_CONTENT_DIR", layout::CONTENT));
     }
     variables
 }

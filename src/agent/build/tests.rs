@@ -1,3 +1,5 @@
+mod git;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -19,6 +21,7 @@ struct World {
     config: Value,
     maps: Value,
     secrets: Value,
+    pieces: Pieces,
     suspended: bool,
     system_image: &'static str,
     voice: &'static str,
@@ -32,6 +35,7 @@ impl World {
             config: json!({"agentImage": "agents:1", "executorImage": "devbox:1"}),
             maps: json!({}),
             secrets: json!({}),
+            pieces: Pieces::new(),
             suspended: false,
             system_image: "pilothouse:1",
             voice: "pilothouse.system.svc:9443",
@@ -60,7 +64,7 @@ impl World {
             system_image: Some(self.system_image),
             voice_address: Some(self.voice),
             suspended: self.suspended,
-            pieces: &Pieces::new(),
+            pieces: &self.pieces,
             config_maps: &each(&self.maps).iter().map(|(k, v)| (k.clone(), text(v))).collect(),
             secrets: &each(&self.secrets).iter().map(|(k, v)| (k.clone(), keys(v))).collect(),
         })

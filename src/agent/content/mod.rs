@@ -57,11 +57,12 @@ pub struct Content {
     pub files: Vec<File>,
 }
 
-/// Reads every context. `workspace` is the absolute path of the workspace.
+/// Reads every context but those from Git. `workspace` is the absolute path of the workspace.
 pub fn content(inputs: &Inputs<'_>, workspace: &str) -> Result<Content, Invalid> {
     let namespace = inputs.agent.metadata.namespace.as_deref().unwrap_or_default();
     let (mut gathered, mut files, mut places) = (Gathered::new(namespace), vec![], vec![]);
-    for item in inputs.spec.contexts.iter().flatten() {
+    let own = |item: &&ContextItem| item.kind != ContextType::Git;
+    for item in inputs.spec.contexts.iter().flatten().filter(own) {
         let name = name_of(item);
         let source = source(inputs.config_maps, item, &name)?;
         match item.mount_path.as_deref().filter(|p| !p.is_empty()) {

@@ -5,6 +5,8 @@ fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
         failure: None,
         action: None,
         text: None,
+        exchange: None,
+        git: None,
         text_unseen: false,
         server: Server::Ready,
         applied: None,

@@ -49,7 +49,7 @@ pub mod condition {
     pub const ROLLOUT_PENDING: &str = "RolloutPending";
     /// Agent: new text waits until the server is idle. Exists once one has waited, and then stays.
     pub const TEXT_PENDING: &str = "TextPending";
-    /// Agent: the server has loaded the skills it was given. Reserved: this release has no skills.
+    /// Agent: the server has loaded the skills it was given. Exists only where there are skills.
     pub const SKILLS_LOADED: &str = "SkillsLoaded";
     /// Repository: its webhook has a path. Exists only while there is a webhook.
     pub const WEBHOOK_READY: &str = "WebhookReady";

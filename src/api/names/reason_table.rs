@@ -225,6 +225,34 @@ pub mod text {
         TEXT_UNSEEN "TextUnseen" &["Agent"],
             "New text was written and the pods were touched, but none shows it.",
             "See whether the pod's node and its kubelet are well; a new pod has the text from its start.";
+        CONTENT_NOT_READY "ContentNotReady" &["Agent"],
+            "A Git context or a source of skills has no commit yet.",
+            "Wait; where it lasts, see status.gitSyncStatuses and the Repository: address, credential, reference, path.";
+        WAITING_FOR_RELOAD "WaitingForReload" &["Agent"],
+            "New commits of Git contexts or skills are decided and not in the running pod yet.",
+            "Wait: they arrive when the server is idle; the message says what is waited for.";
+        CONTENT_PENDING "ContentPending" &["Agent"],
+            "New commits of Git contexts or skills begin to wait for work to end.",
+            "Wait, or set spec.rollout.live to Immediately: contexts do not wait then.";
+        CONTENT_FORCED "ContentForced" &["Agent"],
+            "New commits of Git contexts or skills were brought although work had not ended, because its time was over.",
+            "For more patience raise spec.rollout.timeout, or set onTimeout to Wait.";
+        CONTENT_LOADED "ContentLoaded" &["Agent"],
+            "A new commit of a Git context or of skills is in the running pod.", "Nothing.";
+        RELOAD_FAILED "ReloadFailed" &["Agent"],
+            "The server did not take new content; what was there before is back, and this commit is not tried again.",
+            "Correct what the message names and push; a new pod tries the same commit once more.";
+        SKILLS_IN_USE "SkillsInUse" &["Agent"],
+            "The server has loaded every skill that it was given.", "Nothing.";
+        SKILLS_INVALID "SkillsInvalid" &["Agent"],
+            "Some skills break the rules of a SKILL.md and were left out; the others are loaded.",
+            "Correct the files that the message names, and push.";
+        SKILLS_MISSING "SkillsMissing" &["Agent"],
+            "The server does not list skills that are in its pod.",
+            "See the server's log; a permission in spec.config may hide them, or another skill has the same name.";
+        SKILLS_UNKNOWN "SkillsUnknown" &["Agent"],
+            "No pod has said yet which skills its server has loaded.",
+            "Wait for the pod to get ready; see its sidecar's log where it does not.";
         SYNCED "Synced" &["Agent"],
             "Nothing waits.", "Nothing.";
 

@@ -63,9 +63,10 @@ impl Spec for AgentSpec {
     const GAPS: &'static [Gap] = &[
         all("attachImage"),
         all("caBundle"),
-        all("contexts[].git"),
+        all("contexts[].git.push"),
+        all("contexts[].git.recurseSubmodules"),
         all("contexts[].runtime"),
-        only("contexts[].type", &["Git", "Runtime", "URL"]),
+        only("contexts[].type", &["Runtime", "URL"]),
         all("contexts[].url"),
         all("persistence"),
         all("plugins"),
@@ -77,7 +78,7 @@ impl Spec for AgentSpec {
         all("rollout.strategy"),
         all("rollout.verify"),
         all("share"),
-        all("skills"),
+        all("skills[].git.recurseSubmodules"),
         all("standby"),
     ];
 }
@@ -86,9 +87,10 @@ impl Spec for AgentTemplateSpec {
     const GAPS: &'static [Gap] = &[
         all("attachImage"),
         all("caBundle"),
-        all("contexts[].git"),
+        all("contexts[].git.push"),
+        all("contexts[].git.recurseSubmodules"),
         all("contexts[].runtime"),
-        only("contexts[].type", &["Git", "Runtime", "URL"]),
+        only("contexts[].type", &["Runtime", "URL"]),
         all("contexts[].url"),
         all("plugins"),
         all("podSpec.systemContainers.pluginInit"),
@@ -98,7 +100,7 @@ impl Spec for AgentTemplateSpec {
         all("rollout.drain"),
         all("rollout.strategy"),
         all("rollout.verify"),
-        all("skills"),
+        all("skills[].git.recurseSubmodules"),
     ];
 }
 

@@ -1,6 +1,7 @@
 //! Writes what was decided, in order: what a pod reads before the pod.
 
 mod deployment;
+mod exchange;
 mod settle;
 mod text;
 mod touch;
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use serde_json::json;
 
+pub(super) use exchange::Told;
 pub(super) use settle::OpenWrite;
 pub(super) use touch::Touch;
 
@@ -21,6 +23,7 @@ use crate::{
         Desired,
         decide::{self, Action},
         gate::{self, Work},
+        report,
         state::Annotations,
     },
     api::{Agent, names::reasons, voice::Activity as Wire},
@@ -32,6 +35,10 @@ use crate::{
 pub(super) struct Acted {
     pub server: Option<Action>,
     pub text: Option<Action>,
+    /// The Git inputs as they were read.
+    pub git: Option<report::Git>,
+    /// What was decided about content that is exchanged in the running pod.
+    pub exchange: Option<Action>,
     /// The gathered text was written and the pods do not get it.
     pub text_unseen: bool,
     pub activity: Option<Wire>,
@@ -64,6 +71,7 @@ impl Agents {
         self.authority(&who.namespace).await?;
         let work = self.work(&who, said.as_ref());
         self.text(&who, seen, desired, work, acted).await?;
+        self.exchange(&who, seen, desired, work, acted).await?;
         Box::pin(self.deployment(&who, seen, desired, work, acted)).await?;
         if acted.begun {
             return Ok(());
@@ -71,7 +79,9 @@ impl Agents {
         self.service(&who, desired, acted).await?;
         if matches!(acted.server, Some(Action::Keep)) {
             self.prune(&who, desired).await?;
+            self.prune_exchange(&who, seen, desired).await?;
         }
+        self.tell(&who, seen, desired, acted);
         self.touch(&who, desired, said.as_ref(), acted).await
     }
 
@@ -126,7 +136,13 @@ impl Acted {
 
     /// A wait with an end wakes at its end.
     fn wake(&mut self, action: &Action, now: Timestamp) {
-        if let Action::Wait { until: Some(until), .. } = action {
+        if let Action::Wait { until, .. } = action {
+            self.wake_at(*until, now);
+        }
+    }
+
+    fn wake_at(&mut self, until: Option<Timestamp>, now: Timestamp) {
+        if let Some(until) = until {
             let left = until.duration_since(now);
             self.after(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(50));
         }

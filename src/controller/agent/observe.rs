@@ -35,6 +35,7 @@ pub(super) struct Seen {
     pub deployment: Option<Arc<Deployment>>,
     config: Option<Arc<PilothouseConfig>>,
     content: Content,
+    wanted: Vec<Wanted>,
     pub git: sources::Read,
     system_image: Option<String>,
     voice_address: Option<String>,
@@ -61,7 +62,8 @@ impl Agents {
         if settings.namespace == namespace {
             agent::refuse_own(&spec, settings.own_account())?;
         }
-        let git = self.git_inputs(agent, &agent::wanted(&spec)?).await?;
+        let wanted = agent::wanted(&spec)?;
+        let git = self.git_inputs(agent, &wanted).await?;
         let references = agent::references(&spec);
         self.referrers.set(&namespace, &name, template_name.as_deref(), &references);
         let password = self.password(agent).await?;
@@ -72,6 +74,7 @@ impl Agents {
             deployment: self.own_deployment(agent),
             config,
             content,
+            wanted,
             git,
             system_image: self.context.settings.system_image.clone(),
             voice_address: self.context.settings.voice_address.clone(),
@@ -181,11 +184,12 @@ impl Agents {
             }
             None => {}
         }
-        let context = names::agent::context(&name);
-        match self.config_maps.get(&namespace, &context) {
-            Some(found) => ours("ConfigMap", &context, found.owner_references(), agent),
-            None => Ok(()),
+        for map in [names::agent::context(&name), names::agent::content(&name)] {
+            if let Some(found) = self.config_maps.get(&namespace, &map) {
+                ours("ConfigMap", &map, found.owner_references(), agent)?;
+            }
         }
+        Ok(())
     }
 
     /// The agent's pods.
@@ -237,6 +241,25 @@ impl Seen {
             }
         }
         agent::build(&self.inputs(agent, self.system_image.as_deref(), None))
+    }
+
+    /// The Git inputs, for the report.
+    pub(super) fn inputs_seen(&self) -> agent::report::Git {
+        let states = || self.git.states.iter();
+        agent::report::Git {
+            wanted: self.wanted.clone(),
+            newest: self.git.pieces.clone(),
+            observed: states().filter_map(|(id, state)| Some((id.clone(), state.observed.clone()?))).collect(),
+            notes: states()
+                .filter_map(|(id, state)| Some((id.clone(), state.problem.as_ref()?.message.clone())))
+                .collect(),
+            ..agent::report::Git::default()
+        }
+    }
+
+    /// Whether no pod is wanted by what is applied.
+    pub(super) fn has_no_pods(&self) -> bool {
+        self.deployment.as_deref().is_some_and(has_no_pods)
     }
 
     fn inputs<'a>(&'a self, agent: &'a Agent, system_image: Option<&'a str>, grace: Option<i64>) -> Inputs<'a> {

@@ -56,8 +56,16 @@ impl Agents {
             (action, held) = (confirmed, Some(until));
         }
         self.confirm_again(who, held.is_some(), &action, acted);
+        let applies = matches!(action, Action::Apply { .. });
+        let first = if applies { self.exchange_first(who, seen, desired, acted).await } else { Ok(true) };
+        if !matches!(first, Ok(true)) {
+            if held.is_some() {
+                self.voice.release(&who.namespace, &who.name).await;
+            }
+            return first.map(drop);
+        }
         let write = self.write_deployment(who, desired, live.as_ref(), &action, acted);
-        let applies = matches!(action, Action::Apply { .. }) && live.is_some();
+        let applies = applies && live.is_some();
         let (mut written, sent) = match held {
             Some(until) if applies => Box::pin(within(until, write)).await,
             _ => (write.await, true),
@@ -124,6 +132,7 @@ impl Agents {
             }
             Action::Apply { causes, .. } => {
                 let mut annotations = state::applied_annotations(&desired.hash, &desired.parts);
+                annotations.extend(state::pieces_annotation(&desired.pieces));
                 annotations.insert(state::TEMPLATE_GENERATION.into(), template_generation(live, causes.is_empty()));
                 write::body(&desired.deployment, annotations, version)
             }

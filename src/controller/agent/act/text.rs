@@ -62,18 +62,7 @@ impl Agents {
                 }
             }
             Action::Wait { pending, .. } => {
-                let Some(old) =
-                    write::get::<ConfigMap>(&self.context.client, &who.namespace, &names::agent::context(&who.name))
-                        .await?
-                else {
-                    return Ok(());
-                };
-                let body = write::remember(&json!(old), "v1", "ConfigMap", &state::pending_annotations(pending));
-                let written = write::apply::<ConfigMap>(&self.context.client, &who.namespace, &body).await?;
-                self.took(written.as_ref());
-                if written.is_none() {
-                    acted.soon();
-                }
+                self.remember_pending(who, &names::agent::context(&who.name), pending, acted).await?;
             }
         }
         acted.wake(&action, self.context.now());

@@ -1,0 +1,206 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    agent::{Inputs, Pieces, Resolved, build, gate::Activity, merge},
+    api::{Agent, AgentSpec, PilothouseConfigSpec},
+};
+
+const START: i64 = 1_800_000_000;
+const HOUR: i64 = 3600;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(START + second).unwrap()
+}
+
+/// An agent with a context and skills at commits, and perhaps more.
+fn desired(context: &str, skills: &str, more: bool) -> Desired {
+    let git = json!({"repository": "u", "path": "p", "sync": {"enabled": true}});
+    let item = |name: &str| json!({"name": name, "type": "Git", "mountPath": name, "git": git});
+    let mut contexts = vec![item("docs")];
+    contexts.extend(more.then(|| item("more")));
+    let spec = json!({"workspaceDir": "/w", "contexts": contexts, "skills": [{"name": "team", "git": git}]});
+    let spec: AgentSpec = serde_json::from_value(spec).unwrap();
+    let config = json!({"agentImage": "a", "executorImage": "e"});
+    let config: PilothouseConfigSpec = serde_json::from_value(config).unwrap();
+    let at = |digest: &str| Resolved { revision: digest.into(), digest: digest.into(), ..Resolved::default() };
+    let pieces = Pieces::from([
+        ("contexts/docs".into(), at(context)),
+        ("contexts/more".into(), at("m")),
+        ("skills/team".into(), at(skills)),
+    ]);
+    build(&Inputs {
+        agent: &Agent::new("coder", spec.clone()),
+        spec: &merge(&spec, None),
+        config: Some(&config),
+        system_image: Some("p"),
+        grace: None,
+        voice_address: None,
+        suspended: false,
+        pieces: &pieces,
+        config_maps: &BTreeMap::new(),
+        secrets: &BTreeMap::new(),
+    })
+    .unwrap()
+}
+
+/// Annotations of the ConfigMap as it is written.
+fn written(desired: &Desired, before: Option<&Annotations>, now: Timestamp) -> Annotations {
+    let wanted = desired.exchange.as_ref().unwrap();
+    let mut map = state::parts_annotation(&wanted.parts);
+    map.extend(state::pieces_annotation(&wanted.pieces));
+    map.insert(state::SHAPE.into(), wanted.shape.clone());
+    map.insert(state::SINCE.into(), since(wanted, before, now).to_string());
+    map.insert(annotation::CONTENT_HASH.into(), wanted.hash.clone());
+    map.insert(state::OBJECT_HASH.into(), object_hash(wanted.object.value()));
+    map
+}
+
+fn live(map: &Annotations, rolled: bool) -> Live<'_> {
+    Live { map: Some(map), rolled, suspended: false }
+}
+
+fn work(activity: Activity) -> Work {
+    Work { running_tasks: 0, activity }
+}
+
+fn policy(on_timeout: OnTimeout) -> Policy {
+    Policy { on_timeout, ..Policy::default() }
+}
+
+fn causes(action: &Action) -> Vec<&str> {
+    match action {
+        Action::Apply { causes, .. } => causes.iter().map(String::as_str).collect(),
+        Action::Wait { pending, .. } => pending.causes.iter().map(String::as_str).collect(),
+        Action::Keep => vec![],
+    }
+}
+
+#[test]
+fn new_commits_wait_for_work_and_keep_their_clock() {
+    let (old, new, newer) = (desired("1", "1", false), desired("2", "1", false), desired("2", "3", false));
+    let mut map = written(&old, None, at(0));
+    let policy = policy(OnTimeout::Force);
+    let decide = |desired: &Desired, map: &Annotations, activity, second| {
+        exchange(desired, live(map, true), work(activity), policy, at(second)).unwrap()
+    };
+    assert_eq!(decide(&old, &map, Activity::Busy, 1), Action::Keep);
+    let open = decide(&new, &map, Activity::Idle, 10);
+    assert!(matches!(&open, Action::Apply { hold: false, forced: None, .. }), "{open:?}");
+    assert_eq!(causes(&open), ["contexts/docs"]);
+    let wait = decide(&new, &map, Activity::Busy, 10);
+    let Action::Wait { pending, write: true, until: Some(until), message } = &wait else { panic!("{wait:?}") };
+    assert_eq!((pending.since, *until), (at(10), at(10 + HOUR)));
+    assert!(message.starts_with("what is new in contexts/docs waits for busy sessions to end"), "{message}");
+    map.extend(state::pending_annotations(pending));
+    let moved = decide(&newer, &map, Activity::Busy, 20);
+    let Action::Wait { pending, until: Some(until), .. } = &moved else { panic!("{moved:?}") };
+    assert_eq!((pending.since, *until, causes(&moved)), (at(10), at(10 + HOUR), vec!["contexts/docs", "skills/team"]));
+    let forced = decide(&newer, &map, Activity::Busy, 10 + HOUR);
+    assert!(matches!(&forced, Action::Apply { forced: Some(_), .. }), "{forced:?}");
+    let back = decide(&old, &map, Activity::Busy, 30);
+    assert_eq!(
+        (causes(&back), matches!(back, Action::Apply { .. })),
+        (vec![], true),
+        "nothing waits any more: written down"
+    );
+    let after = written(&newer, Some(&map), at(10 + HOUR));
+    assert_eq!(after[state::SINCE], at(10).to_string(), "the pods' wait began with the gate's");
+}
+
+#[test]
+fn another_template_brings_its_own() {
+    let (old, new) = (desired("1", "1", false), desired("2", "1", true));
+    let map = written(&old, None, at(0));
+    let policy = policy(OnTimeout::Force);
+    for activity in [Activity::Idle, Activity::Busy] {
+        assert_eq!(exchange(&new, live(&map, false), work(activity), policy, at(1)), None, "{activity:?}");
+    }
+    // The template is applied, and somebody took this back.
+    let odd = exchange(&new, live(&map, true), work(Activity::Idle), policy, at(1)).unwrap();
+    assert_eq!(causes(&odd), ["contexts/docs", "contexts/more"]);
+    let none = Live { map: None, rolled: false, suspended: false };
+    let first = exchange(&new, none, work(Activity::Busy), policy, at(1)).unwrap();
+    assert!(matches!(first, Action::Apply { .. }), "no pod has any yet: {first:?}");
+    let suspended = Live { suspended: true, ..live(&map, true) };
+    let open = exchange(&desired("2", "1", false), suspended, work(Activity::Unknown), policy, at(1)).unwrap();
+    assert!(matches!(open, Action::Apply { .. }), "{open:?}");
+}
+
+#[test]
+fn pods_are_told_more_when_the_time_is_over() {
+    let wanted = desired("2", "2", false);
+    let map = written(&wanted, None, at(0));
+    let exchange = wanted.exchange.as_ref().unwrap();
+    let protect = |protect, on_timeout| Policy { protect, on_timeout, ..Policy::default() };
+    use OnTimeout::{Force, Wait};
+    use Protect::{None as Nothing, Tasks, TasksAndSessions};
+    // protect, on timeout, live: Immediately, seconds; immediately, force, whether more comes
+    let table = [
+        (TasksAndSessions, Force, false, 1, false, false, true),
+        (TasksAndSessions, Force, true, 1, true, false, true),
+        (TasksAndSessions, Force, false, HOUR, true, true, false),
+        (TasksAndSessions, Wait, false, HOUR, true, false, false),
+        (TasksAndSessions, Wait, true, HOUR, true, false, false),
+        (Tasks, Force, false, 1, false, false, true),
+        (Nothing, Force, false, 0, true, true, false),
+        (Nothing, Wait, false, 0, true, true, false),
+    ];
+    for (protects, on_timeout, now, second, immediately, force, more) in table {
+        let policy = protect(protects, on_timeout);
+        let (load, until) = load(exchange, &map, policy, now, at(second)).unwrap();
+        let what = format!("{policy:?} {now} {second}");
+        assert_eq!((load.immediately, load.force, until.is_some()), (immediately, force, more), "{what}");
+        assert_eq!(until.is_none_or(|until| until == at(HOUR)), true, "{what}");
+        assert_eq!(load.manifest.hash(), exchange.hash);
+    }
+    let undecided = desired("3", "2", false).exchange.unwrap();
+    assert_eq!(load(&undecided, &map, Policy::default(), true, at(1)), None);
+}
+
+proptest! {
+    /// Whatever is pushed and whoever works: nothing is written over protected work before the time is over, it is
+    /// written at the latest then, and the pods' time ends with the gate's. A crash after any step decides the same.
+    #[test]
+    fn nothing_is_early_and_nothing_is_lost(
+        steps in prop::collection::vec((0..3_usize, any::<bool>(), 1..1200_i64, any::<bool>()), 1..40),
+    ) {
+        let versions = [desired("1", "1", false), desired("2", "1", false), desired("2", "2", false)];
+        let mut map = written(&versions[0], None, at(0));
+        let policy = policy(OnTimeout::Force);
+        let (mut now, mut waits): (i64, Option<i64>) = (0, None);
+        for (version, busy, later, crash) in steps {
+            now += later;
+            let desired = &versions[version];
+            let activity = if busy { Activity::Busy } else { Activity::Idle };
+            let decide = |map: &Annotations| exchange(desired, live(map, true), work(activity), policy, at(now)).unwrap();
+            let action = decide(&map);
+            let same = State::of_content(&map).applied == desired.exchange.as_ref().map(|e| e.hash.clone());
+            match &action {
+                Action::Keep => prop_assert!(same && waits.is_none()),
+                Action::Apply { .. } if crash => prop_assert_eq!(decide(&map), action),
+                Action::Apply { .. } => {
+                    let over = waits.is_some_and(|since| now >= since + HOUR);
+                    prop_assert!(same || !busy || over, "early at {now}, waits since {waits:?}");
+                    map = written(desired, Some(&map), at(now));
+                    let first: Timestamp = map[state::SINCE].parse().unwrap();
+                    prop_assert!(same || first == at(waits.unwrap_or(now)));
+                    waits = None;
+                }
+                Action::Wait { pending, .. } => {
+                    let since = *waits.get_or_insert(now);
+                    prop_assert!(busy && now < since + HOUR);
+                    if crash {
+                        waits = State::of_content(&map).pending.map(|p| p.since.as_second() - START);
+                    } else {
+                        prop_assert_eq!(pending.since, at(since));
+                        map.extend(state::pending_annotations(pending));
+                    }
+                }
+            }
+        }
+    }
+}

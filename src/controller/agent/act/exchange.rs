@@ -1,0 +1,273 @@
+//! Content from Git that is exchanged in the running pod: into its ConfigMap, and from there to the sidecars.
+//!
+//! What a pod that starts takes and what the sidecars are told is one decision, written once. Telling them is repeated
+//! until they have it, whoever tells: nothing of it has to be remembered beyond a process, and being told twice is
+//! being told once.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::{Acted, Who};
+use crate::{
+    agent::{
+        Desired,
+        build::Exchange,
+        decide::{self, Action},
+        gate::Work,
+        report, state,
+    },
+    api::{
+        content::{Load, Report},
+        names::{self, reasons},
+        rollout,
+    },
+    controller::agent::{
+        Agents,
+        observe::{self, ConfigMapMeta, Seen, ours},
+        write,
+    },
+    status::{Failure, Note},
+};
+
+/// How long a sidecar has to say that it was told, before it is told again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What an agent's sidecars were told last.
+#[derive(Debug, PartialEq)]
+pub(in super::super) struct Told {
+    hash: String,
+    immediately: bool,
+    force: bool,
+    at: Instant,
+}
+
+impl Agents {
+    /// The ConfigMap: written when the gate opens.
+    pub(super) async fn exchange(
+        &self,
+        who: &Who<'_>,
+        seen: &Seen,
+        desired: &Desired,
+        work: Work,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let Some(wanted) = &desired.exchange else { return Ok(()) };
+        let live = self.exchange_map(who);
+        let map = live.as_ref().map(|l| l.annotations());
+        let there = decide::Live {
+            map,
+            rolled: seen.deployment.as_deref().and_then(observe::applied_hash).as_ref() == Some(&desired.hash),
+            suspended: seen.deployment.as_deref().is_none_or(observe::has_no_pods),
+        };
+        let (policy, now) = (decide::live_policy(&seen.spec), self.context.now());
+        let Some(action) = decide::exchange(desired, there, work, policy, now) else { return Ok(()) };
+        match &action {
+            Action::Keep | Action::Wait { write: false, .. } => {}
+            Action::Apply { .. } => {
+                if !self.write_exchange(who, wanted, acted).await? {
+                    return Ok(());
+                }
+            }
+            Action::Wait { pending, .. } => {
+                self.remember_pending(who, &names::agent::content(&who.name), pending, acted).await?;
+            }
+        }
+        acted.wake(&action, now);
+        acted.exchange = Some(action);
+        Ok(())
+    }
+
+    /// A pod template has the ConfigMap that fits it: written just before it, whatever else waits, because new pods start
+    /// with what is decided by then. Pods that run are not touched by it. `false`: decide again.
+    pub(super) async fn exchange_first(
+        &self,
+        who: &Who<'_>,
+        seen: &Seen,
+        desired: &Desired,
+        acted: &mut Acted,
+    ) -> Result<bool, Failure> {
+        let Some(wanted) = &desired.exchange else { return Ok(true) };
+        let rolled = seen.deployment.as_deref().and_then(observe::applied_hash).as_ref() == Some(&desired.hash);
+        let map = self.exchange_map(who);
+        let state = map.map(|map| state::State::of_content(map.annotations())).unwrap_or_default();
+        if rolled || state.applied.as_ref() == Some(&wanted.hash) {
+            return Ok(true);
+        }
+        let written = self.write_exchange(who, wanted, acted).await?;
+        if written {
+            acted.exchange = Some(Action::Keep);
+        }
+        Ok(written)
+    }
+
+    fn exchange_map(&self, who: &Who<'_>) -> Option<std::sync::Arc<ConfigMapMeta>> {
+        self.config_maps.get(&who.namespace, &names::agent::content(&who.name))
+    }
+
+    /// `false` where somebody wrote in between, or the cache is behind.
+    async fn write_exchange(&self, who: &Who<'_>, wanted: &Exchange, acted: &mut Acted) -> Result<bool, Failure> {
+        let live = self.exchange_map(who);
+        let map = live.as_ref().map(|l| l.annotations());
+        let mut annotations = state::parts_annotation(&wanted.parts);
+        annotations.extend(state::pieces_annotation(&wanted.pieces));
+        annotations.insert(state::SHAPE.into(), wanted.shape.clone());
+        annotations.insert(state::SINCE.into(), seconds(decide::since(wanted, map, self.context.now())).to_string());
+        let version = live.as_ref().and_then(|l| l.resource_version());
+        let body = write::body(&wanted.object, annotations, version.as_deref());
+        let client = &self.context.client;
+        let written = match version {
+            Some(_) => write::apply::<ConfigMap>(client, &who.namespace, &body).await?,
+            None => write::create::<ConfigMap>(client, &who.namespace, &body, who.agent).await?,
+        };
+        self.took(written.as_ref());
+        if written.is_none() {
+            self.config_maps.forget(&who.namespace, &names::agent::content(&who.name));
+            acted.soon();
+        }
+        Ok(written.is_some())
+    }
+
+    /// Tells the sidecars what is decided until they have it, or say that they cannot.
+    pub(super) fn tell(&self, who: &Who<'_>, seen: &Seen, desired: &Desired, acted: &mut Acted) {
+        let key = (who.namespace.clone(), who.name.clone());
+        let Some(wanted) = &desired.exchange else {
+            self.loads.lock().remove(&key);
+            return;
+        };
+        let Some(map) = self.exchange_map(who) else { return };
+        let immediately = seen.spec.rollout.as_ref().is_some_and(|r| r.live == rollout::Live::Immediately);
+        let (policy, now) = (decide::policy(&seen.spec), self.context.now());
+        let Some((load, until)) = decide::load(wanted, map.annotations(), policy, immediately, now) else { return };
+        let reports: Vec<_> =
+            self.voice.content(&who.namespace, &who.name).into_iter().filter_map(|(_, report)| report).collect();
+        let behind: Vec<&Report> = reports.iter().map(|r| &**r).filter(|r| is_behind(r, &wanted.hash)).collect();
+        let mut loads = self.loads.lock();
+        if behind.is_empty() {
+            loads.remove(&key);
+            return;
+        }
+        acted.wake_at(until, now);
+        let heard = behind.iter().all(|report| report.wanted == wanted.hash);
+        let told =
+            Told { hash: wanted.hash.clone(), immediately: load.immediately, force: load.force, at: Instant::now() };
+        if !heard {
+            acted.after(AGAIN);
+        }
+        if !is_due(loads.get(&key), &told, heard) {
+            return;
+        }
+        acted.notes.extend(forced(loads.get(&key), &load, desired));
+        loads.insert(key, told);
+        self.voice.load(&who.namespace, &who.name, load);
+    }
+
+    /// Takes the ConfigMap away that no pod has a use for any more.
+    pub(super) async fn prune_exchange(&self, who: &Who<'_>, seen: &Seen, desired: &Desired) -> Result<(), Failure> {
+        let Some(map) = self.exchange_map(who).filter(|_| desired.exchange.is_none()) else { return Ok(()) };
+        // Pods of the template before may still start again.
+        if report::server(seen.deployment.as_deref()) != report::Server::Ready && !seen.has_no_pods() {
+            return Ok(());
+        }
+        let (name, uid) = (map.name_any(), map.uid().unwrap_or_default());
+        ours("ConfigMap", &name, map.owner_references(), who.agent)?;
+        write::delete::<ConfigMap>(&self.context.client, &who.namespace, &name, &uid).await?;
+        self.config_maps.forget(&who.namespace, &name);
+        Ok(())
+    }
+
+    /// Writes beside what is there that something waits.
+    pub(super) async fn remember_pending(
+        &self,
+        who: &Who<'_>,
+        map: &str,
+        pending: &crate::agent::gate::Pending,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let client = &self.context.client;
+        let Some(old) = write::get::<ConfigMap>(client, &who.namespace, map).await? else { return Ok(()) };
+        let body = write::remember(&json!(old), "v1", "ConfigMap", &state::pending_annotations(pending));
+        let written = write::apply::<ConfigMap>(client, &who.namespace, &body).await?;
+        self.took(written.as_ref());
+        if written.is_none() {
+            acted.soon();
+        }
+        Ok(())
+    }
+}
+
+/// Annotations show whole seconds.
+fn seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// Whether a pod lacks what is decided, and may still get it.
+fn is_behind(report: &Report, hash: &str) -> bool {
+    report.loaded != hash && !(report.failed && report.wanted == hash)
+}
+
+/// Whether it is time to tell: never told, something else now, or nobody says to have heard.
+fn is_due(before: Option<&Told>, now: &Told, heard: bool) -> bool {
+    before.is_none_or(|before| {
+        let same = before.hash == now.hash && before.immediately == now.immediately && before.force == now.force;
+        !same || (!heard && now.at.saturating_duration_since(before.at) >= AGAIN)
+    })
+}
+
+/// Said once, when what waited until then waits no more. Who protects nothing is not told.
+fn forced(before: Option<&Told>, load: &Load, desired: &Desired) -> Option<Note> {
+    let waited = before.is_some_and(|before| before.hash == load.manifest.hash() && !before.force);
+    let ids: Vec<_> = desired.exchange.iter().flat_map(|e| e.pieces.keys()).map(String::as_str).collect();
+    (waited && load.force).then(|| {
+        let message = format!("the protection of work ended: what is new in {} comes now", ids.join(", "));
+        Note::warning(reasons::CONTENT_FORCED, "Exchange", message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_told_until_they_have_it_or_cannot() {
+        let report = |loaded: &str, wanted: &str, failed: bool| Report {
+            loaded: loaded.into(),
+            wanted: wanted.into(),
+            failed,
+            ..Report::default()
+        };
+        let table = [
+            (report("", "", false), true),
+            (report("old", "", false), true),
+            (report("old", "new", false), true),
+            (report("old", "new", true), false),
+            (report("old", "older", true), true),
+            (report("new", "", false), false),
+        ];
+        for (report, expected) in table {
+            assert_eq!(is_behind(&report, "new"), expected, "{report:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_is_not_told_with_every_reconcile() {
+        let start = Instant::now();
+        let told = |hash: &str, force: bool, after: Duration| Told {
+            hash: hash.into(),
+            immediately: false,
+            force,
+            at: start + after,
+        };
+        let before = told("h", false, Duration::ZERO);
+        let soon = Duration::from_millis(10);
+        assert!(is_due(None, &before, false), "never told");
+        assert!(!is_due(Some(&before), &told("h", false, soon), false), "just told");
+        assert!(is_due(Some(&before), &told("h", false, AGAIN), false), "nobody heard");
+        assert!(!is_due(Some(&before), &told("h", false, AGAIN), true), "it is known and waits");
+        assert!(is_due(Some(&before), &told("i", false, soon), true), "something newer");
+        assert!(is_due(Some(&before), &told("h", true, soon), true), "something stronger");
+    }
+}
