@@ -211,3 +211,32 @@ fn tag(line: &str) -> Option<ChangeTag> {
         _ => Some(ChangeTag::Equal),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_say_what_comes_and_goes_and_nothing_else_needs_them() {
+        let object = |value: &str| serde_json::json!({"data": {"a": value, "b": "same"}});
+        let (namespace, name, group, kind) = ("team".into(), "rules".into(), String::new(), "ConfigMap".into());
+        let id = ObjectId { namespace, name, group, kind };
+        let difference = Difference { id, before: Some(object("old")), after: Some(object("new")), note: None };
+        let shown = [show(difference, "key")];
+        let plain = text(&shown, &Plan::default(), false);
+        assert!(plain.contains("-  a: old\n+  a: new\n   b: same\n"), "{plain}");
+        assert!(!plain.contains('\x1b'));
+        let coloured = text(&shown, &Plan::default(), true);
+        for line in [
+            "\x1b[31m-  a: old\x1b[0m\n",
+            "\x1b[32m+  a: new\x1b[0m\n",
+            "\n   b: same\n",
+            "\x1b[36m@@",
+            "\x1b[1mchanged",
+        ] {
+            assert!(coloured.contains(line), "{line:?} in {coloured:?}");
+        }
+        let codes = ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[36m"];
+        assert_eq!(codes.iter().fold(coloured, |text, code| text.replace(code, "")), plain);
+    }
+}
