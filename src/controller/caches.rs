@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Pod, Secret, Service},
+    core::v1::{ConfigMap, Pod, PodSpec, Secret, Service},
 };
 use kube::{core::PartialObjectMeta, runtime::watcher};
 
@@ -12,6 +12,10 @@ use crate::api::{Agent, AgentTemplate, PilothouseConfig, Repository, Sync, Task}
 /// Label selectors of generated objects: only those with one of our labels are cached whole.
 const OF_AGENTS: &str = "pilothouse.dev/agent";
 const OF_TASKS: &str = "pilothouse.dev/task";
+
+/// Objects a page of a listing. What is dropped of one page (the fields' managers are half of an object) makes room for
+/// the next one; of a listing in one piece the holes would stay.
+const PAGE: u32 = 50;
 
 /// Every cache of the controller. Cheap to clone.
 #[derive(Clone)]
@@ -45,10 +49,10 @@ pub struct Caches {
 impl Caches {
     /// Opens the watches.
     pub fn open(watches: &mut Watches) -> Self {
-        let all = watcher::Config::default();
-        let agents = watcher::Config::default().labels(OF_AGENTS);
+        let all = watcher::Config::default().page_size(PAGE);
+        let agents = all.clone().labels(OF_AGENTS);
         // Ours do not carry both labels. A pod that somebody gave both is a Task's, and is in that cache alone.
-        let servers = watcher::Config::default().labels(&format!("{OF_AGENTS},!{OF_TASKS}"));
+        let servers = all.clone().labels(&format!("{OF_AGENTS},!{OF_TASKS}"));
         Self {
             repositories: watches.objects(&all),
             syncs: watches.objects(&all),
@@ -58,10 +62,22 @@ impl Caches {
             configs: watches.cluster_objects(&all),
             deployments: watches.objects(&agents),
             services: watches.objects(&agents),
-            agent_pods: watches.objects(&servers),
-            task_pods: watches.objects(&watcher::Config::default().labels(OF_TASKS)),
+            agent_pods: watches.trimmed(&servers, trim_pod),
+            task_pods: watches.trimmed(&all.clone().labels(OF_TASKS), trim_pod),
             config_maps: watches.metadata(&all),
             secrets: watches.metadata(&all),
         }
     }
+}
+
+/// A pod is read for its state, and for the `ConfigMaps` that it holds on to; most of its memory is the rest.
+fn trim_pod(pod: &mut Pod) {
+    let Some(spec) = &mut pod.spec else { return };
+    let volumes = spec.volumes.take().into_iter().flatten().filter(|volume| volume.config_map.is_some());
+    let volumes: Vec<_> = volumes.collect();
+    *spec = PodSpec {
+        node_name: spec.node_name.take(),
+        volumes: Some(volumes.into_boxed_slice().into_vec()),
+        ..PodSpec::default()
+    };
 }

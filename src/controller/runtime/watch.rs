@@ -159,9 +159,17 @@ impl Watches {
     where
         K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {
+        self.trimmed(config, |_| {})
+    }
+
+    /// The same without what `trim` takes away.
+    pub fn trimmed<K>(&mut self, config: &watcher::Config, trim: fn(&mut K)) -> Cache<K>
+    where
+        K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    {
         let client = self.client.clone();
         let open = move |scope: &Scope| watcher::watcher(api(&client, scope), config.clone()).boxed();
-        self.start(self.scopes.clone(), open, |_| {})
+        self.start(self.scopes.clone(), open, trim)
     }
 
     /// Caches metadata of a namespaced kind; nothing else is fetched. Right for Secrets and `ConfigMaps`, whose content
@@ -268,13 +276,17 @@ async fn follow<K: Kind>(
     debug!(kind, %scope, "watch ended");
 }
 
-/// A watch that lost its place lists again: what vanished meanwhile is told as deleted, everything else as changed.
+/// A watch that lost its place lists again: what vanished meanwhile is told as deleted, what has another version as
+/// changed.
 fn relisted<K: Kind>(cache: &Cache<K>, store: &Store<K>, before: &[Arc<K>], listed: &HashSet<ObjectRef<K>>) {
     for object in before.iter().filter(|o| !listed.contains(&ObjectRef::from_obj(&***o))) {
         cache.tell(&Change { object, deleted: true });
     }
+    let versions: HashSet<_> = before.iter().map(|o| (o.uid(), o.resource_version())).collect();
     for object in store.state() {
-        cache.tell(&Change { object: &object, deleted: false });
+        if !versions.contains(&(object.uid(), object.resource_version())) {
+            cache.tell(&Change { object: &object, deleted: false });
+        }
     }
 }
 

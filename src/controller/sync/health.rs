@@ -26,12 +26,16 @@ impl Pass<'_> {
     /// A round of looking at what is not healthy yet.
     pub(super) async fn check_health(&self) -> Result<Next, Failure> {
         self.look_at_due().await?;
+        let state = self.health_state();
+        if let Some(wait) = self.state.progress.lock().said_lately(&state, Instant::now()) {
+            return Ok(self.next().or_earlier(Next::After(wait)));
+        }
         let applied = {
             let progress = self.state.progress.lock();
             progress.input.as_ref().zip(progress.digest.as_ref()).map(|(i, d)| (i.revision.clone(), d.clone()))
         };
         let attempted = applied.as_ref().map(|(revision, _)| revision.clone());
-        self.publish(&self.health_state(), Facts { attempted, applied, ..self.facts() }).await?;
+        self.publish(&state, Facts { attempted, applied, ..self.facts() }).await?;
         Ok(self.next())
     }
 

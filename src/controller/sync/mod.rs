@@ -11,7 +11,7 @@ mod peers;
 mod report;
 mod state;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ use super::{
     sandbox::Sandbox,
 };
 use crate::{
-    api::{self, Sync as SyncObject, SyncStatus},
+    api::{self, Artifact, Repository, Sync as SyncObject, SyncStatus},
     apply::{Account, Kinds},
     object::ObjectId,
     plan::{Claims, is_task},
@@ -49,6 +49,21 @@ pub fn prepare(context: &Context) -> Loop {
     });
     reconciler.listen();
     super::start(reconciler, context.caches.syncs.clone(), triggers)
+}
+
+/// What a Sync reads of a Repository: its identity, its spec and its artifact.
+type Published = (Option<String>, Option<i64>, Option<Artifact>);
+
+/// Whether a change of a Repository concerns its Syncs: who asked for a look, and what the look found, is not.
+fn is_news(seen: &mut HashMap<(String, String), Published>, repository: &Repository, deleted: bool) -> bool {
+    let key = (repository.namespace().unwrap_or_default(), repository.name_any());
+    if deleted {
+        seen.remove(&key);
+        return true;
+    }
+    let artifact = repository.status.as_ref().and_then(|status| status.artifact.clone());
+    let now = (repository.uid(), repository.metadata.generation, artifact);
+    seen.insert(key, now.clone()).is_none_or(|before| before != now)
 }
 
 /// Reconciles Syncs.
@@ -99,9 +114,11 @@ impl SyncReconciler {
                 this.index.set(&change.object.namespace().unwrap_or_default(), &change.object.name_any(), repository);
             }
         });
-        let this = Arc::downgrade(self);
+        let (this, published) = (Arc::downgrade(self), Mutex::new(HashMap::new()));
         caches.repositories.on_change(move |change| {
-            if let Some(this) = this.upgrade() {
+            if let Some(this) = this.upgrade()
+                && is_news(&mut published.lock(), change.object, change.deleted)
+            {
                 let namespace = change.object.namespace().unwrap_or_default();
                 for sync in this.index.of(&namespace, &change.object.name_any()) {
                     this.triggers.now(&namespace, &sync);
@@ -253,4 +270,30 @@ fn is_finished(status: &SyncStatus, id: &ObjectId) -> bool {
     let text = id.to_string();
     let entries = status.inventory.as_ref().map(|i| i.entries.as_slice()).unwrap_or_default();
     entries.iter().any(|e| e.id == text && e.finished == Some(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_repository_that_was_only_looked_at_is_no_news() {
+        let mut seen = HashMap::new();
+        let mut news = |generation: i64, annotation: &str, digest: &str, deleted| {
+            let repository = json!({"metadata": {"name": "r", "namespace": "n", "uid": "u", "generation": generation,
+                    "annotations": {"pilothouse.dev/reconcile-at": annotation}},
+                "spec": {"url": "https://git.example.com/a"},
+                "status": {"lastHandledReconcileAt": annotation, "artifact": {"revision": "main@sha1:1", "digest": digest,
+                    "size": 1, "lastUpdateTime": "2026-01-01T00:00:00Z"}}});
+            is_news(&mut seen, &serde_json::from_value(repository).unwrap(), deleted)
+        };
+        assert!(news(1, "a", "d1", false));
+        assert!(!news(1, "b", "d1", false));
+        assert!(news(1, "b", "d2", false));
+        assert!(news(2, "b", "d2", false));
+        assert!(news(2, "b", "d2", true));
+        assert!(news(2, "b", "d2", false), "another one of that name");
+    }
 }

@@ -100,7 +100,9 @@ fn conditions(state: &State, status: &SyncStatus) -> (Vec<Condition>, Vec<&'stat
             (vec![Condition::yes(RECONCILING, reasons::PROGRESSING, message)], vec![STALLED])
         }
         State::Checking(ids) => {
-            let message = format!("applied; not healthy yet: {}", named(ids.iter().map(ObjectId::short)));
+            // Without their number: it would be another message for each that becomes healthy.
+            let others = if ids.len() > NAMED { " and others" } else { "" };
+            let message = format!("applied; not healthy yet: {}{others}", first(ids.iter().map(ObjectId::short)));
             let ready = Condition::no(READY, reasons::HEALTH_CHECKING, message.clone());
             (vec![ready, Condition::yes(RECONCILING, reasons::HEALTH_CHECKING, message)], vec![STALLED])
         }
@@ -157,6 +159,10 @@ pub(super) fn of_health(unhealthy: &BTreeMap<ObjectId, Health>, late: Option<&st
         }
         (true, None) => State::Checking(unhealthy.keys().cloned().collect()),
     }
+}
+
+fn first(all: impl Iterator<Item = String>) -> String {
+    all.take(NAMED).collect::<Vec<_>>().join("; ")
 }
 
 fn named(all: impl Iterator<Item = String>) -> String {
@@ -231,6 +237,14 @@ mod tests {
             now = status(&now, &State::Ready, facts(&format!("s{n}")), at(9));
         }
         assert_eq!(now.history.len(), HISTORY);
+    }
+
+    #[test]
+    fn what_is_not_healthy_is_named_and_not_counted() {
+        let ids = |n: usize| (0..n).map(|i| ObjectId::parse(&format!("n_a{i}_apps_Deployment")).unwrap()).collect();
+        let message = |n| conditions(&State::Checking(ids(n)), &SyncStatus::default()).0[0].message.clone();
+        assert_eq!(message(100), message(50));
+        assert!(message(4).ends_with(" and others") && message(3).ends_with("a2"), "{} {}", message(4), message(3));
     }
 
     #[test]

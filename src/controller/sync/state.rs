@@ -9,6 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::report;
 use crate::{
     api::{GoDuration, SyncStatus},
     apply::Memory,
@@ -19,6 +20,9 @@ use crate::{
 
 /// Delays between two rounds of looking at objects that are not healthy yet.
 const ROUNDS: Backoff = Backoff { base: Duration::from_millis(300), cap: Duration::from_secs(10) };
+
+/// How often at most it is said which objects are not healthy yet.
+const SAY: Duration = Duration::from_secs(1);
 
 /// Shortest delay before a failure is tried again, and how far repetition stretches shorter ones than it.
 const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
@@ -67,6 +71,8 @@ pub(super) struct Progress {
     /// When objects that are not watched are looked at next, and how many such rounds there were.
     pub(super) round_at: Option<Instant>,
     pub(super) rounds: u32,
+    /// When it was said last which objects are not healthy yet.
+    pub(super) said: Option<Instant>,
     /// Whether the wait is over although something is not healthy.
     pub(super) gave_up: bool,
     /// Failures since the last success that wait for `spec.retryInterval`.
@@ -108,6 +114,21 @@ impl State {
 }
 
 impl Progress {
+    /// How long to wait before it is said again which objects are not healthy yet: many may become so one by one, and each
+    /// write carries the whole inventory. What is not said now is said then.
+    pub(super) fn said_lately(&mut self, state: &report::State, now: Instant) -> Option<Duration> {
+        if !matches!(state, report::State::Checking(_)) {
+            self.said = None;
+            return None;
+        }
+        let left = self.said.map_or(Duration::ZERO, |said| (said + SAY).saturating_duration_since(now));
+        if left.is_zero() {
+            self.said = Some(now);
+            return None;
+        }
+        Some(left)
+    }
+
     /// Plans the next round of health checks, which get ever rarer; `share` is drawn from `0.0..1.0`.
     pub(super) fn plan_round(&mut self, now: Instant, share: f64) {
         self.rounds = self.rounds.saturating_add(1);
@@ -197,6 +218,19 @@ pub(super) fn share(key: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_not_healthy_is_said_once_a_second() {
+        let (mut progress, now) = (Progress::default(), Instant::now());
+        let checking = report::State::Checking(vec![]);
+        let ms = Duration::from_millis;
+        assert_eq!(progress.said_lately(&checking, now), None);
+        assert_eq!(progress.said_lately(&checking, now + ms(400)), Some(ms(600)));
+        assert_eq!(progress.said_lately(&checking, now + ms(1000)), None);
+        assert_eq!(progress.said_lately(&checking, now + ms(1001)), Some(ms(999)));
+        assert_eq!(progress.said_lately(&report::State::Ready, now + ms(1002)), None, "the end is said at once");
+        assert_eq!(progress.said_lately(&checking, now + ms(1003)), None);
+    }
 
     #[test]
     fn rounds_grow_to_their_bound() {
