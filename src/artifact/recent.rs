@@ -1,6 +1,9 @@
-//! Trees that were verified lately, bounded by bytes.
+//! Trees that were verified lately, bounded by bytes, and those that somebody still has in hand: these cost nothing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use super::Digest;
 use crate::tree::FileTree;
@@ -11,6 +14,7 @@ const PER_FILE: u64 = 200;
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     trees: HashMap<Digest, Held>,
+    in_use: HashMap<Digest, Weak<FileTree>>,
     limit: u64,
     held: u64,
     tick: u64,
@@ -30,7 +34,7 @@ impl Recent {
 
     pub(super) fn get(&mut self, digest: &Digest) -> Option<Arc<FileTree>> {
         self.tick += 1;
-        let held = self.trees.get_mut(digest)?;
+        let Some(held) = self.trees.get_mut(digest) else { return self.in_use.get(digest)?.upgrade() };
         held.used = self.tick;
         Some(held.tree.clone())
     }
@@ -40,6 +44,8 @@ impl Recent {
         let bytes =
             tree.iter().map(|(path, entry)| entry.bytes.len() as u64 + path.as_str().len() as u64 + PER_FILE).sum();
         self.drop_one(&digest);
+        self.in_use.retain(|_, tree| tree.strong_count() > 0);
+        self.in_use.insert(digest, Arc::downgrade(tree));
         if bytes > self.limit {
             return;
         }
@@ -47,7 +53,7 @@ impl Recent {
             let Some(oldest) = self.trees.iter().min_by_key(|(_, held)| held.used).map(|(digest, _)| *digest) else {
                 break;
             };
-            self.drop_one(&oldest);
+            self.let_go(&oldest);
         }
         self.tick += 1;
         self.held += bytes;
@@ -55,6 +61,11 @@ impl Recent {
     }
 
     pub(super) fn drop_one(&mut self, digest: &Digest) {
+        self.in_use.remove(digest);
+        self.let_go(digest);
+    }
+
+    fn let_go(&mut self, digest: &Digest) {
         if let Some(held) = self.trees.remove(digest) {
             self.held -= held.bytes;
         }

@@ -88,6 +88,8 @@ pub struct Store {
     verified: Mutex<Verified>,
     /// One reads the disk at a time; whoever waited finds what the other found.
     checking: Mutex<()>,
+    /// Who reads which tree: others who want the same wait, and find it in memory.
+    reading: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
     missing: RwLock<Vec<Listener>>,
     held: Mutex<HashMap<String, BTreeSet<Digest>>>,
 }
@@ -107,9 +109,9 @@ impl Store {
                 fs::remove_file(part.path())?;
             }
         }
-        let (verified, checking, missing, held) = Default::default();
+        let (verified, checking, reading, missing, held) = Default::default();
         let recent = Mutex::new(Recent::new(memory));
-        Ok(Self { folder: folder.to_owned(), recent, verified, checking, missing, held })
+        Ok(Self { folder: folder.to_owned(), recent, verified, checking, reading, missing, held })
     }
 
     /// Packs and keeps a tree. The archive is complete on disk before anybody can see it under its name.
@@ -154,7 +156,13 @@ impl Store {
         if let Some(tree) = self.recent(digest) {
             return Ok(tree);
         }
-        self.told(digest, self.read(digest))
+        let turn = self.reading.lock().entry(*digest).or_default().clone();
+        let taken = turn.lock();
+        let found = self.recent(digest).map_or_else(|| self.told(digest, self.read(digest)), Ok);
+        drop(taken);
+        drop(turn);
+        self.reading.lock().retain(|_, turn| Arc::strong_count(turn) > 1);
+        found
     }
 
     fn told<T>(&self, digest: &Digest, opened: Result<T, StoreError>) -> Result<T, StoreError> {

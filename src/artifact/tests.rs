@@ -20,6 +20,27 @@ fn cold(folder: &tempfile::TempDir) -> Store {
     Store::new(&folder.path().join("artifacts"), 0).unwrap()
 }
 
+/// A tree that is too large to be kept at hand is read once, however many want it at a time.
+#[test]
+fn who_wants_the_same_tree_shares_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::new(folder.path(), 10).unwrap());
+    let tree: FileTree = [("a.txt", "longer than what is kept")].into_iter().collect();
+    let digest = store.put(&tree).unwrap().digest;
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let store = store.clone();
+            std::thread::spawn(move || store.open(&digest).unwrap())
+        })
+        .collect();
+    let opened: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+    let again = store.recent(&digest).expect("while somebody has it in hand");
+    assert!(opened.iter().all(|one| Arc::ptr_eq(one, &again)));
+    drop((opened, again));
+    assert!(store.recent(&digest).is_none());
+    assert_eq!(*store.open(&digest).unwrap(), tree);
+}
+
 #[test]
 fn what_is_put_is_found_again() {
     let (folder, store) = store();

@@ -35,7 +35,8 @@ fn context() -> Context {
 
 async fn run(sandbox: &Sandbox, files: &[(&str, &str)]) -> Result<Rendered, RenderError> {
     let tree: FileTree = files.iter().copied().collect();
-    sandbox.render(Arc::new(tree), RepoPath::root(), context()).await.unwrap().map(|kept| kept.rendered)
+    let place = sandbox.place("ns").await.unwrap();
+    sandbox.render(place, Arc::new(tree), RepoPath::root(), context()).await.unwrap().map(|kept| kept.rendered)
 }
 
 #[tokio::test]

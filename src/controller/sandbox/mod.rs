@@ -73,6 +73,12 @@ pub struct Kept {
     pub room: Room,
 }
 
+/// A place to render at; dropping it frees it.
+#[derive(Debug)]
+pub struct Place {
+    share: Share,
+}
+
 /// A share of the memory for what was rendered; dropping it gives it back.
 #[derive(Debug, Default)]
 pub struct Room {
@@ -95,11 +101,18 @@ impl Sandbox {
         Self { program, slots, places: Shares::new(RENDERS), results: Shares::new(RESULTS) }
     }
 
-    /// Renders, when few others do: `places` says how many. When this is dropped, the render ends and its process is
+    /// Waits until few others render. What the render needs is best read after this: it is in memory only as often as there
+    /// are places.
+    pub async fn place(&self, namespace: &str) -> Result<Place, Failure> {
+        timeout(QUEUE, self.places.take(namespace, 1)).await.map(|share| Place { share }).map_err(|_| busy())
+    }
+
+    /// Renders, at a place. When this is dropped, the render ends and its process is
     /// killed. What a render does is counted and bounded, so one that takes too long met a busy machine, and is tried
     /// again.
     pub async fn render(
         &self,
+        place: Place,
         tree: Arc<FileTree>,
         path: RepoPath,
         context: render::Context,
@@ -108,21 +121,21 @@ impl Sandbox {
         let work = move |templates: &Elsewhere, stopped: &dyn Fn() -> bool| {
             render::render_with(&seen, &at, templates, stopped)
         };
-        self.supervise(&tree, path, &context, work).await
+        self.supervise(place, &tree, path, &context, work).await
     }
 
     async fn supervise(
         &self,
+        place: Place,
         tree: &FileTree,
         path: RepoPath,
         context: &render::Context,
         work: impl FnOnce(&Elsewhere, &dyn Fn() -> bool) -> Result<Rendered, RenderError> + Send + 'static,
     ) -> Result<Result<Kept, RenderError>, Failure> {
-        let place = timeout(QUEUE, self.places.take(&context.sync.namespace, 1)).await.map_err(|_| busy())?;
         let (asks, mut asked) = mpsc::channel(1);
         let (answer, mut answered) = oneshot::channel();
         let gone = StopOnDrop::default();
-        let thread = on_thread(work, asks, gone.0.clone(), answer, place);
+        let thread = on_thread(work, asks, gone.0.clone(), answer, place.share);
         std::thread::Builder::new().name("render".into()).stack_size(RENDER_STACK).spawn(thread).map_err(|e| {
             Failure::transient(reasons::INTERNAL_ERROR, format!("cannot start a thread for the render: {e}"))
         })?;
@@ -259,7 +272,8 @@ mod tests {
             Ok(Rendered::default())
         };
         let (tree, context) = (FileTree::default(), render::Context::default());
-        let failed = sandbox.supervise(&tree, RepoPath::root(), &context, stuck).await.unwrap().unwrap_err();
+        let place = sandbox.place("ns").await.unwrap();
+        let failed = sandbox.supervise(place, &tree, RepoPath::root(), &context, stuck).await.unwrap().unwrap_err();
         assert_eq!(failed.reason, Reason::Interrupted);
         assert_eq!(Failure::from(failed).class, crate::status::Class::Transient);
         assert_eq!(sandbox.places.free() + 1, free(RENDERS));
@@ -306,7 +320,6 @@ mod tests {
         for n in 0..RENDERS {
             taken.push(sandbox.places.take(&format!("ns-{n}"), 1).await);
         }
-        let refused = sandbox.render(Arc::default(), RepoPath::root(), render::Context::default()).await;
-        assert_eq!(refused.unwrap_err().class, crate::status::Class::Transient);
+        assert_eq!(sandbox.place("ns").await.unwrap_err().class, crate::status::Class::Transient);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     api::{Artifact, Repository, names::reasons, not_yet},
     apply::{self, Problem},
     artifact::Digest,
-    controller::sandbox::Room,
+    controller::sandbox::{Place, Room},
     object::Object,
     plan::{Origin, Wanted, digest},
     render,
@@ -55,8 +55,9 @@ impl Pass<'_> {
     }
 
     pub(super) async fn desired(&self, repository: &Repository, artifact: &Artifact) -> Result<Desired, Failure> {
+        let place = self.all.sandbox.place(&self.namespace()).await?;
         let tree = self.tree(artifact).await?;
-        let (rendered, room) = self.render(tree.clone(), repository, artifact).await?;
+        let (rendered, room) = self.render(place, tree.clone(), repository, artifact).await?;
         let wanted = apply::prepare(&self.all.kinds, rendered, &self.target(), Some(&self.owner()))
             .await
             .map_err(|problems| failure(&problems))?;
@@ -83,6 +84,7 @@ impl Pass<'_> {
 
     async fn render(
         &self,
+        place: Place,
         tree: Arc<FileTree>,
         repository: &Repository,
         artifact: &Artifact,
@@ -97,7 +99,7 @@ impl Pass<'_> {
         let kept = self
             .all
             .sandbox
-            .render(tree, path, context)
+            .render(place, tree, path, context)
             .await?
             .map_err(|e| Failure { reason: reasons::RENDER_FAILED, ..e.into() })?;
         let taken = |item: render::Item| (item.object, Origin { file: item.file.to_string(), line: item.line });

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::status::Backoff;
 
-/// Waits between the first attempts.
+/// After the first attempts, which the kubelet may see before it sees the text.
+const AT_ONCE: (u32, Duration) = (3, Duration::from_millis(300));
+/// Waits between the attempts after these.
 const SOON: Backoff = Backoff { base: Duration::from_millis(700), cap: Duration::from_secs(30) };
 /// How many attempts come soon: a minute and a half passes meanwhile on average, in which a kubelet looks by itself.
 const ATTEMPTS: u32 = 12;
@@ -39,7 +41,11 @@ impl Touch {
         }
         let attempt = self.attempt;
         self.attempt = attempt.saturating_add(1);
-        let wait = if self.is_in_vain() { LATER.mul_f64(1.0 + share / 10.0) } else { SOON.delay(self.attempt, share) };
+        let wait = match self.attempt {
+            _ if self.is_in_vain() => LATER.mul_f64(1.0 + share / 10.0),
+            early if early <= AT_ONCE.0 => AT_ONCE.1,
+            later => SOON.delay(later - AT_ONCE.0, share),
+        };
         self.again = now + wait;
         (Some(attempt), wait)
     }
@@ -85,9 +91,17 @@ mod tests {
         let now = Instant::now();
         let mut touch = Touch::missing("h", now);
         assert_eq!(touch.due(now, 0.5), (None, SOON.base));
-        assert_eq!(touch.due(now + SOON.base, 0.5), (Some(0), SOON.base / 2));
-        let mut other = Touch::missing("h", now);
-        assert_eq!(other.due(now + SOON.base, 0.9), (Some(0), SOON.base.mul_f64(0.9)));
-        assert!(!other.is_in_vain());
+        let waits = |share| {
+            let (mut touch, mut now) = (Touch::missing("h", now), now + SOON.base);
+            std::iter::repeat_with(move || {
+                let (attempt, wait) = touch.due(now, share);
+                now += wait;
+                assert!(attempt.is_some() && !touch.is_in_vain());
+                wait
+            })
+        };
+        let quick = [AT_ONCE.1; 3].into_iter();
+        assert!(waits(0.5).take(4).eq(quick.clone().chain([SOON.base / 2])));
+        assert!(waits(0.9).take(4).eq(quick.chain([SOON.base.mul_f64(0.9)])));
     }
 }
