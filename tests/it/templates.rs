@@ -166,6 +166,7 @@ async fn a_render_without_templates_starts_nothing() {
     let plain = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
     assert_eq!(run(&nowhere, &[("a.yaml", plain), ("_unused.j2", FINE)]).await.unwrap().objects.len(), 1);
     let tree: FileTree = [("a.yaml.j2", FINE)].into_iter().collect();
-    let failed = nowhere.render(Arc::new(tree), RepoPath::root(), context()).await.unwrap_err();
+    let place = nowhere.place("ns").await.unwrap();
+    let failed = nowhere.render(place, Arc::new(tree), RepoPath::root(), context()).await.unwrap_err();
     assert!(failed.message.contains("cannot start the process that renders templates"), "{failed}");
 }
