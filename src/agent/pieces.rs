@@ -101,8 +101,8 @@ pub struct Resolved {
 /// What is known of a [`Wanted`] beside what it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PieceState {
-    /// The newest revision that was seen, `main@sha1:` and 40 digits; it may change nothing of the content. `None` where
-    /// nobody has answered, or nothing is followed.
+    /// The newest revision that changes something of it, or cannot be used; `main@sha1:` and 40 digits. `None` where nobody
+    /// has answered, or nothing is followed.
     pub observed: Option<String>,
     /// What is wrong, or what is waited for. What was applied stays in use meanwhile.
     pub problem: Option<Failure>,

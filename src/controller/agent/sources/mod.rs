@@ -124,10 +124,11 @@ impl GitInputs {
             let route = self.route(agent, input, asking.before()).await?;
             is_stamped &= matches!(route, Route::Remote(..) | Route::Artifact { is_stamped: true, .. });
             let looked = self.look(&asking, route);
-            let Looked { observed, is_fetching, is_answered, found } = looked;
+            let Looked { newest, is_fetching, is_answered, found } = looked;
             let mut settled = settle(&input.source_hash(), found, asking.before());
+            let observed = settled.observed(newest.as_ref());
             if is_answered {
-                self.restore(&asking, observed.as_deref(), &mut settled).await?;
+                self.restore(&asking, newest.as_deref(), &mut settled).await?;
             }
             is_busy |= settled.busy || is_fetching;
             if let Some(resolved) = settled.resolved {
@@ -200,11 +201,11 @@ impl GitInputs {
 
     /// What an input stays must be in the store. Where it is not (another disk), its commit is fetched again, unless
     /// that is the one that is looked at anyway.
-    async fn restore(&self, asking: &Asking<'_>, observed: Option<&str>, settled: &mut Settled) -> Result<(), Failure> {
+    async fn restore(&self, asking: &Asking<'_>, newest: Option<&str>, settled: &mut Settled) -> Result<(), Failure> {
         let who = Subscriber { kind: RESTORES, ..asking.who.clone() };
         let lost = settled.resolved.clone().filter(|resolved| !settled.busy && !self.has(&resolved.digest));
         let commit = lost.as_ref().and_then(|resolved| commit_of(&resolved.revision));
-        let (Some(lost), Some(commit)) = (lost, commit.filter(|c| observed.and_then(commit_of).as_ref() != Some(c)))
+        let (Some(lost), Some(commit)) = (lost, commit.filter(|c| newest.and_then(commit_of).as_ref() != Some(c)))
         else {
             self.tracks.leave(&who);
             return Ok(());
@@ -253,7 +254,8 @@ impl GitInputs {
 
 /// What a look gave.
 struct Looked {
-    observed: Option<String>,
+    /// The newest revision.
+    newest: Option<String>,
     /// What is wanted is on its way.
     is_fetching: bool,
     /// Whether whoever was asked has answered.
@@ -262,9 +264,9 @@ struct Looked {
 }
 
 impl Looked {
-    fn at(observed: Option<String>, packing: Packing, problem: Option<Failure>) -> Self {
-        let found = Found { revision: observed.clone(), packing, problem };
-        Self { observed, is_fetching: false, is_answered: true, found }
+    fn at(newest: Option<String>, packing: Packing, problem: Option<Failure>) -> Self {
+        let found = Found { revision: newest.clone(), packing, problem };
+        Self { newest, is_fetching: false, is_answered: true, found }
     }
 }
 

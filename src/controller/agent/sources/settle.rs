@@ -38,6 +38,16 @@ pub(super) struct Settled {
     pub(super) busy: bool,
 }
 
+impl Settled {
+    /// The newest commit that is worth telling. One that changes nothing is not: each push would write the status of
+    /// every agent that has some other path of the repository.
+    pub(super) fn observed(&self, newest: Option<&String>) -> Option<String> {
+        let is_current = self.problem.is_none() && !self.busy && newest.is_some();
+        let current = self.resolved.as_ref().filter(|_| is_current).map(|resolved| &resolved.revision);
+        current.or(newest).cloned()
+    }
+}
+
 impl<'a> Before<'a> {
     /// What it stays while nothing better is known.
     pub(super) fn best(&self) -> Option<&'a Resolved> {
@@ -166,6 +176,17 @@ mod tests {
         let found = Found { revision: Some("r1".into()), packing: done(b"0"), problem: None };
         let resolved = settle("h", found, Before { applied: Some(&applied), last: None }).resolved.unwrap();
         assert_eq!((resolved.revision.as_str(), resolved.bad_skills.len()), ("r0", 1));
+    }
+
+    #[test]
+    fn a_commit_that_changes_nothing_is_not_told() {
+        let applied = before("r0", b"0");
+        let observed = |packing| {
+            let found = Found { revision: Some("r1".into()), packing, problem: None };
+            settle("h", found, Before { applied: Some(&applied), last: None }).observed(Some(&"r1".into()))
+        };
+        let failed = Packing::Done(Err(Failure::stalled("PathNotFound", "gone")));
+        assert_eq!([done(b"0"), done(b"1"), failed].map(observed), ["r0", "r1", "r1"].map(|r| Some(r.to_string())));
     }
 
     #[test]
