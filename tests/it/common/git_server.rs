@@ -324,7 +324,9 @@ impl Repository {
         }
         for (path, text, mode) in files {
             if text.is_empty() {
-                run(&mut git(&["update-index", "--force-remove", path]));
+                // The one way that needs no work tree.
+                let removal = format!("0 {}\t{path}\n", "0".repeat(40));
+                feed(&mut git(&["update-index", "--index-info"]), &removal);
                 continue;
             }
             let id = if *mode == "160000" { (*text).to_owned() } else { self.blob(text) };
@@ -341,11 +343,7 @@ impl Repository {
     }
 
     fn blob(&self, text: &str) -> String {
-        use std::io::Write as _;
-        let mut command = self.git(&["hash-object", "-w", "--stdin"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap().trim().to_owned()
+        feed(&mut self.git(&["hash-object", "-w", "--stdin"]), text)
     }
 
     /// Makes an annotated tag.
@@ -377,6 +375,16 @@ impl Repository {
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
         command
     }
+}
+
+/// Runs a command with a text on its standard input.
+fn feed(command: &mut Command, text: &str) -> String {
+    use std::io::Write as _;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{command:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 fn run(command: &mut Command) -> String {

@@ -66,9 +66,14 @@ async fn definition_and_content_of_one_commit_are_one_decision() {
     assert_eq!(world.writes(&audit), Vec::<String>::new());
     assert!(world.stamp().await.ends_with(&first));
 
+    // The content alone: the Agent says so.
+    let content = repository.commit("main", &[("docs/a", "2")]);
+    world.at("a", "contexts/docs", &content).await;
+    assert!(world.stamp().await.ends_with(&content));
+
     // Both change: the Deployment is written once.
     let audit = world.cluster.audit().later();
-    let both = repository.commit("main", &[("agents/a.yaml", &manifest("2", "")), ("docs/a", "2")]);
+    let both = repository.commit("main", &[("agents/a.yaml", &manifest("2", "")), ("docs/a", "3")]);
     world.at("a", "contexts/docs", &both).await;
     assert_eq!(world.image().await, "devbox:2");
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
@@ -76,16 +81,11 @@ async fn definition_and_content_of_one_commit_are_one_decision() {
     assert_eq!(writes.iter().filter(|w| w.contains("deployments/a-server")).count(), 1, "{writes:?}");
     assert!(world.stamp().await.ends_with(&both));
 
-    // The content alone: the Agent says so.
-    let content = repository.commit("main", &[("docs/a", "3")]);
-    world.at("a", "contexts/docs", &content).await;
-    assert!(world.stamp().await.ends_with(&content));
-
     // The definition alone: the content keeps its commit.
     let definition = repository.commit("main", &[("agents/a.yaml", &manifest("4", ""))]);
     eventually("the new image", 60, || async { (world.image().await == "devbox:4").then_some(()) }).await;
     assert!(world.stamp().await.ends_with(&definition));
-    world.at("a", "contexts/docs", &content).await;
+    world.at("a", "contexts/docs", &both).await;
 }
 
 /// The Sync is suspended: who follows the branch moves on, who follows the Sync does not, and knows its commit after a
