@@ -12,6 +12,8 @@ pub const PARTS: &str = "pilothouse.dev/template-parts";
 pub const TEMPLATE_GENERATION: &str = "pilothouse.dev/template-generation";
 /// Deployment, `ConfigMap` of exchangeable content: what was decided for the Git inputs of it, as JSON of [`Pieces`].
 pub const PIECES: &str = "pilothouse.dev/pieces";
+/// Beside [`PIECES`]: that the controller wrote it, for this Agent.
+pub const PIECES_SEAL: &str = "pilothouse.dev/pieces-seal";
 /// `ConfigMap` of exchangeable content: hash of which pieces it has, and where.
 pub const SHAPE: &str = "pilothouse.dev/content-shape";
 /// `ConfigMap` of exchangeable content: since when the pods are to have it, waiting included, RFC 3339.

@@ -179,10 +179,11 @@ async fn fifty_agents_on_a_private_remote_are_one_listing_an_interval_and_one_fe
     for name in &names {
         world.agent(name, json!([context("docs", &world.server.url("r.git"), "docs", more.clone())]), json!([])).await;
     }
-    world.ready("a49", "the Secret is waited for", |reason, message| {
-        reason == "SecretNotFound" && message.contains("contexts/docs") && message.contains("git")
-    })
-    .await;
+    world
+        .ready("a49", "the Secret is waited for", |reason, message| {
+            reason == "SecretNotFound" && message.contains("contexts/docs") && message.contains("git")
+        })
+        .await;
     assert_eq!(world.server.log().len(), 0, "nobody is asked without the credential");
     world.secret("git", &[("username", b"me"), ("password", b"s3cret")]).await;
     let mut before = BTreeMap::new();
@@ -221,7 +222,8 @@ async fn two_contexts_of_one_agent_move_independently() {
     let world = World::new().await;
     let (one, two) = (world.server.repository("one.git"), world.server.repository("two.git"));
     let (one_1, two_1) = (one.commit("main", &[("d/a", "1")]), two.commit("main", &[("d/a", "1")]));
-    let git = |name: &str| context(name, &world.server.url(&format!("{name}.git")), "d", json!({"sync": synced("Rollout")}));
+    let git =
+        |name: &str| context(name, &world.server.url(&format!("{name}.git")), "d", json!({"sync": synced("Rollout")}));
     world.agent("a", json!([git("one"), git("two")]), json!([])).await;
     world.at("a", "contexts/one", &one_1).await;
     world.at("a", "contexts/two", &two_1).await;
@@ -303,9 +305,7 @@ async fn over_ssh_and_with_a_password_that_changes() {
     world.at("h", "contexts/c", &first).await;
     world.server.behave(|b| b.authorization = Some(basic("me", "new")));
     world
-        .told("h", "c", "the refusal", |s| {
-            s["message"].as_str().is_some_and(|m| m.contains("correct Secret git"))
-        })
+        .told("h", "c", "the refusal", |s| s["message"].as_str().is_some_and(|m| m.contains("correct Secret git")))
         .await;
     let second = repository.commit("main", &[("skills/one/SKILL.md", &skill("one", "2"))]);
     world.secret("git", &[("username", b"me"), ("password", b"new")]).await;
@@ -320,7 +320,12 @@ async fn what_is_wrong_is_said_and_what_was_applied_stays() {
     let first = repository.commit("main", &[("d/a", "1"), ("skills/one/SKILL.md", &skill("one", "1"))]);
     let url = world.server.url("r.git");
     for (name, item, reason, part) in [
-        ("path", context("c", &url, "dd", json!({})), "PathNotFound", "contexts/c: the repository has no file or directory dd"),
+        (
+            "path",
+            context("c", &url, "dd", json!({})),
+            "PathNotFound",
+            "contexts/c: the repository has no file or directory dd",
+        ),
         ("branch", context("c", &url, "d", json!({"ref": "mian"})), "ReferenceNotFound", "did you mean"),
         ("word", context("c", &url, "d", json!({"ref": "--upload-pack=x"})), "InvalidSpec", "git.ref"),
         ("helper", context("c", "ext::sh -c x", "d", json!({})), "InvalidSpec", "git.repository"),
@@ -337,7 +342,8 @@ async fn what_is_wrong_is_said_and_what_was_applied_stays() {
     let broken = repository.commit("main", &[("d/a", ""), ("e", "x"), ("skills/one/SKILL.md", "no front matter")]);
     world
         .told("a", "c", "the path is gone", |s| {
-            s["observedCommit"] == broken.as_str() && s["message"].as_str().is_some_and(|m| m.contains("no file or directory d"))
+            s["observedCommit"] == broken.as_str()
+                && s["message"].as_str().is_some_and(|m| m.contains("no file or directory d"))
         })
         .await;
     let applied = world.applied("a").await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Agents, act::Who, observe::ours, write};
 use crate::{
-    agent::{Desired, hash, state},
+    agent::{Desired, Pieces, hash, state},
     api::{
         Agent,
         names::{self, annotation, label, reasons},
@@ -37,8 +37,33 @@ impl Agents {
         [(annotation::ARTIFACTS_SEAL.into(), seal)].into()
     }
 
+    /// What an object remembers of the agent's Git inputs. It counts where a remote cannot be reached, and what it names
+    /// is sealed for the agent's pods, so it has a seal as well: nobody else may name somebody's artifact there.
+    pub(super) fn remembered(&self, agent: &Agent, pieces: &Pieces) -> state::Annotations {
+        let mut annotations = state::pieces_annotation(pieces);
+        if let Some(text) = annotations.get(state::PIECES) {
+            let seal =
+                self.context.seal.of(&agent.namespace().unwrap_or_default(), &agent.uid().unwrap_or_default(), text);
+            annotations.insert(state::PIECES_SEAL.into(), seal);
+        }
+        annotations
+    }
+
+    /// What an object remembers of them that is the controller's word.
+    pub(super) fn recall(&self, agent: &Agent, annotations: &state::Annotations) -> Pieces {
+        let (text, seal) = (annotations.get(state::PIECES), annotations.get(state::PIECES_SEAL));
+        let (Some(text), Some(seal)) = (text, seal) else { return Pieces::new() };
+        let (namespace, uid) = (agent.namespace().unwrap_or_default(), agent.uid().unwrap_or_default());
+        if self.context.seal.fits(&namespace, &uid, text, seal) { state::pieces(annotations) } else { Pieces::new() }
+    }
+
     /// The key may be another one: somebody deleted its Secret.
-    async fn seal_again(&self, agent: &Agent, object: &Object, live: &state::Annotations) -> Result<(), Failure> {
+    pub(super) async fn seal_again(
+        &self,
+        agent: &Agent,
+        object: &Object,
+        live: &state::Annotations,
+    ) -> Result<(), Failure> {
         let sealed = self.sealed(agent, object);
         if sealed.iter().all(|(key, seal)| live.get(key) == Some(seal)) {
             return Ok(());

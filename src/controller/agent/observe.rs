@@ -86,8 +86,8 @@ impl Agents {
         let namespace = agent.namespace().unwrap_or_default();
         let content = self.config_maps.get(&namespace, &names::agent::content(&agent.name_any()));
         let content = content.filter(|map| is_ours(map.owner_references(), agent));
-        let mut applied: Pieces = content.map(|map| state::pieces(map.annotations())).unwrap_or_default();
-        applied.extend(self.own_deployment(agent).map(|d| state::pieces(d.annotations())).unwrap_or_default());
+        let mut applied: Pieces = content.map(|map| self.recall(agent, map.annotations())).unwrap_or_default();
+        applied.extend(self.own_deployment(agent).map(|d| self.recall(agent, d.annotations())).unwrap_or_default());
         self.git.read(agent, wanted, &applied).await
     }
 

@@ -99,10 +99,11 @@ async fn branch_and_sync_part_where_the_sync_stands_still() {
         {"name": "docs", "type": "Git", "mountPath": "/docs", "git": {"repositoryRef": {"name": "repo"}, "path": "docs",
             "sync": {"enabled": true, "policy": "Rollout"}}}]});
     world.apply::<Agent>("Agent", "b", json!({}), spec).await;
-    world.ready("b", "no Repository", |reason, message| {
-        reason == "RepositoryNotFound" && message == "contexts/docs: there is no Repository repo in this namespace"
-    })
-    .await;
+    world
+        .ready("b", "no Repository", |reason, message| {
+            reason == "RepositoryNotFound" && message == "contexts/docs: there is no Repository repo in this namespace"
+        })
+        .await;
     world.repository().await;
     world.sync().await;
     world.at("a", "contexts/docs", &first).await;

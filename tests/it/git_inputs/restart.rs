@@ -2,6 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
+use k8s_openapi::api::core::v1::ConfigMap;
+use pilothouse::agent::{pieces::to_json, state};
 use serde_json::json;
 
 use super::{World, context, synced};
@@ -35,11 +37,7 @@ async fn a_restart_while_the_forge_is_down_changes_nothing() {
     world.server.behave(|b| b.status = Some(503));
     let audit = world.cluster.audit().later();
     world.controller = world.release.start(&[]);
-    world
-        .told("a", "hot", "the forge is down", |s| {
-            s["message"].as_str().is_some_and(|m| m.contains("503"))
-        })
-        .await;
+    world.told("a", "hot", "the forge is down", |s| s["message"].as_str().is_some_and(|m| m.contains("503"))).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(world.writes(&audit), Vec::<String>::new());
     assert_eq!(world.applied("a").await, before);
@@ -53,6 +51,30 @@ async fn a_restart_while_the_forge_is_down_changes_nothing() {
     let archive = artifact(world.controller.data.path(), &fixed.digest);
     eventually("the artifact is back", 60, || async { archive.is_file().then_some(()) }).await;
     assert_eq!(world.applied("a").await["contexts/fixed"], fixed);
+}
+
+/// Whoever may write objects in a namespace names no artifact of somebody else to its agents' pods.
+#[tokio::test]
+async fn what_somebody_else_wrote_is_not_what_was_applied() {
+    let mut world = World::new().await;
+    let repository = world.server.repository("r.git");
+    let first = repository.commit("main", &[("d/a", "1")]);
+    let contexts = json!([context("hot", &world.server.url("r.git"), "d", json!({"sync": synced("HotReload")}))]);
+    world.agent("a", contexts, json!([])).await;
+    world.at("a", "contexts/hot", &first).await;
+    assert!(world.controller.stop());
+    world.server.behave(|b| b.status = Some(503));
+    let foreign = format!("sha256:{}", "a".repeat(64));
+    let mut pieces = world.applied("a").await;
+    pieces.values_mut().for_each(|resolved| resolved.digest.clone_from(&foreign));
+    let forged = json!({"metadata": {"annotations": {state::PIECES: to_json(&pieces)}}});
+    world.merge::<ConfigMap>("a-server-content", forged).await;
+    world.controller = world.release.start(&[]);
+    world.ready("a", "nothing is known", |reason, message| reason == "Unreachable" && message.contains("503")).await;
+    let map = world.api::<ConfigMap>().get("a-server-content").await.unwrap();
+    assert!(!map.data.unwrap()["content.json"].contains(&foreign));
+    world.server.behave(|b| b.status = None);
+    world.ready("a", "it is read again", |reason, _| reason != "Unreachable").await;
 }
 
 #[tokio::test]

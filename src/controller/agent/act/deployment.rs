@@ -132,7 +132,7 @@ impl Agents {
             }
             Action::Apply { causes, .. } => {
                 let mut annotations = state::applied_annotations(&desired.hash, &desired.parts);
-                annotations.extend(state::pieces_annotation(&desired.pieces));
+                annotations.extend(self.remembered(who.agent, &desired.pieces));
                 annotations.insert(state::TEMPLATE_GENERATION.into(), template_generation(live, causes.is_empty()));
                 write::body(&desired.deployment, annotations, version)
             }

@@ -66,7 +66,10 @@ impl Agents {
         let (policy, now) = (decide::live_policy(&seen.spec), self.context.now());
         let Some(action) = decide::exchange(desired, there, work, policy, now) else { return Ok(()) };
         match &action {
-            Action::Keep | Action::Wait { write: false, .. } => {}
+            Action::Keep => {
+                self.seal_again(who.agent, &wanted.object, map.unwrap_or(&state::Annotations::new())).await?
+            }
+            Action::Wait { write: false, .. } => {}
             Action::Apply { .. } => {
                 if !self.write_exchange(who, wanted, acted).await? {
                     return Ok(());
@@ -113,7 +116,8 @@ impl Agents {
         let live = self.exchange_map(who);
         let map = live.as_ref().map(|l| l.annotations());
         let mut annotations = state::parts_annotation(&wanted.parts);
-        annotations.extend(state::pieces_annotation(&wanted.pieces));
+        annotations.extend(self.remembered(who.agent, &wanted.pieces));
+        annotations.extend(self.sealed(who.agent, &wanted.object));
         annotations.insert(state::SHAPE.into(), wanted.shape.clone());
         annotations.insert(state::SINCE.into(), seconds(decide::since(wanted, map, self.context.now())).to_string());
         let version = live.as_ref().and_then(|l| l.resource_version());
