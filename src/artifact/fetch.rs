@@ -164,14 +164,14 @@ fn leader(headers: &HeaderMap) -> Option<String> {
     Some(headers.get(LEADER_HEADER)?.to_str().ok()?.to_owned())
 }
 
-fn broken(digest: &Digest, why: impl ToString) -> FetchError {
+fn broken(digest: &Digest, why: impl std::fmt::Display) -> FetchError {
     FetchError::Broken(*digest, why.to_string())
 }
 
 /// The status and the first line of the text, which is short.
 async fn said(status: StatusCode, body: Incoming) -> String {
     let text = timeout(PART, http_body_util::Limited::new(body, 4 << 10).collect()).await;
-    let text = text.ok().and_then(Result::ok).map(|text| text.to_bytes()).unwrap_or_default();
+    let text = text.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control());
     format!("{status} {}", line.take(300).collect::<String>())

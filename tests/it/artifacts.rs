@@ -260,11 +260,11 @@ impl Replica {
     }
 
     async fn leads(&self) {
-        self.metric("pilothouse_leader", |value| value >= 1.0).await;
+        self.metric("pilothouse_leader", |value| value >= 1).await;
     }
 
     /// Waits until a metric without labels, or with these, is as wanted.
-    async fn metric(&self, name: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+    async fn metric(&self, name: &str, wanted: impl Fn(i64) -> bool) -> i64 {
         let url = format!("{}/metrics", self.controller.health);
         eventually(name, 60, || async {
             let (_, text) = crate::common::wait::get(&url).await?;
@@ -281,7 +281,7 @@ async fn fetch(fetcher: &Fetcher, stored: &Stored, to: &Path) -> Result<(), Fetc
     loop {
         match fetcher.fetch(&stored.digest, stored.size, to).await {
             Err(_) if std::time::Instant::now() < end => tokio::time::sleep(Duration::from_millis(100)).await,
-            fetched => return fetched,
+            done => return done,
         }
     }
 }

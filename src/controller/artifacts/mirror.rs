@@ -136,10 +136,10 @@ pub(in crate::controller) fn start(
 
 impl Mirror {
     async fn run(mut self) {
-        let mut fetches = JoinSet::new();
+        let mut running = JoinSet::new();
         let mut looked = self.look().await;
         loop {
-            self.begin(&mut fetches);
+            self.begin(&mut running);
             let wake = self.next_attempt().unwrap_or(looked + ROUND).min(looked + ROUND);
             tokio::select! {
                 () = self.named.changed() => {
@@ -147,11 +147,15 @@ impl Mirror {
                     looked = self.look().await;
                 }
                 Ok(()) = self.leadership.changed() => self.ask_again(),
-                Some(done) = fetches.join_next() => match done {
-                    Ok((digest, result)) => self.note(digest, result),
-                    // It panicked: whose it was is not known, so all are looked at again.
-                    Err(_) => { self.under_way.clear(); fetches.abort_all(); }
-                },
+                Some(done) = running.join_next() => {
+                    if let Ok((digest, result)) = done {
+                        self.note(digest, result);
+                    } else {
+                        // It panicked: whose it was is not known, so all are begun again.
+                        self.under_way.clear();
+                        running.abort_all();
+                    }
+                }
                 () = tokio::time::sleep_until(wake) => {
                     if looked.elapsed() >= ROUND {
                         looked = self.look().await;
@@ -192,7 +196,7 @@ impl Mirror {
     }
 
     /// Begins what is due, as far as there is room.
-    fn begin(&mut self, fetches: &mut JoinSet<(Digest, Result<u64, FetchError>)>) {
+    fn begin(&mut self, running: &mut JoinSet<(Digest, Result<u64, FetchError>)>) {
         let leadership = self.leadership.borrow().clone();
         let from = match leadership {
             Leadership::Leader => None,
@@ -210,7 +214,7 @@ impl Mirror {
         for (_, digest) in due.into_iter().take(AT_ONCE.saturating_sub(self.under_way.len())) {
             self.under_way.insert(digest);
             let (fetcher, store, from) = (self.fetcher.clone(), self.store.clone(), from.clone());
-            fetches.spawn(async move { (digest, copy(&fetcher, store, digest, from.as_deref()).await) });
+            running.spawn(async move { (digest, copy(&fetcher, store, digest, from.as_deref()).await) });
         }
     }
 

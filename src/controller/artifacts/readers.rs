@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Label that the Deployment's controller gives its ReplicaSets and their pods.
+/// Label that the Deployment's controller gives its `ReplicaSets` and their pods.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// A pod of an agent's server reads what its agent names, in its namespace. A replica of the controller reads all.
@@ -25,7 +25,7 @@ const TEMPLATE_HASH: &str = "pod-template-hash";
 pub(super) struct Readers {
     named: Named,
     caches: Caches,
-    /// Namespace and ServiceAccount of the controller.
+    /// Namespace and `ServiceAccount` of the controller.
     own: Option<(String, String)>,
 }
 
@@ -47,7 +47,7 @@ impl Readers {
     }
 }
 
-/// Whether a pod is what the Deployment of an agent makes: by its labels, its name, and the ReplicaSet in control.
+/// Whether a pod is what the Deployment of an agent makes: by its labels, its name, and the `ReplicaSet` in control.
 fn is_servers(pod: &Pod, agent: &str) -> bool {
     let is_server = pod.labels().get(label::COMPONENT).map(String::as_str) == Some(names::value::SERVER);
     let Some(hash) = pod.labels().get(TEMPLATE_HASH) else { return false };

@@ -10,7 +10,7 @@ struct Scene {
     ours: String,
     theirs: String,
     /// Of `coder` in our namespace, and of `spy` there, and of `coder` in theirs.
-    agents: [(Agent, Reader); 3],
+    agents: Vec<(Agent, Reader)>,
     /// One for each.
     stored: [Stored; 3],
 }
@@ -22,8 +22,10 @@ impl Scene {
         let fleet = Fleet::new(&[ours.clone(), theirs.clone()]).await;
         let leader = fleet.replica("scene", None, None);
         leader.leads().await;
-        let agents =
-            [fleet.agent(&ours, "coder").await, fleet.agent(&ours, "spy").await, fleet.agent(&theirs, "coder").await];
+        let mut agents = vec![];
+        for (namespace, name) in [(&ours, "coder"), (&ours, "spy"), (&theirs, "coder")] {
+            agents.push(Box::pin(fleet.agent(namespace, name)).await);
+        }
         let stored = ["1", "2", "3"].map(|text| leader.put(&[("a", text)]));
         for ((namespace, (agent, reader)), stored) in [&ours, &ours, &theirs].into_iter().zip(&agents).zip(&stored) {
             fleet.refer(namespace, agent, &[stored.digest]).await;
@@ -159,7 +161,7 @@ async fn only_a_token_for_us_of_a_pod_that_lives_opens_anything() {
     let impostor = fleet.create::<Pod>(&scene.theirs, body).await;
     let impostor = fleet.token(&impostor, "pilothouse").await;
     assert_eq!(scene.status(&impostor, digest).await, 404);
-    leader.metric("pilothouse_artifact_requests_total{result=\"unauthenticated\"}", |n| n == 6.0).await;
+    leader.metric("pilothouse_artifact_requests_total{result=\"unauthenticated\"}", |n| n == 6).await;
 
     // A pod that is gone reads nothing more, although its token was believed a moment ago.
     let pods = fleet.api::<Pod>(&scene.theirs);

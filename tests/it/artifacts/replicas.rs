@@ -34,13 +34,13 @@ async fn a_follower_has_everything_when_leader_and_forge_are_gone() {
     // What a status names is copied, and what an annotation names, which the leader gets a moment later.
     let late = Stored { digest: Digest::of(b"not yet"), size: 0 };
     fleet.refer(&namespace, &agent, &[of_status, late.digest]).await;
-    follower.metric("pilothouse_artifact_missing", |missing| missing == 1.0).await;
+    follower.metric("pilothouse_artifact_missing", |missing| missing == 1).await;
     let of_map = leader.put(&[("context.md", "be kind")]);
     fleet.refer(&namespace, &agent, &[of_status, of_map.digest]).await;
-    follower.metric("pilothouse_artifact_missing", |missing| missing == 0.0).await;
-    follower.metric("pilothouse_artifact_lag_seconds", |lag| lag == 0.0).await;
-    assert!(follower.metric("pilothouse_artifact_copies_total", |_| true).await >= 2.0);
-    assert!(follower.metric("pilothouse_artifact_failed_copies_total", |_| true).await >= 1.0, "one was missing");
+    follower.metric("pilothouse_artifact_missing", |missing| missing == 0).await;
+    follower.metric("pilothouse_artifact_lag_seconds", |lag| lag == 0).await;
+    assert!(follower.metric("pilothouse_artifact_copies_total", |_| true).await >= 2);
+    assert!(follower.metric("pilothouse_artifact_failed_copies_total", |_| true).await >= 1, "one was missing");
     assert_eq!(*follower.store().open(&of_map.digest).unwrap(), files(&[("context.md", "be kind")]));
 
     // Both serve the same.
@@ -60,7 +60,7 @@ async fn a_follower_has_everything_when_leader_and_forge_are_gone() {
 
     // The old one comes back without its disk, and copies from the new leader.
     let back = fleet.replica("one-again", Some(follower.port), None);
-    back.metric("pilothouse_artifact_copies_total", |copies| copies >= 2.0).await;
+    back.metric("pilothouse_artifact_copies_total", |copies| copies >= 2).await;
     fleet.served(&back, &reader.token, &of_map.digest).await;
 }
 
@@ -97,7 +97,7 @@ async fn a_leader_that_lacks_something_asks_the_others() {
     let stored = follower.put(&[("a", "1")]);
     fleet.refer(&namespace, &agent, &[stored.digest]).await;
     fleet.served(&leader, &reader.token, &stored.digest).await;
-    leader.metric("pilothouse_artifact_missing", |missing| missing == 0.0).await;
+    leader.metric("pilothouse_artifact_missing", |missing| missing == 0).await;
 }
 
 #[tokio::test]
@@ -114,13 +114,13 @@ async fn sixty_four_at_once_and_damage_on_the_way() {
     fleet.served(&leader, &reader.token, &stored.digest).await;
 
     let fetcher = Fetcher::new(fleet.endpoint(leader.port, &reader.token).await);
-    let fetches = (0..64).map(|n| {
+    let readers = (0..64).map(|n| {
         let (fetcher, to) = (fetcher.clone(), fleet.files.path().join(format!("to-{n}")));
         async move { fetch(&fetcher, &stored, &to).await.map(|()| to) }
     });
     let before = leader.controller.resident();
-    for fetched in futures::future::join_all(fetches).await {
-        let to = fetched.unwrap();
+    for result in futures::future::join_all(readers).await {
+        let to = result.unwrap();
         assert_eq!(std::fs::read_to_string(to.join("big")).unwrap().len(), text.len());
         assert_eq!(std::fs::read_to_string(to.join("dir/small")).unwrap(), "x");
     }
@@ -146,8 +146,8 @@ async fn sixty_four_at_once_and_damage_on_the_way() {
     assert!(!file.exists());
     let (status, _) = fleet.get(&leader, &reader.token, &stored.digest).await;
     assert_eq!(status, 404);
-    leader.metric("pilothouse_artifact_requests_total{result=\"damaged\"}", |n| n == 1.0).await;
-    assert!(leader.metric("pilothouse_artifact_sent_bytes_total", |_| true).await >= 64.0 * f64::from(1 << 20));
+    leader.metric("pilothouse_artifact_requests_total{result=\"damaged\"}", |n| n == 1).await;
+    assert!(leader.metric("pilothouse_artifact_sent_bytes_total", |_| true).await >= 64 << 20);
     leader.put(&[("big", &text), ("dir/small", "x")]);
     fleet.served(&leader, &reader.token, &stored.digest).await;
 }
