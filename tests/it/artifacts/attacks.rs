@@ -38,6 +38,22 @@ impl Scene {
         self.fleet.get(&self.leader, token, digest).await.0
     }
 
+    /// Writes the spy's ConfigMap of content with this seal.
+    async fn content(&self, spy: &Agent, digest: &Digest, seal: &str) {
+        let name = format!("{}-server-content", spy.name_any());
+        let mut body = map(&self.fleet.seal().await, &name, &spy.name_any(), spy, &[*digest]);
+        body["metadata"]["annotations"]["pilothouse.dev/artifacts-seal"] = json!(seal);
+        let maps = self.fleet.api::<ConfigMap>(&self.ours);
+        maps.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(body)).await.unwrap();
+    }
+
+    /// Waits until the caches have what was written in our namespace so far: one watch brings all in order.
+    async fn caches_are_new(&self, n: usize, mark: &str) {
+        let later = self.leader.put(&[("mark", mark)]);
+        self.fleet.refer(&self.ours, &self.agents[n].0, &[self.stored[n].digest, later.digest]).await;
+        self.fleet.served(&self.leader, self.token(n), &later.digest).await;
+    }
+
     fn token(&self, n: usize) -> &str {
         &self.agents[n].1.token
     }
@@ -86,41 +102,46 @@ async fn a_pod_reads_what_its_own_agent_names_and_nothing_else() {
     let mut ownerless = map(&seal, "spy-server-files-z", "spy", spy, &[stored[0].digest]);
     ownerless["metadata"]["ownerReferences"] = json!([]);
     fleet.create::<ConfigMap>(&scene.ours, ownerless).await;
+    scene.caches_are_new(1, "foreign").await;
+    assert_eq!(scene.status(scene.token(1), &stored[0].digest).await, 404);
+
     // Nor does one that somebody wrote who has seen the digest: without a seal, with one of a text of before, of
-    // another agent, or of his own.
+    // another agent, of another namespace, or of his own.
     let own = Seal::new(&rcgen_key()).unwrap();
     let (digests, uid) = (stored[0].digest.to_string(), spy.uid().unwrap());
-    let seals = [
+    let forged = [
         String::new(),
         seal.of(&scene.ours, &uid, &stored[1].digest.to_string()),
         seal.of(&scene.ours, &victim.uid().unwrap(), &digests),
         seal.of(&scene.theirs, &uid, &digests),
         own.of(&scene.ours, &uid, &digests),
     ];
-    for (n, forged) in seals.into_iter().enumerate() {
-        let mut body = map(&seal, &format!("spy-server-files-forged-{n}"), "spy", spy, &[stored[0].digest]);
-        body["metadata"]["annotations"]["pilothouse.dev/artifacts-seal"] = json!(forged);
-        fleet.create::<ConfigMap>(&scene.ours, body).await;
+    let name = "spy-server-content";
+    for (n, forged) in forged.into_iter().enumerate() {
+        scene.content(spy, &stored[0].digest, &forged).await;
+        scene.caches_are_new(1, &format!("forged {n}")).await;
+        assert_eq!(scene.status(scene.token(1), &stored[0].digest).await, 404, "{n}");
     }
-    let own = leader.put(&[("a", "the last word")]);
-    let body = map(&seal, "spy-server-files-own", "spy", spy, &[own.digest]);
-    fleet.create::<ConfigMap>(&scene.ours, body).await;
-    fleet.served(leader, scene.token(1), &own.digest).await; // so the caches have all of these
-    assert_eq!(scene.status(scene.token(1), &stored[0].digest).await, 404);
+    let right = map(&seal, name, "spy", spy, &[stored[0].digest]);
+    let right = right["metadata"]["annotations"]["pilothouse.dev/artifacts-seal"].as_str().unwrap().to_owned();
+    scene.content(spy, &stored[0].digest, &right).await;
+    fleet.served(leader, scene.token(1), &stored[0].digest).await; // so it was the seal
 
     // A pod that somebody gave the label is not the agent's.
     let labels = json!({"pilothouse.dev/agent": "coder", "app.kubernetes.io/component": "server"});
+    let mut tokens = vec![];
     for name in ["labelled", "coder-server-6c9f-x1b2c"] {
         let body = json!({"metadata": {"name": name, "labels": labels},
             "spec": {"containers": [{"name": "c", "image": "none"}]}});
         let pod = fleet.create::<Pod>(&scene.ours, body).await;
-        let token = fleet.token(&pod, "pilothouse").await;
-        // The cache has it once it has what came later.
-        let later = leader.put(&[("later", name)]);
-        let digests = [stored[0].digest, later.digest];
-        fleet.refer(&scene.ours, victim, &digests).await;
-        fleet.served(leader, scene.token(0), &later.digest).await;
-        assert_eq!(scene.status(&token, &stored[0].digest).await, 404, "{name}");
+        tokens.push(fleet.token(&pod, "pilothouse").await);
+    }
+    // The caches have them once they have what came later.
+    let (late, reader) = fleet.agent(&scene.ours, "late").await;
+    fleet.refer(&scene.ours, &late, &[stored[0].digest]).await;
+    fleet.served(leader, &reader.token, &stored[0].digest).await;
+    for token in tokens {
+        assert_eq!(scene.status(&token, &stored[0].digest).await, 404);
     }
     // What an agent does not name any more it cannot read any more.
     fleet.refer(&scene.ours, victim, &[stored[1].digest]).await;
