@@ -78,6 +78,9 @@ pub fn server(desired: &Desired, live: Option<&Value>, work: Work, policy: Polic
     let drifted = drifted(desired, live);
     let current = state.applied.as_ref() == Some(&desired.hash);
     if current && !drifted {
+        if desired.may_still_wait(state.pending.as_ref()) {
+            return Action::Keep;
+        }
         let settled = state.pending.is_none() && same_object(live, desired.deployment.value());
         return if settled { Action::Keep } else { apply(BTreeSet::new()) };
     }

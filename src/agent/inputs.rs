@@ -1,6 +1,9 @@
 //! Everything that the objects of an agent are made from.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::Pieces;
 use crate::api::{Agent, AgentSpec, PilothouseConfigSpec};
@@ -52,6 +55,9 @@ pub struct Inputs<'a> {
     pub suspended: bool,
     /// What was decided for Git inputs; only those that have a commit.
     pub pieces: &'a Pieces,
+    /// Ids of Git inputs that are followed and of which nobody has said anything yet, as after a start: what waits for them
+    /// still waits.
+    pub unread: &'a BTreeSet<String>,
     /// The referenced `ConfigMaps` that exist.
     pub config_maps: &'a BTreeMap<String, ConfigMapData>,
     /// The referenced Secrets that exist.

@@ -1,6 +1,6 @@
 //! What a change of an Agent would do, for who cannot read everything that the controller reads (pure).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ConfigMapData, Desired, Inputs, Invalid, Pieces, Resolved, SecretKeys, Wanted, build,
@@ -51,6 +51,7 @@ fn desired(side: &Side<'_>) -> Result<Desired, Invalid> {
         voice_address: None,
         suspended: wants_suspension(side.agent),
         pieces: &unknown_pieces(&spec)?,
+        unread: &BTreeSet::new(),
         config_maps: &config_maps(&spec, side.config_maps),
         secrets: &secrets(&spec),
     })

@@ -274,7 +274,7 @@ pub struct GitSyncStatus {
     /// When that commit arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_synced: Option<Time>,
-    /// Newest commit that is known of it. Another one than commitHash waits, or has the same files.
+    /// Newest known commit that changed its files. Another one than commitHash waits, or cannot be had: the message says why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_commit: Option<String>,
     /// How a new commit arrives: `HotReload` or Rollout. Absent where none is followed.

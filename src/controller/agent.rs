@@ -13,7 +13,11 @@ pub(super) mod sources;
 pub mod voice;
 mod write;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -39,11 +43,15 @@ use act::Acted;
 use contents::Contents;
 use fresh::Fresh;
 use index::{ByAgent, OpenTasks, Referrers};
+use observe::Seen;
 use sources::GitInputs;
 use voice::AgentVoice;
 
 /// How often a name that somebody else has is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How long a remote has for its first answer after a start, while something waits for what it says.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// The reconciler of Agents.
 pub struct Agents {
@@ -67,6 +75,8 @@ pub struct Agents {
     told: leaving::Told,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
     touches: Mutex<HashMap<(String, String), act::Touch>>,
+    /// Since when something waits for the first word about Git inputs, by namespace and agent.
+    unread_since: Mutex<HashMap<(String, String), Instant>>,
     /// Content that sidecars were told to exchange and do not have yet, by namespace and agent.
     loads: Mutex<HashMap<(String, String), act::Told>>,
     /// Deployments whose last write may still land, by namespace and agent.
@@ -97,6 +107,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         told: leaving::Told::default(),
         touches: Mutex::default(),
         loads: Mutex::default(),
+        unread_since: Mutex::default(),
         open_writes: Mutex::default(),
         first_deployments: first_deployments::FirstDeployments::default(),
         authority_turn: tokio::sync::Mutex::default(),
@@ -140,6 +151,7 @@ impl Reconcile for Agents {
         self.git.forget(namespace, name);
         self.context.metrics.forget_agent(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
+        self.unread_since.lock().remove(&(namespace.into(), name.into()));
         self.loads.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
         self.first_deployments.take(namespace, name);
@@ -166,6 +178,10 @@ impl Agents {
             acted.hold(left);
             return Ok(());
         }
+        if let Some(left) = self.wait_for_inputs(&namespace, &name, &seen) {
+            acted.hold(left);
+            return Ok(());
+        }
         acted.git = Some(seen.inputs_seen());
         if let Some(failure) = seen.git.missing() {
             return Err(failure.clone());
@@ -174,6 +190,20 @@ impl Agents {
         self.check_names(agent).await?;
         Box::pin(self.act(agent, &seen, &desired, acted)).await?;
         self.label(agent).await
+    }
+
+    /// After a start, how long to wait for the first word about Git inputs that something waits for: without it a status
+    /// would say for a moment that nothing waits.
+    fn wait_for_inputs(&self, namespace: &str, name: &str, seen: &Seen) -> Option<Duration> {
+        let map = self.config_maps.get(namespace, &names::agent::content(name));
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut first = self.unread_since.lock();
+        if !seen.waits_unread(map.as_ref().map(|map| map.annotations())) {
+            first.remove(&key);
+            return None;
+        }
+        let since = first.entry(key).or_insert_with(Instant::now);
+        FIRST_WORD.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// Says on the Agent which template it is made from, so that `kubectl get agents -l` finds it. Nothing else of the

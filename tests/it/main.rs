@@ -12,6 +12,7 @@ mod common;
 mod controller;
 mod crds;
 mod examples;
+mod exchange;
 mod git_inputs;
 mod git_remote;
 mod import;

@@ -15,12 +15,15 @@ mod sidecar;
 
 pub use objects::{auth_secret, owner};
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{
     Inputs, Invalid, Pieces, config,
     content::{self, Content},
     effect::Parts,
+    gate::Pending,
     hash,
 };
 use crate::{
@@ -43,6 +46,8 @@ pub struct Desired {
     pub exchange: Option<Exchange>,
     /// What was decided for the Git inputs that change with the pod template.
     pub pieces: Pieces,
+    /// [`Inputs::unread`].
+    pub unread: BTreeSet<String>,
     /// Hash of the gathered text.
     pub text_hash: String,
     /// What the gathered text is made of, context by context.
@@ -87,6 +92,13 @@ struct Plan<'a> {
     files: files::Files,
 }
 
+impl Desired {
+    /// Whether something that waits may be wanted still: what it is made of was not read since.
+    pub fn may_still_wait(&self, pending: Option<&Pending>) -> bool {
+        pending.is_some_and(|pending| !pending.causes.is_disjoint(&self.unread))
+    }
+}
+
 /// Builds every object, or says why not.
 pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
     let plan = plan(inputs)?;
@@ -108,6 +120,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
         files: objects::files(&plan),
         exchange: exchange(&plan),
         pieces: plan.git.fixed_pieces.clone(),
+        unread: inputs.unread.clone(),
         parts,
         suspended,
         own_system_image: plan.images.own_system,

@@ -1,6 +1,6 @@
 mod git;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -65,6 +65,7 @@ impl World {
             voice_address: Some(self.voice),
             suspended: self.suspended,
             pieces: &self.pieces,
+            unread: &BTreeSet::new(),
             config_maps: &each(&self.maps).iter().map(|(k, v)| (k.clone(), text(v))).collect(),
             secrets: &each(&self.secrets).iter().map(|(k, v)| (k.clone(), keys(v))).collect(),
         })

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -26,6 +28,7 @@ fn read(contexts: Value, maps: &[(&str, Value)]) -> Result<Content, Invalid> {
         voice_address: None,
         suspended: false,
         pieces: &Pieces::new(),
+        unread: &BTreeSet::new(),
         config_maps: &config_maps,
         secrets: &secrets,
     };

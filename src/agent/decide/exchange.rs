@@ -40,6 +40,9 @@ pub fn exchange(desired: &Desired, live: Live<'_>, work: Work, policy: Policy, n
     let Some(map) = live.map else { return apply() };
     let state = State::of_content(map);
     if state.applied.as_ref() == Some(&wanted.hash) {
+        if desired.may_still_wait(state.pending.as_ref()) {
+            return Some(Action::Keep);
+        }
         let same = map.get(state::OBJECT_HASH) == Some(&object_hash(wanted.object.value()));
         return if same && state.pending.is_none() { Some(Action::Keep) } else { apply() };
     }

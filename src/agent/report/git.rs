@@ -84,7 +84,9 @@ fn one(git: &Git, wanted: &Wanted, before: &[GitSyncStatus], outcome: &Outcome<'
         commit.as_ref().map(|_| Time(whole_seconds(outcome.now)))
     };
     let newest = git.newest.get(&wanted.id).or_else(|| git.applied(&wanted.id));
-    let observed = git.observed.get(&wanted.id).or(newest.map(|piece| &piece.revision)).map(String::as_str);
+    // Of a commit that changes nothing of it nothing is said, as long as nothing is wrong: most pushes are such.
+    let seen = git.observed.get(&wanted.id).filter(|_| git.notes.contains_key(&wanted.id));
+    let observed = seen.or(newest.map(|piece| &piece.revision)).map(String::as_str);
     GitSyncStatus {
         name,
         commit_hash: commit,
@@ -140,9 +142,7 @@ fn waits_for(git: &Git, wanted: &Wanted) -> Option<String> {
     {
         return Some(report.why.clone());
     }
-    let other = git.observed.get(&wanted.id).is_some_and(|observed| *observed != applied.revision);
-    // Where that one is not known, a note says why.
-    (other && !git.notes.contains_key(&wanted.id)).then(|| "the newest commit has the same files".to_string())
+    None
 }
 
 /// Exists once there was an input that is followed, and then stays.

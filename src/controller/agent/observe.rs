@@ -1,6 +1,6 @@
 //! What an agent's decisions are made from.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -36,6 +36,8 @@ pub(super) struct Seen {
     config: Option<Arc<PilothouseConfig>>,
     content: Content,
     wanted: Vec<Wanted>,
+    /// Ids of those that are followed and of which nobody has said anything yet.
+    unread: BTreeSet<String>,
     pub git: sources::Read,
     system_image: Option<String>,
     voice_address: Option<String>,
@@ -74,6 +76,7 @@ impl Agents {
             deployment: self.own_deployment(agent),
             config,
             content,
+            unread: unread(&wanted, &git),
             wanted,
             git,
             system_image: self.context.settings.system_image.clone(),
@@ -257,6 +260,13 @@ impl Seen {
         }
     }
 
+    /// Whether something waits for Git inputs of which nobody has said anything yet.
+    pub(super) fn waits_unread(&self, content: Option<&state::Annotations>) -> bool {
+        let deployment = self.deployment.as_deref().map(ResourceExt::annotations).map(state::State::of_deployment);
+        let states = deployment.into_iter().chain(content.map(state::State::of_content));
+        states.filter_map(|state| state.pending).any(|pending| !pending.causes.is_disjoint(&self.unread))
+    }
+
     /// Whether no pod is wanted by what is applied.
     pub(super) fn has_no_pods(&self) -> bool {
         self.deployment.as_deref().is_some_and(has_no_pods)
@@ -272,10 +282,16 @@ impl Seen {
             voice_address: self.voice_address.as_deref(),
             suspended: self.suspended,
             pieces: &self.git.pieces,
+            unread: &self.unread,
             config_maps: &self.content.config_maps,
             secrets: &self.content.secrets,
         }
     }
+}
+
+fn unread(wanted: &[Wanted], git: &sources::Read) -> BTreeSet<String> {
+    let silent = |id: &str| git.states.get(id).is_none_or(|state| state.observed.is_none());
+    wanted.iter().filter(|w| w.sync.is_some() && silent(&w.id)).map(|w| w.id.clone()).collect()
 }
 
 fn refuse(fields: &[not_yet::FieldPath], of: &str) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -41,6 +41,7 @@ fn desired(context: &str, skills: &str, more: bool) -> Desired {
         voice_address: None,
         suspended: false,
         pieces: &pieces,
+        unread: &BTreeSet::new(),
         config_maps: &BTreeMap::new(),
         secrets: &BTreeMap::new(),
     })
@@ -202,5 +203,51 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_was_not_read_since_a_start_still_waits() {
+    let (old, new) = (desired("1", "1", false), desired("2", "1", false));
+    let mut map = written(&old, None, at(0));
+    let policy = policy(OnTimeout::Force);
+    let waits = exchange(&new, live(&map, true), work(Activity::Busy), policy, at(10)).unwrap();
+    let Action::Wait { pending, .. } = waits else { panic!("{waits:?}") };
+    map.extend(state::pending_annotations(&pending));
+    let decide = |unread: &[&str]| {
+        let unread = unread.iter().map(ToString::to_string).collect();
+        let restarted = Desired { unread, ..old.clone() };
+        exchange(&restarted, live(&map, true), work(Activity::Idle), policy, at(20)).unwrap()
+    };
+    assert_eq!(decide(&["contexts/docs"]), Action::Keep, "its clock goes on");
+    for other in [&[][..], &["skills/team"]] {
+        assert!(matches!(decide(other), Action::Apply { .. }), "{other:?}: it is known that nothing waits");
+    }
+}
+
+#[test]
+fn a_rollout_that_waits_for_what_was_not_read_waits_on() {
+    let old = desired("1", "1", false);
+    let mut live = old.deployment.clone();
+    let pending = gate::Pending {
+        hash: "new".into(),
+        since: at(0),
+        causes: [String::from("contexts/docs"), String::from("image")].into(),
+    };
+    let mut marks = state::applied_annotations(&old.hash, &old.parts);
+    marks.extend(state::pending_annotations(&pending));
+    for (key, value) in marks {
+        live.set_annotation(&key, &value);
+    }
+    for (unread, keeps) in [("contexts/docs", true), ("contexts/other", false)] {
+        let restarted = Desired { unread: [unread.to_string()].into(), ..old.clone() };
+        let action = crate::agent::decide::server(
+            &restarted,
+            Some(live.value()),
+            work(Activity::Idle),
+            Policy::default(),
+            at(20),
+        );
+        assert_eq!(action == Action::Keep, keeps, "{unread}: {action:?}");
     }
 }

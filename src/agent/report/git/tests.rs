@@ -166,7 +166,7 @@ fn a_commit_counts_when_the_pods_have_it() {
         entry(&status, "slow"),
         (some("4"), Some(100), some("6"), some("the newest commit waits for a rollout"))
     );
-    assert_eq!(entry(&status, "pin"), (some("3"), Some(100), some("9"), some("the newest commit has the same files")));
+    assert_eq!(entry(&status, "pin"), (some("3"), Some(100), some("3"), None), "other files changed");
     // Decided, and the pod waits for its server.
     git.exchanged.insert("contexts/live".into(), at("5", &[]));
     git.hash = some("i");
@@ -337,12 +337,15 @@ fn a_context_that_failed_without_skills_is_told_too() {
 fn notes_of_pods_and_remotes_are_shown() {
     let mut git = settled();
     git.notes = [("contexts/live".to_string(), "the remote does not answer".to_string())].into();
+    git.observed = [("contexts/live".to_string(), "main@sha1:8".to_string())].into();
     let mut said = (*git.reports[0]).clone();
     said.pieces[0].note = "docs/a.md has local edits".into();
     git.reports = vec![Arc::new(said.clone()), Arc::new(said)];
     let (status, _) = report(&agent(), &outcome(&git, 1));
     let message = status.git_sync_statuses[0].message.as_deref();
     assert_eq!(message, Some("the remote does not answer; docs/a.md has local edits"));
+    let observed = status.git_sync_statuses[0].observed_commit.as_deref();
+    assert_eq!(observed, Some("8"), "what was seen and cannot be had is named");
 }
 
 #[test]

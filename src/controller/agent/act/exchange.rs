@@ -18,7 +18,8 @@ use crate::{
         build::Exchange,
         decide::{self, Action},
         gate::Work,
-        report, state,
+        report,
+        state::{self, Annotations},
     },
     api::{
         content::{Load, Report},
@@ -66,9 +67,7 @@ impl Agents {
         let (policy, now) = (decide::live_policy(&seen.spec), self.context.now());
         let Some(action) = decide::exchange(desired, there, work, policy, now) else { return Ok(()) };
         match &action {
-            Action::Keep => {
-                self.seal_again(who.agent, &wanted.object, map.unwrap_or(&state::Annotations::new())).await?
-            }
+            Action::Keep => self.seal_again(who.agent, &wanted.object, map.unwrap_or(&Annotations::new())).await?,
             Action::Wait { write: false, .. } => {}
             Action::Apply { .. } => {
                 if !self.write_exchange(who, wanted, acted).await? {
