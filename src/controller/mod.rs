@@ -201,7 +201,7 @@ async fn lead(context: &Context, kinds: Vec<Loop>, known: watch::Sender<Leadersh
         namespace: settings.namespace.clone(),
         lease: settings.lease_name.clone(),
         identity: settings.identity(),
-        address: settings.advertise_address.clone().unwrap_or_default(),
+        address: settings.advertised().unwrap_or_default(),
         duration: Duration::from_secs(settings.lease_duration),
     };
     let candidate = Candidate::new(context.client.clone(), election, known);

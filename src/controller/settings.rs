@@ -86,6 +86,16 @@ impl Settings {
         self.pod_name.clone().unwrap_or_else(|| self.fallback_identity.clone())
     }
 
+    /// How this replica alone is reached. The chart can only write a pod's address before the port, so one of IPv6 gets its
+    /// brackets here.
+    pub fn advertised(&self) -> Option<String> {
+        let address = self.advertise_address.as_deref().filter(|address| !address.is_empty())?;
+        match address.rsplit_once(':') {
+            Some((host, port)) if host.contains(':') && !host.starts_with('[') => Some(format!("[{host}]:{port}")),
+            _ => Some(address.to_owned()),
+        }
+    }
+
     /// The controller's own `ServiceAccount`, in [`namespace`](Self::namespace).
     pub fn own_account(&self) -> Option<&str> {
         self.service_account.as_deref().filter(|name| !name.is_empty())
@@ -116,6 +126,20 @@ mod tests {
     struct Flags {
         #[command(flatten)]
         settings: Settings,
+    }
+
+    #[test]
+    fn an_address_of_ipv6_gets_its_brackets() {
+        for (given, advertised) in [
+            ("10.1.2.3:9443", Some("10.1.2.3:9443")),
+            ("fd00::5:9443", Some("[fd00::5]:9443")),
+            ("[fd00::5]:9443", Some("[fd00::5]:9443")),
+            ("replica-0.svc:9443", Some("replica-0.svc:9443")),
+            ("", None),
+        ] {
+            let settings = Flags::try_parse_from(["x", "--advertise-address", given]).unwrap().settings;
+            assert_eq!(settings.advertised().as_deref(), advertised, "{given}");
+        }
     }
 
     #[test]

@@ -63,3 +63,58 @@ pub(in crate::controller) async fn collect_garbage(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::named::tests::named, *};
+    use crate::tree::FileTree;
+
+    /// The leader holds one back.
+    struct One(Digest);
+
+    impl Kept for One {
+        fn kept(&self) -> BTreeSet<Digest> {
+            BTreeSet::from([self.0])
+        }
+
+        fn replaced(&self) -> (BTreeSet<Digest>, Duration) {
+            (BTreeSet::new(), Duration::ZERO)
+        }
+
+        fn forget_replaced(&self, _: &dyn Fn(&Digest) -> bool) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_lets_go_of_what_a_leader_still_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::new(folder.path(), 0).unwrap());
+        let put = |text: &str| store.put(&[("a", text)].into_iter().collect::<FileTree>()).unwrap().digest;
+        let (stays, goes, never, kept) = (put("stays"), put("goes"), put("never named"), put("kept"));
+        let (named, stop) = (named(), CancellationToken::new());
+        let (leads, leadership) = watch::channel(Leadership::Leader);
+        let collecting = collect_garbage(store.clone(), named.clone(), Arc::new(One(kept)), leadership, stop.clone());
+        let collecting = tokio::spawn(collecting);
+        let there = || [stays, goes, never, kept].map(|digest| store.contains(&digest));
+
+        named.name_only(&[stays, goes, kept]);
+        tokio::time::sleep(EVERY * 2).await;
+        named.name_only(&[stays]);
+        tokio::time::sleep(EVERY * 15).await;
+        assert_eq!(there(), [true; 4], "a leader may be about to name what is young");
+        leads.send_replace(Leadership::Follower("elsewhere:1".into()));
+        tokio::time::sleep(EVERY * 2).await;
+        assert_eq!(there(), [true, false, true, true]);
+
+        // Named again, it comes again, and stays for a while after.
+        put("goes");
+        named.name_only(&[stays, goes]);
+        tokio::time::sleep(EVERY * 2).await;
+        named.name_only(&[stays]);
+        tokio::time::sleep(EVERY * 5).await;
+        assert_eq!(there(), [true; 4]);
+        tokio::time::sleep(EVERY * 10).await;
+        assert_eq!(there(), [true, false, true, true]);
+        stop.cancel();
+        collecting.await.unwrap();
+    }
+}

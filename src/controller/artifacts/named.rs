@@ -200,7 +200,7 @@ fn is_of(map: &str, agent: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::LazyLock;
 
     use serde_json::{Value, json};
@@ -241,7 +241,16 @@ mod tests {
         json!({"apiVersion": API_VERSION, "kind": "Agent", "name": "coder", "uid": uid, "controller": true})
     }
 
-    fn named() -> Named {
+    impl Named {
+        /// Names exactly these from now on, in one ConfigMap.
+        pub(in super::super) fn name_only(&self, digests: &[Digest]) {
+            let entry = map("coder-server-content", "coder", &owner("u"), digests);
+            self.0.known.write().set(("ns".to_owned(), "coder-server-content".to_owned()), entry);
+        }
+    }
+
+    /// With nothing in it.
+    pub(in super::super) fn named() -> Named {
         let (maps, repositories) = (Cache::of(vec![]), Cache::of(vec![]));
         let (known, until, changed) = Default::default();
         Named(Arc::new(Inner { maps, repositories, seal: SEAL.clone(), known, until, changed }))
