@@ -152,7 +152,7 @@ fn words(class: Class, new: &Side<'_>) -> &'static str {
     match class {
         Class::None => "nothing of it is for its pod",
         Class::Live => "the running server reads it, nothing restarts",
-        Class::Reload => "the running server reads its configuration anew",
+        Class::Reload => "exchanged in the running pod when the server is idle, which then reads its skills anew",
         Class::Rollout | Class::Recreate if waits => "a new pod; waits for running work",
         Class::Rollout | Class::Recreate => "a new pod, at once",
     }
