@@ -27,7 +27,9 @@ impl Pass<'_> {
     pub(super) async fn check_health(&self) -> Result<Next, Failure> {
         self.look_at_due().await?;
         let state = self.health_state();
-        if let Some(wait) = self.state.progress.lock().said_lately(&state, Instant::now()) {
+        // Not in the condition: the lock would be held while it is taken again.
+        let said = self.state.progress.lock().said_lately(&state, Instant::now());
+        if let Some(wait) = said {
             return Ok(self.next().or_earlier(Next::After(wait)));
         }
         let applied = {
