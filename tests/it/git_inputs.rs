@@ -16,7 +16,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams},
 };
 use pilothouse::{
     agent::{Pieces, Resolved, state},
@@ -152,7 +152,7 @@ impl World {
     }
 }
 
-fn context(name: &str, url: &str, path: &str, more: Value) -> Value {
+fn context(name: &str, url: &str, path: &str, more: &Value) -> Value {
     let mut git = json!({"repository": url, "path": path});
     git.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({"name": name, "type": "Git", "mountPath": format!("/content/{name}"), "git": git})
@@ -177,7 +177,7 @@ async fn fifty_agents_on_a_private_remote_are_one_listing_an_interval_and_one_fe
     let more = json!({"sync": sync, "secretRef": {"name": "git"}});
     let names: Vec<String> = (0..50).map(|n| format!("a{n}")).collect();
     for name in &names {
-        world.agent(name, json!([context("docs", &world.server.url("r.git"), "docs", more.clone())]), json!([])).await;
+        world.agent(name, json!([context("docs", &world.server.url("r.git"), "docs", &more)]), json!([])).await;
     }
     world
         .ready("a49", "the Secret is waited for", |reason, message| {
@@ -223,7 +223,7 @@ async fn two_contexts_of_one_agent_move_independently() {
     let (one, two) = (world.server.repository("one.git"), world.server.repository("two.git"));
     let (one_1, two_1) = (one.commit("main", &[("d/a", "1")]), two.commit("main", &[("d/a", "1")]));
     let git =
-        |name: &str| context(name, &world.server.url(&format!("{name}.git")), "d", json!({"sync": synced("Rollout")}));
+        |name: &str| context(name, &world.server.url(&format!("{name}.git")), "d", &json!({"sync": synced("Rollout")}));
     world.agent("a", json!([git("one"), git("two")]), json!([])).await;
     world.at("a", "contexts/one", &one_1).await;
     world.at("a", "contexts/two", &two_1).await;
@@ -259,12 +259,41 @@ async fn every_kind_of_reference_is_one_commit() {
         ("full", Some("refs/pull/7/head"), &feature),
         ("id", Some(&*tagged), &tagged),
     ];
-    let contexts: Vec<Value> =
-        cases.iter().map(|(name, r, _)| context(name, &url, "d", r.map_or(json!({}), |r| json!({"ref": r})))).collect();
+    let contexts: Vec<Value> = cases
+        .iter()
+        .map(|(name, r, _)| context(name, &url, "d", &r.map_or(json!({}), |r| json!({"ref": r}))))
+        .collect();
     world.agent("a", json!(contexts), json!([])).await;
     for (name, _, commit) in cases {
         world.at("a", &format!("contexts/{name}"), commit).await;
     }
+}
+
+/// The annotation asks for a look now; nobody looks for an agent that is gone.
+#[tokio::test]
+async fn looks_are_asked_for_and_end_with_the_agent() {
+    let world = World::new().await;
+    let repository = world.server.repository("r.git");
+    let first = repository.commit("main", &[("d/a", "1")]);
+    let slow = json!({"sync": {"enabled": true, "interval": "1h", "policy": "HotReload"}});
+    let url = world.server.url("r.git");
+    world.agent("slow", json!([context("c", &url, "d", &slow)]), json!([])).await;
+    world.at("slow", "contexts/c", &first).await;
+    let second = repository.commit("main", &[("d/a", "2")]);
+    world.merge::<Agent>("slow", json!({"metadata": {"annotations": {"pilothouse.dev/reconcile-at": "now"}}})).await;
+    world.at("slow", "contexts/c", &second).await;
+
+    world.agent("quick", json!([context("c", &url, "d", &json!({"sync": synced("HotReload")}))]), json!([])).await;
+    world.at("quick", "contexts/c", &second).await;
+    for name in ["slow", "quick"] {
+        world.api::<Agent>().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    let quiet = || async {
+        world.server.forget();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        world.server.log().is_empty().then_some(())
+    };
+    eventually("nobody looks any more", 30, quiet).await;
 }
 
 /// W7: what is not synced stays at its first commit, and nobody asks for another one.
@@ -274,14 +303,14 @@ async fn what_is_not_synced_stays_until_its_source_changes() {
     let repository = world.server.repository("r.git");
     let first = repository.commit("main", &[("d/a", "1"), ("e/a", "1")]);
     let url = world.server.url("r.git");
-    world.agent("a", json!([context("c", &url, "d", json!({}))]), json!([])).await;
+    world.agent("a", json!([context("c", &url, "d", &json!({}))]), json!([])).await;
     world.at("a", "contexts/c", &first).await;
     world.server.forget();
     let second = repository.commit("main", &[("d/a", "2")]);
     let writes = world.writes_during(4).await;
     assert!(writes.is_empty() && world.server.log().is_empty(), "{writes:?} {:?}", world.server.log());
     // Another path is another source.
-    world.agent("a", json!([context("c", &url, "e", json!({}))]), json!([])).await;
+    world.agent("a", json!([context("c", &url, "e", &json!({}))]), json!([])).await;
     world.at("a", "contexts/c", &second).await;
 }
 
@@ -301,7 +330,7 @@ async fn over_ssh_and_with_a_password_that_changes() {
     world.server.behave(|b| b.authorization = Some(basic("me", "old")));
     world.secret("git", &[("username", b"me"), ("password", b"old")]).await;
     let more = json!({"sync": synced("HotReload"), "secretRef": {"name": "git"}});
-    world.agent("h", json!([context("c", &world.server.url("r.git"), "skills", more)]), json!([])).await;
+    world.agent("h", json!([context("c", &world.server.url("r.git"), "skills", &more)]), json!([])).await;
     world.at("h", "contexts/c", &first).await;
     world.server.behave(|b| b.authorization = Some(basic("me", "new")));
     world
@@ -322,21 +351,21 @@ async fn what_is_wrong_is_said_and_what_was_applied_stays() {
     for (name, item, reason, part) in [
         (
             "path",
-            context("c", &url, "dd", json!({})),
+            context("c", &url, "dd", &json!({})),
             "PathNotFound",
             "contexts/c: the repository has no file or directory dd",
         ),
-        ("branch", context("c", &url, "d", json!({"ref": "mian"})), "ReferenceNotFound", "did you mean"),
-        ("word", context("c", &url, "d", json!({"ref": "--upload-pack=x"})), "InvalidSpec", "git.ref"),
-        ("helper", context("c", "ext::sh -c x", "d", json!({})), "InvalidSpec", "git.repository"),
-        ("none", context("c", &world.server.url("none.git"), "d", json!({})), "RepositoryNotFound", "contexts/c"),
-        ("metadata", context("c", "http://169.254.169.254/x", "d", json!({})), "AddressRefused", "link-local"),
+        ("branch", context("c", &url, "d", &json!({"ref": "mian"})), "ReferenceNotFound", "did you mean"),
+        ("word", context("c", &url, "d", &json!({"ref": "--upload-pack=x"})), "InvalidSpec", "git.ref"),
+        ("helper", context("c", "ext::sh -c x", "d", &json!({})), "InvalidSpec", "git.repository"),
+        ("none", context("c", &world.server.url("none.git"), "d", &json!({})), "RepositoryNotFound", "contexts/c"),
+        ("metadata", context("c", "http://169.254.169.254/x", "d", &json!({})), "AddressRefused", "link-local"),
     ] {
         world.agent(name, json!([item]), json!([])).await;
         world.ready(name, part, |found, message| found == reason && message.contains(part)).await;
     }
     let skills = json!([{"name": "team", "git": {"repository": url, "path": "skills", "sync": synced("Rollout")}}]);
-    world.agent("a", json!([context("c", &url, "d", json!({"sync": synced("Rollout")}))]), skills).await;
+    world.agent("a", json!([context("c", &url, "d", &json!({"sync": synced("Rollout")}))]), skills).await;
     world.at("a", "contexts/c", &first).await;
     world.at("a", "skills/team", &first).await;
     let broken = repository.commit("main", &[("d/a", ""), ("e", "x"), ("skills/one/SKILL.md", "no front matter")]);

@@ -59,13 +59,17 @@ impl Pass<'_> {
             .collect();
         let agents = wanted.iter().enumerate().filter(|(_, w)| is_agent(&w.object.id()));
         agents
-            .filter_map(|(place, w)| Some((place, self.followed_by(spec_of(&w.object)?, &templates))))
+            .filter_map(|(place, w)| Some((place, self.followed_by(&spec_of(&w.object)?, &templates))))
             .filter(|(_, followed)| !followed.is_empty())
             .collect()
     }
 
     /// An Agent that cannot be read follows nothing: it says by itself what is wrong.
-    fn followed_by(&self, spec: AgentSpec, templates: &HashMap<String, AgentTemplateSpec>) -> Vec<(String, Selection)> {
+    fn followed_by(
+        &self,
+        spec: &AgentSpec,
+        templates: &HashMap<String, AgentTemplateSpec>,
+    ) -> Vec<(String, Selection)> {
         let template = spec.template_ref.as_ref().and_then(|reference| {
             let rendered = templates.get(&reference.name).cloned();
             rendered.or_else(|| {
@@ -73,7 +77,7 @@ impl Pass<'_> {
                 Some(cached.spec.clone())
             })
         });
-        let inputs = agent::wanted(&agent::merge(&spec, template.as_ref())).unwrap_or_default();
+        let inputs = agent::wanted(&agent::merge(spec, template.as_ref())).unwrap_or_default();
         let own = &self.sync.spec.repository_ref.name;
         let follows = |source: &Source| matches!(source, Source::Repository { name, follow } if name == own && *follow != Some(Follow::Branch));
         let followed = inputs.iter().filter(|input| follows(&input.source));

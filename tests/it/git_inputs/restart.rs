@@ -21,9 +21,9 @@ async fn a_restart_while_the_forge_is_down_changes_nothing() {
     let first = repository.commit("main", &[("d/a", "1"), ("e/a", "1")]);
     let url = world.server.url("r.git");
     let contexts = json!([
-        context("hot", &url, "d", json!({"sync": synced("HotReload")})),
-        context("rolls", &url, "d", json!({"sync": synced("Rollout")})),
-        context("fixed", &url, "e", json!({})),
+        context("hot", &url, "d", &json!({"sync": synced("HotReload")})),
+        context("rolls", &url, "d", &json!({"sync": synced("Rollout")})),
+        context("fixed", &url, "e", &json!({})),
     ]);
     world.agent("a", contexts, json!([])).await;
     for id in ["contexts/hot", "contexts/rolls", "contexts/fixed"] {
@@ -59,14 +59,16 @@ async fn what_somebody_else_wrote_is_not_what_was_applied() {
     let mut world = World::new().await;
     let repository = world.server.repository("r.git");
     let first = repository.commit("main", &[("d/a", "1")]);
-    let contexts = json!([context("hot", &world.server.url("r.git"), "d", json!({"sync": synced("HotReload")}))]);
+    let contexts = json!([context("hot", &world.server.url("r.git"), "d", &json!({"sync": synced("HotReload")}))]);
     world.agent("a", contexts, json!([])).await;
     world.at("a", "contexts/hot", &first).await;
     assert!(world.controller.stop());
     world.server.behave(|b| b.status = Some(503));
     let foreign = format!("sha256:{}", "a".repeat(64));
     let mut pieces = world.applied("a").await;
-    pieces.values_mut().for_each(|resolved| resolved.digest.clone_from(&foreign));
+    for resolved in pieces.values_mut() {
+        resolved.digest.clone_from(&foreign);
+    }
     let forged = json!({"metadata": {"annotations": {state::PIECES: to_json(&pieces)}}});
     world.merge::<ConfigMap>("a-server-content", forged).await;
     world.controller = world.release.start(&[]);
@@ -83,7 +85,7 @@ async fn a_restart_with_everything_up_writes_nothing() {
     let repository = world.server.repository("r.git");
     let first = repository.commit("main", &[("d/a", "1"), ("other", "1")]);
     let url = world.server.url("r.git");
-    let contexts = json!([context("hot", &url, "d", json!({"sync": synced("HotReload")}))]);
+    let contexts = json!([context("hot", &url, "d", &json!({"sync": synced("HotReload")}))]);
     world.agent("a", contexts, json!([])).await;
     let before = world.at("a", "contexts/hot", &first).await;
     // The commit that is observed is another one than the one whose name is kept.

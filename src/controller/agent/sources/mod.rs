@@ -134,7 +134,7 @@ impl GitInputs {
             if let Some(resolved) = settled.resolved {
                 read.pieces.insert(input.id.clone(), resolved);
             }
-            let problem = settled.problem.map(|failure| about(&input.id, failure));
+            let problem = settled.problem.map(|failure| about(&input.id, &failure));
             read.states.insert(input.id.clone(), PieceState { observed, problem });
         }
         self.end(agent, &mut read, is_busy, is_stamped);
@@ -292,8 +292,8 @@ fn advised(error: &GitError, secret: Option<&str>) -> Failure {
     Failure::waiting(error.reason.as_str(), message)
 }
 
-fn about(id: &str, failure: Failure) -> Failure {
-    Failure { message: format!("{id}: {}", failure.message), ..failure }
+fn about(id: &str, failure: &Failure) -> Failure {
+    Failure { message: format!("{id}: {}", failure.message), ..*failure }
 }
 
 #[cfg(test)]

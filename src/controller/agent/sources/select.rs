@@ -19,8 +19,15 @@ const NAMED: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::controller) struct Selection {
     path: RepoPath,
-    /// Skills are checked, and these are taken: all where there are no names. `None` takes files as they are.
-    skills: Option<Option<Vec<String>>>,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum What {
+    /// Files as they are.
+    Files,
+    /// Skills, which are checked; all where there are no names.
+    Skills(Option<Vec<String>>),
 }
 
 /// What was taken.
@@ -40,7 +47,8 @@ impl Selection {
     /// What an input asks for. The path of a [`Wanted`] is normalised, so it always parses.
     pub(in crate::controller) fn of(wanted: &Wanted) -> Self {
         let path = RepoPath::parse(&wanted.path).unwrap_or_default();
-        Self { path, skills: wanted.is_skills().then(|| wanted.names.clone()) }
+        let what = if wanted.is_skills() { What::Skills(wanted.names.clone()) } else { What::Files };
+        Self { path, what }
     }
 
     /// Takes it of `tree`. `skipped` is what of the commit could not be part of the tree. Nothing but another commit or
@@ -51,7 +59,9 @@ impl Selection {
             None => (self.folder(tree, skipped)?, false),
         };
         self.check_size(&files)?;
-        let Some(names) = &self.skills else { return Ok(Selected { tree: files, is_file, ..Selected::default() }) };
+        let What::Skills(names) = &self.what else {
+            return Ok(Selected { tree: files, is_file, ..Selected::default() });
+        };
         if is_file {
             let message = format!("{} is a file; skills are in a directory", self.path);
             return Err(Failure::stalled(reasons::PATH_NOT_FOUND, message));

@@ -93,7 +93,7 @@ impl World {
         Self { script, sources, store, tracks, ended, _folder: folder }
     }
 
-    fn want(&self, path: &str, known: Option<CommitId>) -> Want {
+    fn want(path: &str, known: Option<CommitId>) -> Want {
         let source = Source::Repository { name: "r".into(), follow: None };
         let wanted = Wanted { id: "contexts/c".into(), source, path: path.into(), names: None, sync: None };
         let spec = RemoteSpec {
@@ -120,7 +120,7 @@ impl World {
         let wait = async {
             loop {
                 let news = self.ended.0.notified();
-                let progress = self.tracks.follow(&Self::who(agent), self.want(path, None));
+                let progress = self.tracks.follow(&Self::who(agent), Self::want(path, None));
                 match progress.packing {
                     Packing::Done(result) if progress.observed.is_some_and(|o| o.commit == id(commit)) => {
                         return result;
@@ -137,7 +137,7 @@ impl World {
     }
 
     fn holds_tree(&self, commit: u8) -> bool {
-        self.sources.tree(&self.sources.key(&self.want("docs", None).spec), &id(commit)).is_some()
+        self.sources.tree(&self.sources.key(&Self::want("docs", None).spec), &id(commit)).is_some()
     }
 }
 
@@ -147,7 +147,7 @@ use super::packer::Packed;
 async fn many_agents_are_one_fetch_and_one_artifact() {
     let world = World::new();
     for agent in 0..50 {
-        world.tracks.follow(&World::who(agent), world.want("docs", None));
+        world.tracks.follow(&World::who(agent), World::want("docs", None));
     }
     let first = world.done(0, "docs", 1).await.unwrap();
     for agent in 1..50 {
@@ -208,7 +208,7 @@ async fn what_is_known_is_not_fetched() {
     let world = World::new();
     let until = Instant::now() + Duration::from_secs(20);
     let progress = loop {
-        let progress = world.tracks.follow(&World::who(0), world.want("docs", Some(id(1))));
+        let progress = world.tracks.follow(&World::who(0), World::want("docs", Some(id(1))));
         if progress.observed.is_some() {
             break progress;
         }
@@ -237,11 +237,11 @@ async fn who_left_is_forgotten() {
     *world.script.fails.lock() = true;
     world.poke();
     let until = Instant::now() + Duration::from_secs(20);
-    while world.tracks.follow(&World::who(0), world.want("docs", None)).error.is_none() {
+    while world.tracks.follow(&World::who(0), World::want("docs", None)).error.is_none() {
         assert!(Instant::now() < until, "no failure");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let progress = world.tracks.follow(&World::who(0), world.want("docs", None));
+    let progress = world.tracks.follow(&World::who(0), World::want("docs", None));
     assert!(matches!(progress.packing, Packing::Done(Ok(_))), "a failure takes nothing away: {progress:?}");
     world.tracks.leave(&World::who(0));
     assert_eq!(world.sources.remotes(), 0);
