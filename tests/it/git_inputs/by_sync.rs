@@ -59,6 +59,7 @@ async fn definition_and_content_of_one_commit_are_one_decision() {
     world.applied_revision(&first).await;
 
     // A commit that touches neither writes nothing.
+    world.calm().await;
     let audit = world.cluster.audit().later();
     let neither = repository.commit("main", &[("other", "2")]);
     world.applied_revision(&neither).await;
@@ -72,11 +73,12 @@ async fn definition_and_content_of_one_commit_are_one_decision() {
     assert!(world.stamp().await.ends_with(&content));
 
     // Both change: the Deployment is written once.
+    world.calm().await;
     let audit = world.cluster.audit().later();
     let both = repository.commit("main", &[("agents/a.yaml", &manifest("2", "")), ("docs/a", "3")]);
     world.at("a", "contexts/docs", &both).await;
     assert_eq!(world.image().await, "devbox:2");
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    world.calm().await;
     let writes = world.writes(&audit);
     assert_eq!(writes.iter().filter(|w| w.contains("deployments/a-server")).count(), 1, "{writes:?}");
     assert!(world.stamp().await.ends_with(&both));
@@ -117,6 +119,7 @@ async fn branch_and_sync_part_where_the_sync_stands_still() {
     let second = repository.commit("main", &[("docs/a", "2")]);
     world.at("b", "contexts/docs", &second).await;
     let before = world.at("a", "contexts/docs", &first).await;
+    world.calm().await;
 
     assert!(world.controller.stop());
     let audit = world.cluster.audit().later();
@@ -124,7 +127,7 @@ async fn branch_and_sync_part_where_the_sync_stands_still() {
     let hex = before.digest.strip_prefix("sha256:").unwrap().to_owned();
     let archive = world.controller.data.path().join("artifacts/sha256").join(&hex[..2]).join(format!("{hex}.tar"));
     eventually("the content of the stamped commit is back", 60, || async { archive.is_file().then_some(()) }).await;
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    world.calm().await;
     assert_eq!(world.writes(&audit), Vec::<String>::new());
     assert_eq!(world.applied("a").await["contexts/docs"], before);
     world.merge::<SyncObject>("app", json!({"spec": {"suspend": false}})).await;

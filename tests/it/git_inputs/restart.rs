@@ -31,7 +31,7 @@ async fn a_restart_while_the_forge_is_down_changes_nothing() {
     }
     let before = world.applied("a").await;
     world.told("a", "fixed", "its commit", |s| s["commitHash"] == first.as_str()).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.calm().await;
 
     assert!(world.controller.stop());
     world.server.behave(|b| b.status = Some(503));
@@ -91,7 +91,7 @@ async fn a_restart_with_everything_up_writes_nothing() {
     // The commit that is observed is another one than the one whose name is kept.
     repository.commit("main", &[("other", "2")]);
     eventually("the commit is fetched", 30, || async { (world.server.count(Asked::Fetch) == 2).then_some(()) }).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.calm().await;
     assert!(world.controller.stop());
     let audit = world.cluster.audit().later();
     world.controller = world.release.start(&[]);
