@@ -17,6 +17,9 @@ pub const MAX_HOLD_MS: u64 = 5_000;
 /// Longest message of the controller, in bytes: a [`Load`] of [`super::content::MAX_PIECES`] pieces is the largest.
 pub const MAX_ORDER: usize = 256 << 10;
 
+/// Longest message of a sidecar, in bytes: a [`Report`] of as many pieces and skills as one may name is the largest.
+pub const MAX_REPORT: usize = 256 << 10;
+
 /// Where artifacts are, below the address of the sidecars' connection: this and the 64 digits of the digest. The answer
 /// is the archive. Every replica answers; who does not have it says 404 and, where another one leads, [`LEADER_HEADER`].
 pub const ARTIFACTS_PATH: &str = "/artifacts/";

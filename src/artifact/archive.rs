@@ -86,7 +86,7 @@ fn malformed(error: &io::Error) -> ArchiveError {
 }
 
 /// Calls `take` with each file's path, whether it is executable, and its content.
-fn for_each<E: From<ArchiveError>>(
+pub fn for_each<E: From<ArchiveError>>(
     from: impl Read,
     mut take: impl FnMut(RepoPath, bool, &mut dyn Read) -> Result<(), E>,
 ) -> Result<(), E> {

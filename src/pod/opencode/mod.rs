@@ -13,7 +13,7 @@ pub use events::{Event, Follower, Payload, Properties, Signal};
 pub use pinned::{DOOR_HEADER, POD_HEADER};
 pub use proof::{CHALLENGE_HEADER, Key, OFFERED, PROOF_HEADER, PROOF_PATH};
 pub use types::{
-    Health, Message, MessageInfo, ModelRef, Part, Prompt, Rule, Session, SessionError, SessionStatus, Tokens,
+    Health, Message, MessageInfo, ModelRef, Part, Prompt, Rule, Session, SessionError, SessionStatus, Skill, Tokens,
 };
 
 use std::{collections::BTreeMap, fmt, time::Duration};
@@ -230,6 +230,17 @@ impl Client {
     pub async fn reject_permission(&self, id: &str) -> Result<(), Error> {
         let body = serde_json::json!({ "reply": "reject" });
         self.answer(Method::POST, &format!("/permission/{id}/reply"), Some(&body)).await.map(drop)
+    }
+
+    /// `GET /skill`: the skills that the instance knows. It reads them once, at the first question or prompt.
+    pub async fn skills(&self) -> Result<Vec<Skill>, Error> {
+        self.call(Method::GET, "/skill", None::<&()>).await
+    }
+
+    /// `POST /global/dispose`: what [`dispose`](Self::dispose) does, for the instances of all directories. The event
+    /// `global.disposed` says that it is done.
+    pub async fn dispose_all(&self) -> Result<(), Error> {
+        self.answer(Method::POST, "/global/dispose", None::<&()>).await.map(drop)
     }
 
     /// `POST /instance/dispose`: the server forgets what it cached, and cuts what runs.

@@ -12,6 +12,20 @@ pub struct Health {
     pub version: String,
 }
 
+/// A skill as the server knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Skill {
+    /// Its name.
+    pub name: String,
+    /// What it is for; a skill may say nothing.
+    pub description: Option<String>,
+    /// Path of its file; built-in ones have none.
+    pub location: String,
+    /// The text after the front matter.
+    pub content: String,
+}
+
 /// A session.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]

@@ -43,6 +43,8 @@ pub struct Activity {
     nameless: Option<Instant>,
     known: bool,
     held_until: Option<Instant>,
+    /// The same for a change that this pod makes by itself: neither lease ends the other.
+    inside_until: Option<Instant>,
     draining: bool,
 }
 
@@ -86,6 +88,7 @@ impl Activity {
             nameless: None,
             known: false,
             held_until: None,
+            inside_until: None,
             draining: false,
         }
     }
@@ -215,9 +218,23 @@ impl Activity {
         }
     }
 
+    /// Holds prompts until `until` for a change inside of this pod, beside what the controller holds.
+    pub fn hold_inside(&mut self, until: Instant, now: Instant) {
+        if self.inside_until.replace(until).is_none() {
+            self.change(now);
+        }
+    }
+
+    /// The change is made.
+    pub fn release_inside(&mut self, now: Instant) {
+        if self.inside_until.take().is_some() {
+            self.change(now);
+        }
+    }
+
     /// Until when prompts wait, if they do.
     pub fn held(&self, now: Instant) -> Option<Instant> {
-        self.held_until.filter(|until| *until > now)
+        self.held_until.max(self.inside_until).filter(|until| *until > now)
     }
 
     /// The pod ends: from now on new prompts are refused. There is no way back.

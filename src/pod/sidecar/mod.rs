@@ -35,9 +35,11 @@ use self::{auth::Lock, door::Door, name::Name, probes::Probes, voice::Voice, wor
 use super::opencode::{Client, Credentials, Error as ClientError};
 use crate::{
     api::{
+        content::Report,
         names::AUTHORITY_KEY,
         voice::{Hello, PROTOCOL},
     },
+    artifact::Fetcher,
     net::dial::{DialError, Endpoint},
 };
 
@@ -73,6 +75,12 @@ pub struct SidecarArgs {
     /// Folder of files that belong into the workspace, with their list `files.json` (a mounted ConfigMap)
     #[arg(long, env = "PILOTHOUSE_FILES_DIR", value_name = "DIR")]
     pub files_dir: Option<PathBuf>,
+    /// Folder of the manifest of what is exchanged in the running pod, `content.json` (a mounted ConfigMap)
+    #[arg(long, env = "PILOTHOUSE_CONTENT_DIR", value_name = "DIR")]
+    pub content_dir: Option<PathBuf>,
+    /// Folder with a folder for each source of skills
+    #[arg(long, env = "PILOTHOUSE_SKILLS_DIR", default_value = "/skills", value_name = "DIR")]
+    pub skills_dir: PathBuf,
     /// The controller's address for sidecars; without it nothing is reported and nothing is ordered
     #[arg(long, env = "PILOTHOUSE_VOICE_ADDRESS", value_name = "HOST:PORT")]
     pub voice_address: Option<String>,
@@ -105,7 +113,17 @@ impl SidecarArgs {
             workspace: self.workspace.clone(),
             context: self.context_dir.clone(),
             files: self.files_dir.clone(),
+            content: self.content_dir.clone(),
+            skills: self.skills_dir.clone(),
+            pod: self.pod_uid.clone(),
         }
+    }
+
+    /// Where the controller is, if there is one.
+    fn endpoint(&self) -> Result<Option<Endpoint>, DialError> {
+        let Some(address) = &self.voice_address else { return Ok(None) };
+        let (ca, token) = (self.authority_dir.join(AUTHORITY_KEY), self.token_dir.join("token"));
+        Endpoint::new(address, ca, token).map(Some)
     }
 
     fn hello(&self) -> Hello {
@@ -162,18 +180,17 @@ impl Sidecar {
         let address = listener.local_addr().map_err(listen)?;
 
         let (work, stop, mut tasks) = (Work::default(), CancellationToken::new(), JoinSet::new());
-        let (placed, content) = tokio::sync::watch::channel(Err(Arc::from("the content is not in place yet")));
+        let (placed, in_place) = tokio::sync::watch::channel(Err(Arc::from("the content is not in place yet")));
         let door = Arc::new(Door {
             upstream: Authority::try_from(upstream.as_str()).map_err(|_| ClientError::BadUrl(upstream))?,
             lock: RwLock::new(lock),
             upstream_auth: server_auth.as_ref().and_then(Credentials::header),
             name: Name::new(&args.pod_uid, args.pod_ip.map(|ip| SocketAddr::new(ip, address.port()))),
             work: work.clone(),
-            probes: Probes::new(server.clone().with_timeout(PROBE_TIMEOUT), content, door::Age::start()),
+            probes: Probes::new(server.clone().with_timeout(PROBE_TIMEOUT), in_place, door::Age::start()),
             pool: door::pool(),
         });
         tasks.spawn(reread_password(door.clone(), args.auth_dir.clone()));
-        tasks.spawn(content::place(args.places(), placed));
         tasks.spawn(door.serve(listener, stop.clone()));
         let server = watch::Server::new(server, work.clone());
         tasks.spawn(server.clone().follow());
@@ -185,11 +202,15 @@ impl Sidecar {
         if let Some(dir) = args.context_dir.clone() {
             tasks.spawn(text::follow(dir, hash, hurry.clone(), work.clone()));
         }
-        if let Some(address) = &args.voice_address {
-            let (ca, token) = (args.authority_dir.join(AUTHORITY_KEY), args.token_dir.join("token"));
-            let endpoint = Endpoint::new(address, ca, token)?;
-            let (endpoint, hello) = (Arc::new(endpoint), args.hello());
-            tasks.spawn(Voice { endpoint, hello, work: work.clone(), server, text, hurry }.speak());
+        let endpoint = args.endpoint()?;
+        let (loads, orders) = tokio::sync::watch::channel(None);
+        let (report, content) = tokio::sync::watch::channel(Report::default());
+        let fetcher = endpoint.clone().map(Fetcher::new);
+        let parts = content::Parts { fetcher, work: work.clone(), server: server.clone(), orders, report };
+        tasks.spawn(content::place(args.places(), parts, placed));
+        if let Some(endpoint) = endpoint {
+            let (endpoint, hello, work) = (Arc::new(endpoint), args.hello(), work.clone());
+            tasks.spawn(Voice { endpoint, hello, work, server, text, content, loads, hurry }.speak());
         }
         Ok(Self { address, work, tasks, stop })
     }

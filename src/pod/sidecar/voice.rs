@@ -16,7 +16,10 @@ use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
 use super::{activity::QUIET, watch::Server, work::Work};
 use crate::{
-    api::voice::{Ack, Activity, FromController, FromSidecar, Hello},
+    api::{
+        content::{Load, Report},
+        voice::{Ack, Activity, FromController, FromSidecar, Hello},
+    },
     net::dial::Endpoint,
 };
 use connect::{Socket, connect};
@@ -42,6 +45,10 @@ pub(super) struct Voice {
     pub(super) work: Work,
     pub(super) server: Server,
     pub(super) text: watch::Receiver<String>,
+    /// What is in the pod, to tell.
+    pub(super) content: watch::Receiver<Report>,
+    /// What is wanted in it: the newest order.
+    pub(super) loads: watch::Sender<Option<Load>>,
     /// Makes the follower of the text look more often.
     pub(super) hurry: Arc<Notify>,
 }
@@ -80,7 +87,9 @@ impl Voice {
 
     async fn talk(&self, socket: &mut Socket) -> Result<(), WsError> {
         send(socket, FromSidecar::Hello(self.hello.clone())).await?;
-        let (mut changes, mut text) = (self.work.changes(), self.text.clone());
+        let (mut changes, mut text, mut content) = (self.work.changes(), self.text.clone(), self.content.clone());
+        content.mark_changed();
+        let mut introduced = false;
         let mut orders = FuturesUnordered::new();
         let mut heard = Instant::now();
         let mut reported = heard.checked_sub(HEARTBEAT).unwrap_or(heard);
@@ -101,6 +110,10 @@ impl Voice {
                     }
                 }
                 Ok(()) = changes.changed() => next = next.min(reported + BETWEEN),
+                Ok(()) = content.changed(), if introduced => {
+                    let report = content.borrow_and_update().clone();
+                    send(socket, FromSidecar::Content(report)).await?;
+                }
                 Ok(()) = text.changed() => next = next.min(reported + BETWEEN),
                 () = tokio::time::sleep_until(next) => {
                     if heard.elapsed() > SILENCE {
@@ -113,6 +126,7 @@ impl Voice {
                     // Idleness shows only after some quiet: come back to say it.
                     let soon = !activity.idle && self.work.snapshot().without_work();
                     send(socket, FromSidecar::Activity(activity)).await?;
+                    introduced = true;
                     reported = Instant::now();
                     next = reported + if soon { QUIET } else { HEARTBEAT };
                 }
@@ -138,9 +152,13 @@ impl Voice {
                 self.hurry.notify_one();
                 id
             }
-            FromController::Load { id, .. } => {
-                let error = "this release of the sidecar exchanges no content".into();
-                return Some(Ack { id, error, activity: self.activity() });
+            FromController::Load { id, load } => {
+                self.loads.send_if_modified(|last| {
+                    let new = last.as_ref() != Some(&load);
+                    *last = Some(load);
+                    new
+                });
+                id
             }
             FromController::Welcome { .. } | FromController::Unknown => return None,
         };

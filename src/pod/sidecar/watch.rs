@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
+    sync::watch::{Receiver, Sender},
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -34,11 +35,23 @@ pub(super) struct Server {
     client: Client,
     work: Work,
     facts: Arc<Mutex<Facts>>,
+    /// How often all instances were disposed.
+    disposals: Sender<u64>,
 }
 
 impl Server {
     pub(super) fn new(client: Client, work: Work) -> Self {
-        Self { client: client.with_timeout(CALL), work, facts: Arc::default() }
+        Self { client: client.with_timeout(CALL), work, facts: Arc::default(), disposals: Sender::new(0) }
+    }
+
+    /// A client of the server.
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Changes whenever the server has disposed all instances.
+    pub(super) fn disposals(&self) -> Receiver<u64> {
+        self.disposals.subscribe()
     }
 
     /// Version of opencode; empty while unknown.
@@ -96,6 +109,9 @@ impl Server {
             }
         }
         let (kind, fields) = (event.payload.kind, event.payload.properties);
+        if kind == "global.disposed" {
+            self.disposals.send_modify(|count| *count += 1);
+        }
         if kind == "session.status"
             && let (Some(session), Some(status)) = (fields.session_id, fields.status)
         {

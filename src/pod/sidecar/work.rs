@@ -123,6 +123,36 @@ impl Work {
         }
     }
 
+    /// Holds prompts for a change inside of this pod if nothing is at work: checking and holding is one step. `None`
+    /// where something is, or where it does not stay quiet for [`QUIET`].
+    pub async fn seize(&self) -> Option<Held> {
+        let seized = self.update(|activity, now| {
+            let quiet = activity.snapshot(now).without_work();
+            if quiet {
+                activity.hold_inside(now + LONGEST_HOLD, now);
+            }
+            quiet
+        });
+        let held = seized.then(|| Held(self.clone()))?;
+        let deadline = Instant::now() + QUIET * 10;
+        loop {
+            let (snapshot, idle) = self.verdict();
+            if idle {
+                return Some(held);
+            }
+            if !snapshot.without_work() || Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(QUIET / 4).await;
+        }
+    }
+
+    /// Holds prompts for a change inside of this pod, whatever goes on.
+    pub fn seize_anyway(&self) -> Held {
+        self.update(|activity, now| activity.hold_inside(now + LONGEST_HOLD, now));
+        Held(self.clone())
+    }
+
     /// The pod ends: new prompts are refused from now on, those that wait included.
     pub fn drain(&self) {
         self.update(Activity::drain);
@@ -212,6 +242,30 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let (session, served) = (self.session.take(), self.served);
         self.work.update(|activity, now| activity.end(session.as_deref(), served, now));
+    }
+}
+
+/// Prompts are held for a change inside of this pod; dropping it lets them pass.
+#[derive(Debug)]
+pub struct Held(Work);
+
+impl Held {
+    /// Holds them until `change` is made, however long that takes: a prompt that came between its steps would be cut.
+    /// One that waits for longer than [`LONGEST_WAIT`] is told to come again.
+    pub async fn during<T>(&self, change: impl Future<Output = T>) -> T {
+        let mut change = std::pin::pin!(change);
+        loop {
+            self.0.update(|activity, now| activity.hold_inside(now + LONGEST_HOLD, now));
+            if let Ok(done) = tokio::time::timeout(LONGEST_HOLD / 2, change.as_mut()).await {
+                return done;
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.update(Activity::release_inside);
     }
 }
 

@@ -28,7 +28,7 @@ const HELLO: Duration = Duration::from_secs(5);
 const UNANSWERED: usize = 32;
 const WRITE: Duration = Duration::from_secs(5);
 /// Longest message of a sidecar.
-const MAX_MESSAGE: usize = 64 << 10;
+const MAX_MESSAGE: usize = crate::api::voice::MAX_REPORT;
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 

@@ -1,6 +1,7 @@
 //! The sidecar and task-run in front of the real opencode server.
 
 pub(crate) mod bench;
+mod content;
 mod door;
 mod drain;
 mod flood;
@@ -50,6 +51,8 @@ fn args(files: &tempfile::TempDir, server_port: u16) -> SidecarArgs {
         context_dir: None,
         pod_ip: None,
         files_dir: None,
+        content_dir: None,
+        skills_dir: files.path().join("skills"),
         voice_address: None,
         authority_dir: files.path().to_owned(),
         token_dir: files.path().to_owned(),

@@ -15,6 +15,7 @@ use pilothouse::{
     pod::sidecar::Sidecar,
     server::voice::{
         Hub, Leadership, OrderError,
+        artifacts::Shelf,
         certificate::Material,
         identity::{Identity, IdentityError, Reviewer, Reviews},
     },
@@ -67,11 +68,16 @@ impl Drop for Replica {
 
 impl Replica {
     pub(super) async fn start(material: &Material, leadership: Leadership) -> Self {
+        Self::serving(material, leadership, None).await
+    }
+
+    /// With artifacts.
+    pub(super) async fn serving(material: &Material, leadership: Leadership, shelf: Option<Shelf>) -> Self {
         let reviews = Arc::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (leadership, follow) = watch::channel(leadership);
-        let hub = Hub::new(Reviews::new(OneToken(Arc::clone(&reviews))), follow, None);
+        let hub = Hub::new(Reviews::new(OneToken(Arc::clone(&reviews))), follow, shelf);
         let (serving, stopped) = (hub.clone(), stop.clone());
         let tls = material.server_config().unwrap();
         tokio::spawn(async move {

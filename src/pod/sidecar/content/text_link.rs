@@ -2,9 +2,13 @@
 
 use std::{io, path::Path};
 
-use super::{TEXT, named};
+use rustix::fs::FileType;
+
+use super::{TEXT, folder::Folder, named};
 
 const FOLDER: &str = ".kubeopencode";
+/// Longest list of excluded files that is changed.
+const MAX_EXCLUDE: u64 = 1 << 20;
 
 /// `{workspace}/.kubeopencode/context.md` becomes a link to the mounted text, kept out of Git's sight. Without a
 /// mounted text, a link of ours that was left by an earlier pod goes.
@@ -17,7 +21,7 @@ pub(super) fn link(workspace: &Path, context: Option<&Path>) -> io::Result<()> {
     if old.as_deref() != Some(target.as_path()) {
         replace_link(&target, &link).map_err(|e| named(&link, &e))?;
     }
-    exclude(workspace)
+    exclude(workspace, FOLDER)
 }
 
 /// Renames over what is there: a reader sees the old text or the new one. A real file of the user's is not ours to
@@ -34,25 +38,21 @@ fn replace_link(target: &Path, link: &Path) -> io::Result<()> {
     std::fs::rename(&new, link)
 }
 
-/// Adds the folder to `.git/info/exclude` where the workspace is a Git checkout.
-fn exclude(workspace: &Path) -> io::Result<()> {
-    let git = workspace.join(".git");
-    if !git.is_dir() {
+/// Adds a folder to `.git/info/exclude` where the workspace is a Git checkout; through no link, which the agent might
+/// have planted.
+pub(super) fn exclude(workspace: &Path, folder: &str) -> io::Result<()> {
+    let root = Folder::open(workspace)?;
+    if root.kind(".git")? != Some(FileType::Directory) {
         return Ok(());
     }
-    let (info, entry) = (git.join("info"), format!("/{FOLDER}/"));
-    std::fs::create_dir_all(&info)?;
-    let file = info.join("exclude");
-    let text = match std::fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error),
-    };
+    let (info, entry) = (root.enter(".git")?.make("info")?, format!("/{folder}/"));
+    let text = info.read("exclude", MAX_EXCLUDE)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     if text.lines().any(|line| line == entry) {
         return Ok(());
     }
     let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    std::fs::write(&file, format!("{text}{newline}{entry}\n"))
+    info.replace("exclude", format!("{text}{newline}{entry}\n").as_bytes())
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
         std::fs::write(p.context.join(TEXT), "ours").unwrap();
         std::fs::create_dir_all(p.workspace.join(".git/info")).unwrap();
         std::fs::write(p.workspace.join(".git/info/exclude"), "*.log").unwrap();
-        exclude(&p.workspace).unwrap();
+        exclude(&p.workspace, FOLDER).unwrap();
         assert_eq!(std::fs::read_to_string(p.workspace.join(".git/info/exclude")).unwrap(), "*.log\n/.kubeopencode/\n");
         std::fs::create_dir(p.workspace.join(FOLDER)).unwrap();
         std::fs::write(p.workspace.join(".kubeopencode/context.md"), "mine").unwrap();

@@ -1,0 +1,134 @@
+//! What was put into a folder, so that edits by others show: of each file its size, time and permissions. Nothing is
+//! read for it; who forges a file's time hides an edit from the report, and no more.
+
+use std::{collections::BTreeMap, fmt::Write as _, io};
+
+use rustix::fs::{FileType, Stat};
+
+use super::folder::Folder;
+
+/// Edited files that are named; the others are counted.
+const NAMED: usize = 3;
+/// Files of others that are looked at beside those that are expected.
+const FOREIGN: usize = 10_000;
+
+/// Stands for the path of a single file.
+pub(super) const ALONE: &str = ".";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    size: u64,
+    time: (i64, u64),
+    mode: u32,
+}
+
+impl Mark {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            time: (stat.st_mtime, stat.st_mtime_nsec),
+            mode: stat.st_mode & 0o777,
+        }
+    }
+}
+
+/// The files of a tree, or one file as [`ALONE`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Index(BTreeMap<String, Mark>);
+
+/// How a tree differs from its index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Edits {
+    /// The first few, sorted.
+    names: Vec<String>,
+    count: usize,
+}
+
+impl Edits {
+    pub(super) fn any(&self) -> bool {
+        self.count > 0
+    }
+
+    fn add(&mut self, name: &str) {
+        self.count += 1;
+        self.names.push(name.chars().filter(|c| !c.is_control()).take(100).collect());
+        self.names.sort_unstable();
+        self.names.truncate(NAMED);
+    }
+}
+
+impl std::fmt::Display for Edits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.names.join(", "))?;
+        match self.count.saturating_sub(self.names.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl Index {
+    /// Adds a file as it is now.
+    pub(super) fn add(&mut self, path: &str, stat: &Stat) {
+        self.0.insert(path.to_owned(), Mark::of(stat));
+    }
+
+    /// One line a file.
+    pub(super) fn to_text(&self) -> String {
+        self.0.iter().fold(String::new(), |mut text, (path, m)| {
+            let _ = writeln!(text, "{} {} {} {:o} {path}", m.size, m.time.0, m.time.1, m.mode);
+            text
+        })
+    }
+
+    /// Reads what [`Self::to_text`] wrote; lines that are none are left out.
+    pub(super) fn parse(text: &str) -> Self {
+        let line = |line: &str| {
+            let mut parts = line.splitn(5, ' ');
+            let size = parts.next()?.parse().ok()?;
+            let time = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+            let mode = u32::from_str_radix(parts.next()?, 8).ok()?;
+            Some((parts.next()?.to_owned(), Mark { size, time, mode }))
+        };
+        Self(text.lines().filter_map(line).collect())
+    }
+
+    /// How what has `name` now differs from it.
+    pub(super) fn compare(&self, parent: &Folder, name: &str) -> io::Result<Edits> {
+        let mut edits = Edits::default();
+        let mut left = self.0.clone();
+        if let Some(alone) = left.remove(ALONE) {
+            let now = parent.stat(name)?;
+            if now.is_none_or(|stat| !is_plain(&stat) || Mark::of(&stat) != alone) {
+                edits.add(name);
+            }
+            return Ok(edits);
+        }
+        if parent.kind(name)? != Some(FileType::Directory) {
+            edits.add(name);
+            return Ok(edits);
+        }
+        let mut foreign = 0;
+        parent.enter(name)?.walk(&mut |path, folder, name| {
+            match (left.remove(path), folder.stat(name)?) {
+                (_, None) => {}
+                (Some(mark), Some(stat)) if is_plain(&stat) && Mark::of(&stat) == mark => {}
+                (_, Some(_)) => {
+                    foreign += 1;
+                    edits.add(path);
+                }
+            }
+            Ok(foreign < FOREIGN)
+        })?;
+        if foreign < FOREIGN {
+            for missing in left.keys() {
+                edits.add(missing);
+            }
+        }
+        Ok(edits)
+    }
+}
+
+fn is_plain(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}

@@ -1,0 +1,105 @@
+//! What the running server knows of the skills in place, and how it is made to read them again.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::skills::{self, Skill};
+use crate::pod::{opencode::Skill as Listed, sidecar::watch::Server};
+
+/// All instances end within this time, or the reload failed.
+const DISPOSED: Duration = Duration::from_secs(10);
+/// The first question makes the server read everything.
+const LISTED: Duration = Duration::from_secs(20);
+/// An answer that is different this long after the reload stays so.
+const SETTLED: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The server, and what was last heard of its skills.
+#[derive(Debug)]
+pub(super) struct Known {
+    server: Server,
+    /// Folders whose skills are ours.
+    root: String,
+    names: Option<Vec<String>>,
+    /// Whether it listed what is in place, or what is different; `None` while it was not asked.
+    verdict: Option<Result<(), String>>,
+}
+
+impl Known {
+    pub(super) fn new(server: Server, root: &std::path::Path) -> Self {
+        Self { server, root: root.to_string_lossy().into_owned(), names: None, verdict: None }
+    }
+
+    /// The names that it listed last; `None` while it was not asked.
+    pub(super) fn names(&self) -> Option<Vec<String>> {
+        self.names.clone()
+    }
+
+    /// Whether it listed what is in place, or what is different.
+    pub(super) fn verdict(&self) -> Option<&Result<(), String>> {
+        self.verdict.as_ref()
+    }
+
+    /// Whether somebody should ask it.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.verdict.is_none()
+    }
+
+    /// It may be another process by now.
+    pub(super) fn forget(&mut self) {
+        self.verdict = None;
+    }
+
+    /// There are no skills.
+    pub(super) fn nothing_to_ask(&mut self) {
+        self.verdict = Some(Ok(()));
+    }
+
+    /// Reads the listings of sessions, before somebody decides by them.
+    pub(super) async fn confirm(&self) {
+        self.server.confirm().await;
+    }
+
+    /// Asks what it lists, and compares.
+    ///
+    /// # Errors
+    /// It does not answer. The inner error says what is different.
+    pub(super) async fn ask(&mut self, wanted: &[Skill]) -> Result<Result<(), String>, String> {
+        let listed = self.server.client().with_timeout(LISTED).skills().await.map_err(|error| error.to_string())?;
+        Ok(self.compare(wanted, &listed))
+    }
+
+    fn compare(&mut self, wanted: &[Skill], listed: &[Listed]) -> Result<(), String> {
+        let verdict = skills::compare(wanted, listed, &BTreeSet::from([self.root.clone()]));
+        (self.names, self.verdict) = (Some(skills::names(listed)), Some(verdict.clone()));
+        verdict
+    }
+
+    /// Makes the server forget what it has cached, in all directories, and waits until it lists what is wanted. It cuts
+    /// what runs: prompts must be held, and nothing at work.
+    ///
+    /// # Errors
+    /// It does not answer, or lists something else.
+    pub(super) async fn reload(&mut self, wanted: &[Skill]) -> Result<(), String> {
+        let mut disposals = self.server.disposals();
+        disposals.mark_unchanged();
+        let disposed = self.server.client().with_timeout(DISPOSED).dispose_all().await;
+        disposed.map_err(|error| format!("the server does not reload: {error}"))?;
+        // Its instances end after the answer: a prompt before that would be cut.
+        let ended = timeout(DISPOSED, disposals.changed()).await;
+        ended.map_err(|_| "the server did not say that it has reloaded")?.map_err(|_| "nobody follows the server")?;
+        let begun = Instant::now();
+        loop {
+            let (why, limit) = match self.ask(wanted).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(why)) => (why, SETTLED),
+                Err(why) => (why, LISTED),
+            };
+            if begun.elapsed() >= limit {
+                return Err(why);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
