@@ -46,6 +46,19 @@ pub enum Action {
     },
 }
 
+/// What a decision depends on besides the objects.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// What goes on.
+    pub work: Work,
+    /// How much of it is protected.
+    pub policy: Policy,
+    /// The annotation `pilothouse.dev/rollout` of the Agent, if there is one.
+    pub asked: Option<&'a str>,
+    /// The present, as far as a wait goes: see [`gate::waited_until`].
+    pub now: Timestamp,
+}
+
 /// The policy of a merged spec, with defaults.
 pub fn policy(spec: &AgentSpec) -> Policy {
     let rollout = spec.rollout.clone().unwrap_or_default();
@@ -70,8 +83,13 @@ pub fn live_policy(spec: &AgentSpec) -> Policy {
     Policy { protect: if immediately { Protect::None } else { policy.protect }, on_timeout: OnTimeout::Force, ..policy }
 }
 
+/// Since when something waits, as the annotations of an object say.
+pub fn waiting(live: Option<&Annotations>) -> Option<Timestamp> {
+    State::of_deployment(live?).pending.map(|pending| pending.since)
+}
+
 /// Decides about the Deployment; `live` is its JSON.
-pub fn server(desired: &Desired, live: Option<&Value>, work: Work, policy: Policy, now: Timestamp) -> Action {
+pub fn server(desired: &Desired, live: Option<&Value>, at: &Situation<'_>) -> Action {
     let apply = |causes| Action::Apply { hold: false, causes, forced: None };
     let Some(live) = live else { return apply(BTreeSet::new()) };
     let state = State::of_deployment(&annotations(live));
@@ -100,22 +118,16 @@ pub fn server(desired: &Desired, live: Option<&Value>, work: Work, policy: Polic
         applied: Some(&applied),
         pending: state.pending.as_ref(),
         causes: &causes,
-        work,
-        policy,
-        now,
+        work: at.work,
+        policy: at.policy,
+        ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &desired.hash),
+        now: at.now,
     };
     act(gate::decide(&input), state.pending.as_ref(), &causes)
 }
 
 /// Decides about the gathered text; `live` are the annotations of its ConfigMap.
-pub fn text(
-    desired: &Desired,
-    live: Option<&Annotations>,
-    suspended: bool,
-    work: Work,
-    policy: Policy,
-    now: Timestamp,
-) -> Action {
+pub fn text(desired: &Desired, live: Option<&Annotations>, suspended: bool, at: &Situation<'_>) -> Action {
     let Some(live) = live else { return Action::Apply { hold: false, causes: BTreeSet::new(), forced: None } };
     let state = State::of_context(live);
     if state.applied.as_ref() == Some(&desired.text_hash) {
@@ -139,9 +151,10 @@ pub fn text(
         applied: Some(&applied),
         pending: state.pending.as_ref(),
         causes: &causes,
-        work,
-        policy,
-        now,
+        work: at.work,
+        policy: at.policy,
+        ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &desired.text_hash),
+        now: at.now,
     };
     match act(gate::decide(&input), state.pending.as_ref(), &causes) {
         // A prompt that slips in reads either the old or the new text, whole.

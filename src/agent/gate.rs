@@ -4,10 +4,15 @@
 //! cluster configuration, suspension. State lives in an annotation of the Deployment ([`super::state`]), written in the same
 //! request as the template it speaks of, so a crash repeats no rollout and loses no clock.
 
+mod ask;
+mod clock;
 mod doors;
+mod words;
 
 use std::{collections::BTreeSet, time::Duration};
 
+pub use ask::{Ask, HOLD, NOW, asked, is_now};
+pub use clock::waited_until;
 pub use doors::{Said, activity, held_activity};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -94,6 +99,9 @@ pub struct Pending {
     pub since: Timestamp,
     /// Sorted names of what changed, such as `config` and `image`.
     pub causes: BTreeSet<String>,
+    /// Somebody asked for it to wait. The protection's time does not run meanwhile: it begins when this ends.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// What was applied last.
@@ -122,7 +130,9 @@ pub struct GateInput<'a> {
     pub work: Work,
     /// How much of it is protected.
     pub policy: Policy,
-    /// The present.
+    /// What somebody asks for, whatever the policy says.
+    pub ask: Ask<'a>,
+    /// The present, as far as this wait goes: see [`waited_until`].
     pub now: Timestamp,
 }
 
@@ -154,21 +164,26 @@ pub enum Verdict {
 /// Decides. Total: every input has an answer, the same one each time.
 pub fn decide(input: &GateInput<'_>) -> Verdict {
     let free = match input.applied {
-        None => true,
-        Some(applied) => applied.suspended || applied.hash == input.desired,
+        None => return Verdict::Open { hold: false },
+        Some(applied) if applied.hash == input.desired => return Verdict::Open { hold: false },
+        Some(applied) => applied.suspended,
     };
+    if let Ask::Hold { why } = input.ask {
+        let pending = pending(input);
+        let message = words::held(input, &pending, why);
+        return Verdict::Wait { pending, until: None, message };
+    }
     if free || !is_protected(input.policy.protect, input.work) {
         return Verdict::Open { hold: !free && needs_hold(input) };
     }
     let pending = pending(input);
     let ends = end(pending.since, input.policy.timeout);
     match input.policy.on_timeout {
-        OnTimeout::Force if input.now >= ends => Verdict::Forced {
-            message: format!("the protection of {} ended at {ends}: {}", describe(input), causes_text(input)),
-        },
+        _ if input.ask == Ask::Now => Verdict::Forced { message: words::asked(input) },
+        OnTimeout::Force if input.now >= ends => Verdict::Forced { message: words::forced(input, ends) },
         on_timeout => {
             let until = (on_timeout == OnTimeout::Force).then_some(ends);
-            let message = message(input, &pending, until);
+            let message = words::waits(input, &pending, until);
             Verdict::Wait { pending, until, message }
         }
     }
@@ -189,9 +204,15 @@ fn needs_hold(input: &GateInput<'_>) -> bool {
 }
 
 fn pending(input: &GateInput<'_>) -> Pending {
-    // A time in the future (a clock set back) would stretch the wait without bound.
-    let since = input.pending.map_or(input.now, |p| p.since.min(input.now));
-    Pending { hash: input.desired.into(), since: whole_seconds(since), causes: input.causes.clone() }
+    let held = matches!(input.ask, Ask::Hold { .. });
+    let since = match input.pending {
+        // While it was held it did not wait for work.
+        Some(stored) if stored.held && !held => input.now,
+        // A time in the future (a clock set back) would stretch the wait without bound.
+        Some(stored) => stored.since.min(input.now),
+        None => input.now,
+    };
+    Pending { hash: input.desired.into(), since: whole_seconds(since), causes: input.causes.clone(), held }
 }
 
 /// Annotations and messages show whole seconds; cut here so that a stored state compares equal.
@@ -204,52 +225,7 @@ fn end(since: Timestamp, timeout: Duration) -> Timestamp {
     since.checked_add(timeout).unwrap_or(Timestamp::MAX)
 }
 
-fn describe(input: &GateInput<'_>) -> String {
-    let tasks = match input.work.running_tasks {
-        0 => None,
-        1 => Some("1 running Task".to_string()),
-        n => Some(format!("{n} running Tasks")),
-    };
-    let sessions = match (input.policy.protect, input.work.activity) {
-        (Protect::TasksAndSessions, Activity::Busy) => Some("busy sessions"),
-        (Protect::TasksAndSessions, Activity::Unknown) => {
-            Some("sessions that cannot be asked for (server unreachable)")
-        }
-        _ => None,
-    };
-    match (tasks, sessions) {
-        (Some(tasks), Some(sessions)) => format!("{tasks} and {sessions}"),
-        (Some(tasks), None) => tasks,
-        (None, sessions) => sessions.unwrap_or("nothing").into(),
-    }
-}
-
-fn causes_text(input: &GateInput<'_>) -> String {
-    let names: Vec<_> = input.causes.iter().map(String::as_str).collect();
-    match input.change {
-        Change::Template => format!("changed: {}", names.join(", ")),
-        Change::Content => format!("what is new in {}", names.join(", ")),
-        Change::Text => {
-            let contexts: Vec<_> = names.iter().filter_map(|name| name.split_once('/')).map(|(_, name)| name).collect();
-            if contexts.is_empty() {
-                "the order of the gathered text".into()
-            } else {
-                format!("the text of {}", contexts.join(", "))
-            }
-        }
-    }
-}
-
-fn message(input: &GateInput<'_>, pending: &Pending, until: Option<Timestamp>) -> String {
-    let limit = until.map_or_else(|| "without limit".into(), |t| format!("until {t} at the latest"));
-    let (work, what, since) = (describe(input), causes_text(input), pending.since);
-    match input.change {
-        Change::Template => format!("waiting for {work} to end before the rollout ({what}), since {since}, {limit}"),
-        Change::Text | Change::Content => {
-            format!("{what} waits for {work} to end and then comes without a new pod, since {since}, {limit}")
-        }
-    }
-}
-
+#[cfg(test)]
+mod clock_tests;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@
 //! * [`leaving`]: whether the time of a pod that ends suffices for its work.
 //! * [`preview`](preview::preview): the same for who sees manifests alone.
 //! * [`gate`]: whether a new pod template may replace the running one now.
+//! * [`rollback`]: the last good revision in the place of one that does not get ready, and [`trouble`]: why it does not.
+//! * [`drain`]: whether new Tasks wait for a rollout.
 //! * [`state`]: what the annotations of the generated objects remember.
 
 pub mod build;
@@ -15,6 +17,7 @@ pub mod compare;
 pub mod config;
 pub mod content;
 pub mod decide;
+pub mod drain;
 pub mod effect;
 pub mod gate;
 pub mod hash;
@@ -26,9 +29,11 @@ pub mod pieces;
 pub mod preview;
 pub mod references;
 pub mod report;
+pub mod rollback;
 pub mod skills;
 pub mod state;
 pub mod suspend;
+pub mod trouble;
 
 pub use build::{Desired, build};
 pub use inputs::{ConfigMapData, Inputs, SecretKeys};

@@ -93,6 +93,14 @@ fn secrets(spec: &AgentSpec) -> BTreeMap<String, SecretKeys> {
     secrets
 }
 
+/// The objects of an agent of this spec, for tests.
+#[cfg(test)]
+pub(super) fn sample(spec: &serde_json::Value) -> Desired {
+    let mut agent = Agent::new("coder", serde_json::from_value(spec.clone()).unwrap());
+    agent.metadata.namespace = Some("team".into());
+    desired(&Side { agent: &agent, template: None, config: None, config_maps: &BTreeMap::new() }).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};

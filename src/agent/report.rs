@@ -6,7 +6,11 @@ pub use git::Git;
 use jiff::Timestamp;
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 
-use super::{decide::Action, gate::Pending, state::TEMPLATE_GENERATION};
+use super::{
+    decide::Action,
+    gate::Pending,
+    state::{Failed, TEMPLATE_GENERATION},
+};
 use crate::{
     api::{
         Agent, AgentState, AgentStatus, RolloutStatus,
@@ -62,6 +66,14 @@ pub fn server(deployment: Option<&Deployment>) -> Server {
 pub struct Outcome<'a> {
     /// Why objects could not be made or written, if so.
     pub failure: Option<&'a Failure>,
+    /// Hash of the pod template that is wanted, if it came so far.
+    pub desired: Option<&'a str>,
+    /// What failed, where the last good revision is to take its place.
+    pub back: Option<&'a Failed>,
+    /// What keeps the newest pod from getting ready, as far as it says.
+    pub trouble: Option<String>,
+    /// The Deployment was applied just now.
+    pub wrote: bool,
     /// What was decided about the Deployment, if it came so far.
     pub action: Option<&'a Action>,
     /// What waits with the gathered text.
@@ -113,7 +125,7 @@ pub fn report(agent: &Agent, outcome: &Outcome<'_>) -> (AgentStatus, Vec<Note>) 
         context_hash: text(outcome.activity.map(|a| &a.context_hash)),
         layout: outcome.layout,
         observed_template_generation: outcome.template_generation,
-        rollout: outcome.applied.clone().map(|applied| rollout(applied, waits)),
+        rollout: outcome.applied.clone().map(|applied| rollout(applied, waits, outcome, before.rollout.as_ref())),
         state: None,
         conditions: before.conditions.clone(),
         idle_since: before.idle_since.clone(),
@@ -154,8 +166,15 @@ fn waits(action: Option<&Action>) -> Waits<'_> {
     }
 }
 
-fn rollout(applied: String, waits: Waits<'_>) -> RolloutStatus {
+fn rollout(applied: String, waits: Waits<'_>, outcome: &Outcome<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
+    let ready = outcome.server == Server::Ready && !outcome.suspended;
     RolloutStatus {
+        desired_revision: outcome.desired.map(String::from).or_else(|| before?.desired_revision.clone()),
+        rolled_out_revision: if ready {
+            Some(applied.clone())
+        } else {
+            before.and_then(|b| b.rolled_out_revision.clone())
+        },
         applied: Some(applied),
         pending: waits.map(|(pending, ..)| pending.hash.clone()),
         since: waits.map(|(pending, ..)| Time(pending.since)),
@@ -179,17 +198,29 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         changes.push(Change::Set(Condition::no(kinds::SUSPENDED, reasons::ACTIVE, "")));
     }
     match waits {
-        Some((_, _, message)) => {
-            changes.push(Change::Set(Condition::yes(kinds::ROLLOUT_PENDING, reasons::WAITING_FOR_TASKS, message)));
+        Some((pending, _, message)) => {
+            let reason = if pending.held { reasons::HELD } else { reasons::WAITING_FOR_TASKS };
+            changes.push(Change::Set(Condition::yes(kinds::ROLLOUT_PENDING, reason, message)));
         }
         None if exists(kinds::ROLLOUT_PENDING) => {
             changes.push(Change::Set(Condition::no(kinds::ROLLOUT_PENDING, reasons::SYNCED, "nothing waits")));
         }
         None => {}
     }
-    match waits_with_text(outcome) {
-        Some(message) => {
-            changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reasons::WAITING_FOR_IDLE, message)));
+    match (failed(outcome), exists(kinds::ROLLOUT_FAILED)) {
+        (Some((reason, message)), _) => {
+            changes.push(Change::Set(Condition::yes(kinds::ROLLOUT_FAILED, reason, message)));
+        }
+        // While the next one is on its way, that one failed is still true.
+        (None, true) if outcome.server == Server::Ready || outcome.suspended => {
+            changes.push(Change::Set(Condition::no(kinds::ROLLOUT_FAILED, reasons::AVAILABLE, "")));
+        }
+        (None, _) => {}
+    }
+    match text_waits(outcome) {
+        Some((pending, _, message)) => {
+            let reason = if pending.held { reasons::HELD } else { reasons::WAITING_FOR_IDLE };
+            changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reason, message)));
         }
         None if outcome.text_unseen => {
             changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reasons::TEXT_UNSEEN, UNSEEN)));
@@ -206,8 +237,38 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
     changes
 }
 
+/// Why the newest revision, or what was to be it, does not run: reason and message.
+fn failed(outcome: &Outcome<'_>) -> Option<(&'static str, String)> {
+    if outcome.suspended {
+        return None;
+    }
+    if let Some(failed) = outcome.back {
+        let why = if failed.why.is_empty() { String::new() } else { format!(": {}", failed.why) };
+        let (hash, good) = (&failed.hash, outcome.applied.as_deref().unwrap_or_default());
+        let message = if good == hash {
+            format!("revision {hash} did not get ready{why}; the last good one takes its place")
+        } else {
+            format!(
+                "revision {hash} did not get ready{why}; the last good one, {good}, runs in its place. What failed is \
+                 tried again when it changes, or with: pilothouse rollout agent NAME --now"
+            )
+        };
+        return Some((reasons::ROLLED_BACK, message));
+    }
+    let text = "the pods of the newest revision do not get ready";
+    let message = || match &outcome.trouble {
+        Some(trouble) => format!("{text}: {trouble}"),
+        None => format!("{text}: see their events"),
+    };
+    matches!(outcome.server, Server::Failed { .. }).then(|| (reasons::PROGRESS_DEADLINE_EXCEEDED, message()))
+}
+
+fn text_waits<'a>(outcome: &Outcome<'a>) -> Waits<'a> {
+    waits(outcome.text)
+}
+
 fn waits_with_text<'a>(outcome: &Outcome<'a>) -> Option<&'a str> {
-    waits(outcome.text).map(|(.., message)| message)
+    text_waits(outcome).map(|(.., message)| message)
 }
 
 fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
@@ -238,23 +299,25 @@ fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
         ]
     };
     let settled = |c: Condition| vec![set(c), Change::Remove(kinds::STALLED), Change::Remove(kinds::RECONCILING)];
+    if let Some((reason, message)) = failed(outcome) {
+        return vec![
+            no(reason, &message),
+            Change::Remove(kinds::RECONCILING),
+            set(Condition::yes(kinds::STALLED, reason, message)),
+        ];
+    }
+    let with_trouble = |text: &str| match &outcome.trouble {
+        Some(trouble) => format!("{text}: {trouble}"),
+        None => text.into(),
+    };
     match outcome.server {
         _ if outcome.suspended => settled(Condition::yes(kinds::READY, reasons::SUSPENDED, "suspended, as asked")),
-        Server::Failed { .. } => vec![
-            no(
-                reasons::PROGRESS_DEADLINE_EXCEEDED,
-                "the pods of the newest revision do not get ready: see their events",
-            ),
-            Change::Remove(kinds::RECONCILING),
-            set(Condition::yes(
-                kinds::STALLED,
-                reasons::PROGRESS_DEADLINE_EXCEEDED,
-                "the pods of the newest revision do not get ready: see their events",
-            )),
-        ],
         Server::Ready if ready => settled(Condition::yes(kinds::READY, reasons::AVAILABLE, "the server takes work")),
-        Server::Rolling => progressing("a new pod is on the way; the old one serves until it is ready"),
-        Server::Ready | Server::NotReady | Server::Missing => progressing("waiting for the server's pod to get ready"),
+        Server::Rolling => progressing(&with_trouble("a new pod is on the way; the old one serves until it is ready")),
+        // A Deployment that has failed is spoken of above.
+        Server::Ready | Server::NotReady | Server::Missing | Server::Failed { .. } => {
+            progressing(&with_trouble("waiting for the server's pod to get ready"))
+        }
     }
 }
 
@@ -300,7 +363,7 @@ fn server_conditions(outcome: &Outcome<'_>, unprotected: bool) -> Vec<Change> {
 
 fn state(outcome: &Outcome<'_>, pending: bool, ready: bool) -> AgentState {
     let stalled = outcome.failure.is_some_and(|f| f.class == crate::status::Class::Stalled);
-    if stalled || matches!(outcome.server, Server::Failed { .. }) {
+    if stalled || failed(outcome).is_some() {
         AgentState::Stalled
     } else if outcome.suspended {
         AgentState::Suspended
@@ -358,13 +421,38 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     if let Some(Action::Apply { forced: Some(message), .. }) = outcome.text {
         notes.push(Note::warning(reasons::TEXT_FORCED, "Text", message.as_str()));
     }
-    if let Some(Action::Apply { forced: Some(message), .. }) = outcome.action {
-        notes.push(Note::warning(reasons::ROLLOUT_FORCED, "Rollout", message.as_str()));
-    } else if let Some(Action::Apply { causes, .. }) = outcome.action
-        && !causes.is_empty()
+    notes.extend(rollout_notes(before, after, outcome));
+    notes
+}
+
+/// Events of a rollout: that it began, that it was forced, that it failed, that it need not wait any more.
+fn rollout_notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Vec<Note> {
+    let reason = |status: &AgentStatus| {
+        let failed = status.conditions.iter().find(|c| c.type_ == kinds::ROLLOUT_FAILED && c.status == "True");
+        failed.map(|c| c.reason.clone()).unwrap_or_default()
+    };
+    let mut notes = vec![];
+    if let Some((why, message)) = failed(outcome)
+        && reason(before) != reason(after)
     {
-        let causes: Vec<_> = causes.iter().map(String::as_str).collect();
-        notes.push(Note::normal(reasons::ROLLOUT_STARTED, "Rollout", format!("a new pod for: {}", causes.join(", "))));
+        notes.push(Note::warning(why, "Rollout", message));
+    }
+    let waited = before.rollout.as_ref().and_then(|r| r.since.clone());
+    match outcome.action {
+        Some(Action::Apply { forced: Some(message), .. }) if outcome.wrote => {
+            notes.push(Note::warning(reasons::ROLLOUT_FORCED, "Rollout", message.as_str()));
+        }
+        Some(Action::Apply { causes, .. }) if outcome.wrote && !causes.is_empty() && outcome.back.is_none() => {
+            let causes: Vec<_> = causes.iter().map(String::as_str).collect();
+            let waited = waited.map(|since| format!("; it has waited since {}", since.0)).unwrap_or_default();
+            let message = format!("a new pod for: {}{waited}", causes.join(", "));
+            notes.push(Note::normal(reasons::ROLLOUT_STARTED, "Rollout", message));
+        }
+        Some(Action::Apply { causes, .. }) if outcome.wrote && causes.is_empty() && waited.is_some() => {
+            let message = "what is wanted is what runs; nothing waits any more";
+            notes.push(Note::normal(reasons::WAIT_ENDED, "Rollout", message));
+        }
+        _ => {}
     }
     notes
 }

@@ -2,7 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Pieces, effect::Parts, gate::Pending, hash::canonical, pieces};
+use super::{
+    Pieces,
+    effect::Parts,
+    gate::{self, Pending},
+    hash::canonical,
+    pieces,
+};
 use crate::api::names::annotation;
 
 /// Deployment, ConfigMap of gathered text: the parts of what was applied, as JSON.
@@ -22,6 +28,14 @@ pub const SINCE: &str = "pilothouse.dev/content-since";
 pub const OBJECT_HASH: &str = "pilothouse.dev/object-hash";
 /// The version after which no earlier write could land; written where the answer to one did not come.
 pub const FENCE: &str = "pilothouse.dev/write-fence";
+/// Deployment, ConfigMaps: the value of [`annotation::ROLLOUT`] that was there when they were applied last.
+pub const ROLLOUT_SEEN: &str = "pilothouse.dev/rollout-seen";
+/// Deployment: the newest revision that got ready before the present one, as JSON; only where `autoRollback` asks.
+pub const LAST_GOOD: &str = "pilothouse.dev/last-good";
+/// Deployment: hash of the pod template that did not get ready, while the last good one runs in its place.
+pub const FAILED_HASH: &str = "pilothouse.dev/failed-hash";
+/// Deployment: why it did not.
+pub const FAILED_WHY: &str = "pilothouse.dev/failed-why";
 /// Before the hash of an object that was created and not applied since: its fields are owned by a creation, and have to
 /// become those of an apply before an apply can take any of them away.
 const CREATED: &str = "created/";
@@ -38,6 +52,19 @@ pub struct State {
     pub parts: Parts,
     /// What waits.
     pub pending: Option<Pending>,
+    /// What the annotation `pilothouse.dev/rollout` was when this was applied.
+    pub rollout_seen: Option<String>,
+    /// What did not get ready and was taken back.
+    pub failed: Option<Failed>,
+}
+
+/// A revision that did not get ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Its hash.
+    pub hash: String,
+    /// Why; may be empty.
+    pub why: String,
 }
 
 impl State {
@@ -59,7 +86,15 @@ impl State {
 
     fn of(annotations: &Annotations, hash: &str) -> Self {
         let parts = annotations.get(PARTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        Self { applied: annotations.get(hash).cloned(), parts, pending: pending(annotations) }
+        let get = |key: &str| annotations.get(key).filter(|text| !text.is_empty()).cloned();
+        let why = get(FAILED_WHY).unwrap_or_default();
+        Self {
+            applied: annotations.get(hash).cloned(),
+            parts,
+            pending: pending(annotations),
+            rollout_seen: get(ROLLOUT_SEEN),
+            failed: get(FAILED_HASH).map(|hash| Failed { hash, why }),
+        }
     }
 }
 
@@ -85,6 +120,7 @@ fn pending(annotations: &Annotations) -> Option<Pending> {
         hash: get(annotation::PENDING_HASH)?.clone(),
         since: get(annotation::PENDING_SINCE)?.parse().ok()?,
         causes: causes.split(',').filter(|c| !c.is_empty()).map(String::from).collect::<BTreeSet<_>>(),
+        held: get(annotation::PENDING_HELD).is_some_and(|held| held == "true"),
     })
 }
 
@@ -95,7 +131,15 @@ pub fn pending_annotations(pending: &Pending) -> Annotations {
         (annotation::PENDING_HASH.into(), pending.hash.clone()),
         (annotation::PENDING_SINCE.into(), pending.since.to_string()),
         (annotation::PENDING_CAUSES.into(), causes.join(",")),
+        // Also where it is not: what is remembered is added to what was, nothing is taken away.
+        (annotation::PENDING_HELD.into(), pending.held.to_string()),
     ])
+}
+
+/// The annotation that remembers which order of [`annotation::ROLLOUT`] an apply has carried out, or made pointless.
+pub fn seen_annotation(asked: Option<&str>) -> Annotations {
+    let seen = asked.filter(|value| gate::is_now(value));
+    seen.map(|value| (ROLLOUT_SEEN.to_string(), value.to_string())).into_iter().collect()
 }
 
 /// Annotations that say what is applied.
@@ -142,17 +186,18 @@ mod tests {
             hash: "h".into(),
             since: "2026-11-21T10:00:00Z".parse().unwrap(),
             causes: ["config".to_string(), "credentials/a".to_string()].into(),
+            held: true,
         };
         let parts = Parts::from([("image".into(), "1".into()), ("text".into(), "2".into())]);
         let mut annotations = applied_annotations("a", &parts);
         assert_eq!(
             State::of_deployment(&annotations),
-            State { applied: Some("a".into()), parts: parts.clone(), pending: None }
+            State { applied: Some("a".into()), parts: parts.clone(), ..State::default() }
         );
         annotations.extend(pending_annotations(&pending));
         assert_eq!(
             State::of_deployment(&annotations),
-            State { applied: Some("a".into()), parts, pending: Some(pending) }
+            State { applied: Some("a".into()), parts, pending: Some(pending), ..State::default() }
         );
     }
 

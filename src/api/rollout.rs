@@ -32,7 +32,11 @@ pub struct Rollout {
     /// A Task that a new revision must pass before it takes work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<RolloutVerify>,
-    /// Whether the last good revision comes back where a new one does not get ready.
+    /// How long the pods of a new revision may take to get ready; 10m unless given. Whole seconds count, one at least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_deadline: Option<GoDuration>,
+    /// Whether the last good revision comes back where a new one does not get ready within `progressDeadline`. What failed is
+    /// tried again when it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_rollback: Option<bool>,
 }
@@ -47,6 +51,7 @@ impl Default for Rollout {
             live: Live::default(),
             strategy: None,
             verify: None,
+            progress_deadline: None,
             auto_rollback: None,
         }
     }
@@ -115,6 +120,12 @@ pub struct RolloutStatus {
     /// Hash of the pod template that waits. Absent where nothing waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<String>,
+    /// Hash of the pod template that is wanted now: what waits, what is applied, or what failed and was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_revision: Option<String>,
+    /// Hash of the newest pod template whose pods got ready. The rollout is over when it is `desiredRevision`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_out_revision: Option<String>,
     /// Since when it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,

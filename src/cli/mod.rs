@@ -10,6 +10,7 @@ pub mod output;
 pub mod receiver;
 pub mod reconcile;
 pub mod render;
+pub mod rollout;
 pub mod sidecar;
 pub mod task_run;
 pub mod telemetry;
@@ -90,6 +91,8 @@ pub enum Command {
     Crds(crds::Args),
     /// Ask the controller to look at an object now
     Reconcile(reconcile::Args),
+    /// See what waits at an agent, let it go out now, or hold it
+    Rollout(rollout::Args),
     /// Release what waits for the controller, when it was removed
     Uninstall(uninstall::Args),
     /// Run beside an agent's server, in its pod
@@ -135,6 +138,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Diff(args) => wait(diff::run(&global, &args)),
         Command::Crds(args) => crds::run(&global, &args),
         Command::Reconcile(args) => wait(reconcile::run(&global, &args)),
+        Command::Rollout(args) => wait(rollout::run(&global, &args)),
         Command::Uninstall(args) => wait(uninstall::run(&global, &args)),
         Command::Sidecar(args) => wait(sidecar::run(&args)),
         Command::Drain(args) => drain::run(&args),

@@ -11,6 +11,7 @@ mod maps;
 mod observe;
 pub(super) mod sources;
 pub mod voice;
+mod waits;
 mod write;
 
 use std::{
@@ -32,7 +33,7 @@ use super::{
     start,
 };
 use crate::{
-    agent::{report, state},
+    agent::{decide::Action, report, state, trouble},
     api::{
         Agent,
         names::{self, label, manager, reasons},
@@ -82,6 +83,7 @@ pub struct Agents {
     /// Deployments whose last write may still land, by namespace and agent.
     open_writes: Mutex<HashMap<(String, String), act::OpenWrite>>,
     first_deployments: first_deployments::FirstDeployments,
+    waits: waits::Waits,
     /// One agent at a time sees to the authority of its namespace.
     authority_turn: tokio::sync::Mutex<()>,
 }
@@ -110,6 +112,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         unread_since: Mutex::default(),
         open_writes: Mutex::default(),
         first_deployments: first_deployments::FirstDeployments::default(),
+        waits: waits::Waits::default(),
         authority_turn: tokio::sync::Mutex::default(),
     });
     listen::attach(&agents);
@@ -128,6 +131,9 @@ impl Reconcile for Agents {
         if acted.begun && failure.is_none() {
             self.context.reports.events(&*agent, acted.notes);
             return Ok(acted.next);
+        }
+        if acted.wrote && matches!(acted.server, Some(Action::Apply { forced: Some(_), .. })) {
+            self.context.metrics.rollout_forced(&agent.namespace().unwrap_or_default(), &agent.name_any());
         }
         let git = self.git(&agent, &acted);
         let outcome = report::Outcome { git: git.as_ref(), ..self.outcome(&agent, &acted, failure.as_ref()) };
@@ -155,6 +161,7 @@ impl Reconcile for Agents {
         self.loads.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
         self.first_deployments.take(namespace, name);
+        self.forget_waits(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
         self.told.lock().remove(&(namespace.into(), name.into()));
     }
@@ -239,8 +246,14 @@ impl Agents {
     fn outcome<'a>(&self, agent: &Agent, acted: &'a Acted, failure: Option<&'a Failure>) -> report::Outcome<'a> {
         let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
         let deployment = self.own_deployment(agent);
+        let pods = self.pods(agent);
+        let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
         report::Outcome {
             failure,
+            desired: acted.desired.as_deref(),
+            back: acted.back.as_ref(),
+            trouble: trouble::trouble(&pods),
+            wrote: acted.wrote,
             action: acted.server.as_ref(),
             text: acted.text.as_ref(),
             exchange: acted.exchange.as_ref(),

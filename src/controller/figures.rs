@@ -15,12 +15,13 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{artifacts::Copies, caches::Caches, voice::Voices};
 use crate::{
-    agent::limit,
-    api::{Agent, TaskPhase},
+    agent::{decide::policy, limit, merge},
+    api::{Agent, AgentTemplate, TaskPhase},
     git::Sources,
     task::agent_of,
 };
@@ -63,6 +64,7 @@ impl Collector for Figures {
         let lag = usize::try_from(self.copies.lag()).unwrap_or_default();
         gauge(&mut encoder, "artifact_lag_seconds", "For how long one of them has been missing", lag)?;
         self.agents(&mut encoder)?;
+        self.rollouts(&mut encoder, Timestamp::now())?;
         self.tasks(&mut encoder)
     }
 }
@@ -87,6 +89,36 @@ impl Figures {
         gauges(encoder, "agent_queue_length", "Tasks that wait for the agent", waiting)
     }
 
+    /// Changes that wait, as the Agents' statuses show them.
+    fn rollouts(&self, encoder: &mut DescriptorEncoder<'_>, now: Timestamp) -> fmt::Result {
+        let agents = self.caches.agents.all();
+        let waiting: Vec<(&Agent, Timestamp)> = agents
+            .iter()
+            .filter_map(|a| Some((&**a, a.status.as_ref()?.rollout.as_ref()?.since.as_ref()?.0)))
+            .collect();
+        let mut counts: BTreeMap<String, i64> = agents.iter().map(|a| (namespace(&**a), 0)).collect();
+        for (agent, _) in &waiting {
+            *counts.entry(namespace(*agent)).or_default() += 1;
+        }
+        let counts = counts.into_iter().map(|(ns, n)| (vec![("namespace", ns)], n));
+        gauges(encoder, "rollouts_waiting", "Agents with a rollout that waits", counts)?;
+        let ages = waiting.iter().map(|(a, since)| (of(a), now.duration_since(*since).as_secs().max(0)));
+        gauges(encoder, "rollout_wait_seconds", "For how long the rollout of the agent has waited", ages)?;
+        let limits = waiting.iter().map(|(a, _)| (of(a), self.timeout(a)));
+        let help = "For how long a rollout of the agent may wait (spec.rollout.timeout); while one waits";
+        gauges(encoder, "rollout_timeout_seconds", help, limits)
+    }
+
+    fn timeout(&self, agent: &Agent) -> i64 {
+        let spec = merge(&agent.spec, self.template(agent).as_deref().map(|t| &t.spec));
+        i64::try_from(policy(&spec).timeout.as_secs()).unwrap_or(i64::MAX)
+    }
+
+    fn template(&self, agent: &Agent) -> Option<Arc<AgentTemplate>> {
+        let named = agent.spec.template_ref.as_ref()?;
+        self.caches.templates.get(&namespace(agent), &named.name)
+    }
+
     fn tasks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let tasks = self.caches.tasks.all();
         let phases = tasks.iter().map(|t| (namespace(&**t), t.status.as_ref().and_then(|s| s.phase)));
@@ -94,9 +126,7 @@ impl Figures {
     }
 
     fn limit(&self, agent: &Agent) -> Option<usize> {
-        let named = agent.spec.template_ref.as_ref();
-        let template = named.and_then(|t| self.caches.templates.get(&namespace(agent), &t.name));
-        limit(&agent.spec, template.as_deref().map(|t| &t.spec))
+        limit(&agent.spec, self.template(agent).as_deref().map(|t| &t.spec))
     }
 
     /// Running and waiting Tasks by namespace and agent.

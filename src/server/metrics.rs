@@ -39,6 +39,7 @@ struct ByAgent {
 pub struct Metrics {
     registry: parking_lot::Mutex<Registry>,
     tasks: Family<ByAgent, Histogram>,
+    forced: Family<ByAgent, Counter>,
     reconciles: Family<Outcome, Counter>,
     durations: Family<ByKind, Histogram>,
     leader: Gauge,
@@ -55,9 +56,11 @@ impl Default for Metrics {
         let tasks =
             Family::<ByAgent, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(10.0, 2.0, 10)));
         registry.register("task_duration_seconds", "Time from the start of a Task to its end", tasks.clone());
+        let forced = Family::<ByAgent, Counter>::default();
+        registry.register("rollouts_forced", "Rollouts that cut work", forced.clone());
         let leader = Gauge::default();
         registry.register("leader", "Whether this replica is the leader", leader.clone());
-        Self { registry: registry.into(), tasks, reconciles, durations, leader }
+        Self { registry: registry.into(), tasks, forced, reconciles, durations, leader }
     }
 }
 
@@ -82,6 +85,12 @@ impl Metrics {
     /// An agent is gone, and with it what was counted by its name.
     pub fn forget_agent(&self, namespace: &str, agent: &str) {
         self.tasks.remove(&by_agent(namespace, agent));
+        self.forced.remove(&by_agent(namespace, agent));
+    }
+
+    /// Counts a rollout that cut work.
+    pub fn rollout_forced(&self, namespace: &str, agent: &str) {
+        self.forced.get_or_create(&by_agent(namespace, agent)).inc();
     }
 
     /// Says whether this replica leads.

@@ -68,6 +68,8 @@ pub struct AgentView {
     pub ready: bool,
     /// Whether it is suspended, or about to be.
     pub suspended: bool,
+    /// What new Tasks wait for before a rollout, if they do.
+    pub draining: Option<String>,
     /// Address of the server.
     pub url: Option<String>,
     /// Revision of its definition, short.

@@ -218,6 +218,9 @@ fn not_now(agent: &AgentView) -> Option<(&'static str, String)> {
     if agent.suspended {
         return Some((reasons::AGENT_SUSPENDED, format!("Agent {name} is suspended")));
     }
+    if let Some(message) = &agent.draining {
+        return Some((reasons::AGENT_DRAINING, message.clone()));
+    }
     (!agent.ready).then(|| (reasons::AGENT_SERVER_NOT_READY, format!("the server of Agent {name} is not ready")))
 }
 

@@ -26,15 +26,15 @@ use crate::common::{
 };
 
 /// One namespace with a controller.
-struct Place {
-    client: Client,
-    namespace: String,
-    release: Release,
-    controller: Controller,
+pub(crate) struct Place {
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    pub(crate) release: Release,
+    pub(crate) controller: Controller,
 }
 
 impl Place {
-    async fn new(name: &str) -> Self {
+    pub(crate) async fn new(name: &str) -> Self {
         let cluster = control_plane();
         let namespace = cluster.namespace(name).await;
         let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
@@ -42,7 +42,7 @@ impl Place {
         Self { client: cluster.client().await, namespace, release, controller }
     }
 
-    fn api<K>(&self) -> Api<K>
+    pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
@@ -50,7 +50,7 @@ impl Place {
     }
 
     /// Creates or changes an Agent of this spec; images are given unless the spec has them.
-    async fn agent(&self, name: &str, spec: Value) -> Agent {
+    pub(crate) async fn agent(&self, name: &str, spec: Value) -> Agent {
         let mut full = json!({"workspaceDir": "/workspace", "agentImage": "agents:1", "executorImage": "devbox:1"});
         full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let body = json!({
@@ -71,7 +71,7 @@ impl Place {
         self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
     }
 
-    async fn merge<K>(&self, name: &str, patch: Value) -> K
+    pub(crate) async fn merge<K>(&self, name: &str, patch: Value) -> K
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
             + serde::de::DeserializeOwned
@@ -82,7 +82,7 @@ impl Place {
     }
 
     /// The Agent once `check` holds of it and its status is about its present spec.
-    async fn agent_where(&self, what: &str, name: &str, check: impl Fn(&Agent) -> bool) -> Agent {
+    pub(crate) async fn agent_where(&self, what: &str, name: &str, check: impl Fn(&Agent) -> bool) -> Agent {
         eventually(what, 30, || async {
             let agent = self.api::<Agent>().get(name).await.unwrap();
             let fresh = agent.status.as_ref()?.observed_generation == agent.metadata.generation;
@@ -91,34 +91,40 @@ impl Place {
         .await
     }
 
-    async fn deployment_where(&self, what: &str, name: &str, check: impl Fn(&Deployment) -> bool) -> Deployment {
+    pub(crate) async fn deployment_where(
+        &self,
+        what: &str,
+        name: &str,
+        check: impl Fn(&Deployment) -> bool,
+    ) -> Deployment {
         eventually(what, 30, || async { self.api::<Deployment>().get_opt(name).await.unwrap().filter(|d| check(d)) })
             .await
     }
 
-    async fn events(&self, reason: &str) -> Vec<Event> {
+    pub(crate) async fn events(&self, reason: &str) -> Vec<Event> {
         let list = self.api::<Event>().list(&ListParams::default()).await.unwrap();
         list.items.into_iter().filter(|e| e.reason.as_deref() == Some(reason)).collect()
     }
 
     /// Says in a pod's status that its server runs, as a kubelet would.
-    async fn let_run(&self, agent: &str) -> Pod {
+    pub(crate) async fn let_run(&self, agent: &str) -> Pod {
         let pods = self.api::<Pod>();
-        let pod = eventually("a pod", 30, || async {
-            let list =
-                pods.list(&ListParams::default().labels(&format!("pilothouse.dev/agent={agent}"))).await.unwrap();
-            list.items.into_iter().next()
-        })
-        .await;
+        let list = ListParams::default().labels(&format!("pilothouse.dev/agent={agent}"));
         let status = json!({"status": {"phase": "Running", "containerStatuses": [{
             "name": "opencode-server", "image": "devbox:1", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"running": {"startedAt": Timestamp::now().to_string()}},
         }]}});
-        pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await.unwrap()
+        let patch = Patch::Merge(status);
+        eventually("a pod", 30, || async {
+            let pod = pods.list(&list).await.unwrap().items.into_iter().next()?;
+            // The Deployment may just have replaced it.
+            pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.ok()
+        })
+        .await
     }
 
     /// What the controller writes while `seconds` go by.
-    async fn writes_during(&self, seconds: u64) -> Vec<String> {
+    pub(crate) async fn writes_during(&self, seconds: u64) -> Vec<String> {
         let audit = control_plane().audit().later();
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         let writes = audit.writes(&self.release.user());
@@ -174,21 +180,21 @@ impl Place {
     }
 }
 
-fn condition<'a>(agent: &'a Agent, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
+pub(crate) fn condition<'a>(agent: &'a Agent, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let list = &agent.status.as_ref()?.conditions;
     let c = list.iter().find(|c| c.type_ == kind)?;
     Some((&c.status, &c.reason, &c.message))
 }
 
-fn state(agent: &Agent) -> Option<AgentState> {
+pub(crate) fn state(agent: &Agent) -> Option<AgentState> {
     agent.status.as_ref()?.state
 }
 
-fn annotation<'a>(deployment: &'a Deployment, key: &str) -> Option<&'a str> {
+pub(crate) fn annotation<'a>(deployment: &'a Deployment, key: &str) -> Option<&'a str> {
     deployment.annotations().get(&format!("pilothouse.dev/{key}")).map(String::as_str)
 }
 
-fn image(deployment: &Deployment) -> String {
+pub(crate) fn image(deployment: &Deployment) -> String {
     deployment.spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0].image.clone().unwrap()
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use pilothouse::{
-    agent::gate::{Activity as Doing, Applied, Change, GateInput, Policy, Verdict, Work, decide},
+    agent::gate::{Activity as Doing, Applied, Ask, Change, GateInput, Policy, Verdict, Work, decide},
     pod::{
         opencode::{Error, SessionStatus},
         sidecar::{
@@ -277,6 +277,7 @@ impl World {
             causes: &causes,
             work: Work { running_tasks: self.tasks(), activity },
             policy: Policy::default(),
+            ask: Ask::Nothing,
             now: jiff::Timestamp::UNIX_EPOCH,
         })
     }

@@ -22,6 +22,7 @@ mod pod;
 mod receiver;
 mod render_golden;
 mod repository;
+mod rollouts;
 mod syncs;
 mod tasks;
 mod templates;

@@ -1,5 +1,6 @@
 //! Tasks on a real API server. There is no node: the tests play the kubelet.
 
+mod draining;
 mod from_git;
 mod stage;
 
@@ -298,6 +299,10 @@ async fn metrics_tell_of_agents_and_tasks() {
             .await;
     let bucket = format!("pilothouse_task_duration_seconds_bucket{{le=\"10.0\",namespace=\"{ns}\",agent=\"coder\"}}");
     assert!(text.contains(&bucket), "{text}");
+
+    // A rollout whose time is over at once cuts what runs.
+    stage.change_agent(json!({"executorImage": "localhost/executor:2", "rollout": {"timeout": "0s"}})).await;
+    let text = shows(&[format!("{} 1", of("rollouts_forced_total"))]).await;
 
     // The page lists what there is, each with its type, and nothing else.
     let page = include_str!("../../docs/metrics.md");

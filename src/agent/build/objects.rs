@@ -1,6 +1,6 @@
 //! Deployment, Service, `ConfigMaps` and the Secret around the pod.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     ByteString,
@@ -21,6 +21,9 @@ use crate::{
     },
     object::Object,
 };
+
+/// How long the pods of a new revision may take to get ready, unless the spec says.
+const PROGRESS_DEADLINE: Duration = Duration::from_mins(10);
 
 /// The controller reference to an Agent: its objects go with it.
 pub fn owner(agent: &Agent) -> OwnerReference {
@@ -74,13 +77,20 @@ pub(super) fn deployment(plan: &Plan<'_>, template: &Value) -> Object {
         "spec": {
             "replicas": i32::from(!plan.inputs.suspended),
             "revisionHistoryLimit": 2,
-            "progressDeadlineSeconds": 600,
+            "progressDeadlineSeconds": progress_deadline(plan),
             "selector": { "matchLabels": selector(plan.name) },
             // The new pod is ready before the old one goes.
             "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
             "template": template,
         },
     }))
+}
+
+/// Seconds; the API server takes 32 bits.
+fn progress_deadline(plan: &Plan<'_>) -> i32 {
+    let given = plan.inputs.spec.rollout.as_ref().and_then(|r| r.progress_deadline.as_ref());
+    let deadline = given.map_or(PROGRESS_DEADLINE, |given| given.or(PROGRESS_DEADLINE));
+    i32::try_from(deadline.as_secs().max(1)).unwrap_or(i32::MAX)
 }
 
 pub(super) fn service(plan: &Plan<'_>) -> Object {

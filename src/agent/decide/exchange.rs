@@ -9,13 +9,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Action, act, object_hash};
+use super::{Action, Situation, act, object_hash};
 use crate::{
     agent::{
         Desired,
         build::Exchange,
         effect::classify,
-        gate::{self, Applied, Change, GateInput, OnTimeout, Policy, Protect, Work},
+        gate::{self, Applied, Change, GateInput, OnTimeout, Policy, Protect},
         state::{self, Annotations, State},
     },
     api::{content::Load, names::annotation},
@@ -34,7 +34,7 @@ pub struct Live<'a> {
 
 /// Decides about the ConfigMap. `None` where there is nothing to decide: no such content, or one that comes together
 /// with a pod template that waits.
-pub fn exchange(desired: &Desired, live: Live<'_>, work: Work, policy: Policy, now: Timestamp) -> Option<Action> {
+pub fn exchange(desired: &Desired, live: Live<'_>, at: &Situation<'_>) -> Option<Action> {
     let wanted = desired.exchange.as_ref()?;
     let apply = || Some(Action::Apply { hold: false, causes: BTreeSet::new(), forced: None });
     let Some(map) = live.map else { return apply() };
@@ -58,9 +58,10 @@ pub fn exchange(desired: &Desired, live: Live<'_>, work: Work, policy: Policy, n
         applied: Some(&applied),
         pending: state.pending.as_ref(),
         causes: &causes,
-        work,
-        policy,
-        now,
+        work: at.work,
+        policy: at.policy,
+        ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &wanted.hash),
+        now: at.now,
     };
     Some(match act(gate::decide(&input), state.pending.as_ref(), &causes) {
         // The sidecar holds prompts itself when it exchanges.
@@ -75,7 +76,7 @@ pub fn since(wanted: &Exchange, map: Option<&Annotations>, now: Timestamp) -> Ti
     let state = State::of_content(map);
     let same = state.applied.as_ref() == Some(&wanted.hash);
     let stored = map.get(state::SINCE).filter(|_| same).and_then(|text| text.parse().ok());
-    stored.or(state.pending.map(|p| p.since)).map_or(now, |since| since.min(now))
+    stored.or(state.pending.filter(|p| !p.held).map(|p| p.since)).map_or(now, |since| since.min(now))
 }
 
 /// What the pods are told, and when they are to be told something stronger. `None` while what is wanted is not decided.

@@ -14,7 +14,7 @@ fn causes() -> BTreeSet<String> {
 }
 
 fn pending(hash: &str, since: i64) -> Pending {
-    Pending { hash: hash.into(), since: at(since), causes: causes() }
+    Pending { hash: hash.into(), since: at(since), causes: causes(), held: false }
 }
 
 const PROTECTS: [Protect; 3] = [Protect::TasksAndSessions, Protect::Tasks, Protect::None];
@@ -79,6 +79,7 @@ fn every_combination() {
                         causes: &causes(),
                         work: Work { running_tasks, activity },
                         policy: Policy { protect, on_timeout, ..Policy::default() },
+                        ask: Ask::Nothing,
                         now: at(START),
                     });
                     let late = waited.is_some_and(|w| w >= HOUR);
@@ -112,6 +113,7 @@ fn busy<'a>(
         causes,
         work: Work { running_tasks: 2, activity: Activity::Busy },
         policy: Policy::default(),
+        ask: Ask::Nothing,
         now: at(now),
     }
 }
@@ -209,6 +211,7 @@ fn reconcile(world: &mut World, desired: &str, work: Work, policy: Policy, now: 
         causes: &causes,
         work,
         policy,
+        ask: Ask::Nothing,
         now: at(now),
     });
     if write {
@@ -231,7 +234,8 @@ proptest! {
         let pending = waited.map(|w| pending("new", START - w));
         let verdict = decide(&GateInput {
             change: Change::default(),
-            desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, now: at(START),
+            desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, ask: Ask::Nothing,
+                        now: at(START),
         });
         let active = match policy.protect {
             Protect::TasksAndSessions => work.running_tasks > 0 || !matches!(work.activity, Activity::Idle | Activity::NoServer),
@@ -256,7 +260,8 @@ proptest! {
         let pending = waited.map(|w| pending("new", START - w));
         let input = GateInput {
             change: Change::default(),
-            desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, now: at(START),
+            desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, ask: Ask::Nothing,
+                        now: at(START),
         };
         let first = decide(&input);
         if let Verdict::Wait { pending, .. } = &first {

@@ -3,6 +3,10 @@ use super::*;
 fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
     Outcome {
         failure: None,
+        desired: None,
+        back: None,
+        trouble: None,
+        wrote: false,
         action: None,
         text: None,
         exchange: None,

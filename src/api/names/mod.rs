@@ -47,6 +47,8 @@ pub mod condition {
     pub const GIT_SYNC_PENDING: &str = "GitSyncPending";
     /// Agent: a new pod template waits for work to end.
     pub const ROLLOUT_PENDING: &str = "RolloutPending";
+    /// Agent: a new pod template did not get ready in time. Exists once one did not, and then stays.
+    pub const ROLLOUT_FAILED: &str = "RolloutFailed";
     /// Agent: new text waits until the server is idle. Exists once one has waited, and then stays.
     pub const TEXT_PENDING: &str = "TextPending";
     /// Agent: the server has loaded the skills it was given. Exists only where there are skills.
@@ -59,7 +61,7 @@ pub mod condition {
     pub const STOPPED: &str = "Stopped";
 
     /// All of them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         READY,
         RECONCILING,
         STALLED,
@@ -68,6 +70,7 @@ pub mod condition {
         SUSPENDED,
         GIT_SYNC_PENDING,
         ROLLOUT_PENDING,
+        ROLLOUT_FAILED,
         TEXT_PENDING,
         SKILLS_LOADED,
         WEBHOOK_READY,
@@ -120,6 +123,9 @@ pub mod annotation {
     pub const RECONCILE_AT: &str = "pilothouse.dev/reconcile-at";
     /// Agent: `"true"` or `"false"`, wins over `spec.suspend`; owned by no Sync.
     pub const SUSPEND_OVERRIDE: &str = "pilothouse.dev/suspend-override";
+    /// Agent: `hold` (or `hold: why`) lets no change go out; `now-HASH` lets the pod template of that hash go out at once,
+    /// once; owned by no Sync.
+    pub const ROLLOUT: &str = "pilothouse.dev/rollout";
     /// Task in Git: a new value asks for another run.
     pub const RUN_ID: &str = "pilothouse.dev/run-id";
     /// Task in Git: `completed` makes the Sync wait for its end.
@@ -144,6 +150,8 @@ pub mod annotation {
     pub const PENDING_SINCE: &str = "pilothouse.dev/pending-since";
     /// Deployment: what changed, sorted, separated by commas.
     pub const PENDING_CAUSES: &str = "pilothouse.dev/pending-causes";
+    /// Deployment: `"true"` while it waits because [`ROLLOUT`] holds it.
+    pub const PENDING_HELD: &str = "pilothouse.dev/pending-held";
     /// Pod template: version of the pod's layout.
     pub const LAYOUT: &str = "pilothouse.dev/layout";
     /// Pod: `resourceVersion` of the gathered text; writing it makes the kubelet look at once.

@@ -198,7 +198,8 @@ pub mod text {
         DEPLOYMENT_HEALTHY "DeploymentHealthy" &["Agent"],
             "The server answers.", "Nothing.";
         PROGRESS_DEADLINE_EXCEEDED "ProgressDeadlineExceeded" &["Agent"],
-            "The pods of a new revision do not get ready.", "See the pod's events and logs; undo the change.";
+            "The pods of a new revision do not get ready in time; an older one serves on, if there is one.",
+            "See the message, and the pod's events and logs; undo the change. spec.rollout.autoRollback does that by itself.";
         UNPROTECTED_SERVER "UnprotectedServer" &["Agent"],
             "A custom command makes the server listen on all addresses, beside the door that asks for the password.",
             "Let it listen on 127.0.0.1.";
@@ -210,8 +211,16 @@ pub mod text {
         WAITING_FOR_TASKS "WaitingForTasks" &["Agent"],
             "A change waits for work to end.",
             "Wait, or lower spec.rollout.timeout; the message says what is waited for.";
+        HELD "Held" &["Agent"],
+            "The annotation pilothouse.dev/rollout of the Agent holds all changes.",
+            "pilothouse rollout agent NAME --resume, when whoever set it agrees.";
+        WAIT_ENDED "WaitEnded" &["Agent"],
+            "A change that waited was taken back.", "Nothing.";
+        ROLLED_BACK "RolledBack" &["Agent"],
+            "The pods of a new revision did not get ready in time; the last good revision runs in its place.",
+            "Correct what the message names and push; pilothouse rollout agent NAME --now tries the same again.";
         ROLLOUT_FORCED "RolloutForced" &["Agent"],
-            "A change went out although work had not ended, because its time was over.",
+            "A change went out although work had not ended: its time was over, or somebody asked for that.",
             "For more patience raise spec.rollout.timeout, or set onTimeout to Wait.";
         WORK_CUT "WorkCut" &["Agent"],
             "A pod was told to end and was stopped in the middle of its work, because its time for that was over.",
@@ -293,6 +302,9 @@ pub mod text {
             "The agent is suspended.", "Wake the agent.";
         AGENT_SERVER_NOT_READY "AgentServerNotReady" &["Task"],
             "The agent's server does not take work yet.", "See the Agent's conditions.";
+        AGENT_DRAINING "AgentDraining" &["Task"],
+            "A rollout of the agent waits for the work that runs there, or is on its way, and spec.rollout.drain lets no more begin.",
+            "Wait: the Task starts after the rollout; the message says what is waited for.";
         AGENT_AT_CAPACITY "AgentAtCapacity" &["Task"],
             "The agent runs as many Tasks as maxConcurrentTasks allows.", "Wait, or raise it.";
         CAPACITY_AVAILABLE "CapacityAvailable" &["Task"],

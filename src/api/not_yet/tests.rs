@@ -20,7 +20,7 @@ fn what_is_set_and_missing_is_named_in_order() {
             {"type": "Git", "mountPath": "x", "git": {"repository": "https://example.org/r", "push": true,
                 "sync": {"enabled": true}, "recurseSubmodules": false}},
         ],
-        "rollout": {"drain": true, "timeout": "5m"},
+        "rollout": {"strategy": "Recreate", "timeout": "5m"},
         "podSpec": {"systemContainers": {"pluginInit": {"extraEnv": [{"name": "A", "value": "b"}]}}},
     });
     assert_eq!(
@@ -29,7 +29,7 @@ fn what_is_set_and_missing_is_named_in_order() {
             "spec.contexts[1].type (Runtime)",
             "spec.contexts[2].git.push",
             "spec.podSpec.systemContainers.pluginInit",
-            "spec.rollout.drain",
+            "spec.rollout.strategy",
             "spec.skills[0].git.recurseSubmodules",
         ]
     );
@@ -39,7 +39,7 @@ fn what_is_set_and_missing_is_named_in_order() {
 fn values_that_ask_for_nothing_are_no_use() {
     let agent = json!({
         "skills": [], "plugins": [], "persistence": {}, "proxy": {}, "attachImage": "",
-        "rollout": {"drain": false, "autoRollback": false},
+        "rollout": {"verify": null},
     });
     assert_eq!(paths::<AgentSpec>(agent), [""; 0]);
     assert_eq!(paths::<TaskSpec>(json!({"agentRef": {"name": "a"}, "priority": 0})), [""; 0]);
@@ -155,6 +155,9 @@ fn supported(kind: &str) -> Vec<&'static str> {
         "rollout.timeout",
         "rollout.onTimeout",
         "rollout.live",
+        "rollout.drain",
+        "rollout.progressDeadline",
+        "rollout.autoRollback",
     ];
     match kind {
         "Agent" => [&["templateRef", "templateRef.name", "profile", "port", "suspend"], CONTEXTS, SHARED].concat(),

@@ -24,7 +24,7 @@ use crate::{
         decide::{self, Action},
         gate::{self, Work},
         report,
-        state::Annotations,
+        state::{Annotations, Failed},
     },
     api::{Agent, names::reasons, voice::Activity as Wire},
     status::{Failure, Next, Note},
@@ -43,9 +43,16 @@ pub(super) struct Acted {
     pub text_unseen: bool,
     pub activity: Option<Wire>,
     pub template_generation: Option<i64>,
+    /// Hash of the pod template that is wanted, whatever becomes of it.
+    pub desired: Option<String>,
+    /// What failed, where the last good revision is to take its place.
+    pub back: Option<Failed>,
+    /// The Deployment was applied.
+    pub wrote: bool,
     pub notes: Vec<Note>,
     pub next: Next,
-    /// The Deployment was made just now, or nothing is decided yet: the rest and the report come with the next event.
+    /// The Deployment was made just now, or was another one than was decided about, or nothing is decided yet: the rest and
+    /// the report come with the next event.
     pub begun: bool,
 }
 
@@ -68,6 +75,7 @@ impl Agents {
         let who = Who { agent, namespace: agent.namespace().unwrap_or_default(), name: agent.name_any() };
         let said = self.voice.activity(&who.namespace, &who.name);
         acted.activity = said.as_ref().map(|s| s.activity.clone());
+        acted.desired = Some(desired.hash.clone());
         self.authority(&who.namespace).await?;
         let work = self.work(&who, said.as_ref());
         self.text(&who, seen, desired, work, acted).await?;
@@ -127,6 +135,12 @@ impl Acted {
     pub(super) fn hold(&mut self, left: Duration) {
         self.begun = true;
         self.after(left);
+    }
+
+    /// Nothing was done; what was decided is not reported, and decided anew.
+    fn again(&mut self) {
+        self.begun = true;
+        self.soon();
     }
 
     /// The cache is behind; its next event wakes the agent as well.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Agents, act::Who, observe::ours, write};
 use crate::{
-    agent::{Desired, Pieces, hash, state},
+    agent::{Desired, Pieces, hash, rollback, state},
     api::{
         Agent,
         names::{self, annotation, label, reasons},
@@ -73,7 +73,8 @@ impl Agents {
         write::merge_metadata::<ConfigMap>(&self.context.client, &namespace, object.name(), patch).await.map(drop)
     }
 
-    /// The last two `ConfigMaps` of files stay: the present one and the one before, which old pods may still mount.
+    /// The last two `ConfigMaps` of files stay, and whatever a pod mounts, or would after a return to the last good
+    /// revision.
     pub(super) async fn prune(&self, who: &Who<'_>, desired: &Desired) -> Result<(), Failure> {
         let prefix = names::agent::files_prefix(&who.name);
         let uid = who.agent.uid().unwrap_or_default();
@@ -85,11 +86,25 @@ impl Agents {
                 && map.owner_references().iter().any(|o| o.uid == uid)
         });
         maps.sort_by_key(|map| std::cmp::Reverse((map.creation_timestamp().map(|t| t.0), map.name_any())));
-        for old in maps.iter().skip(1) {
+        if maps.len() < 2 {
+            return Ok(());
+        }
+        let used = self.used_maps(who);
+        for old in maps.iter().skip(1).filter(|map| !used.contains(&map.name_any())) {
             let uid = old.uid().unwrap_or_default();
             write::delete::<ConfigMap>(&self.context.client, &who.namespace, &old.name_any(), &uid).await?;
         }
         Ok(())
+    }
+
+    fn used_maps(&self, who: &Who<'_>) -> Vec<String> {
+        let deployment = self.own_deployment(who.agent);
+        let mut used = deployment.map(|d| rollback::mounted(&json!(&*d))).unwrap_or_default();
+        for pod in self.pods(who.agent) {
+            let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+            used.extend(volumes.filter_map(|v| Some(v.config_map.as_ref()?.name.clone())));
+        }
+        used
     }
 
     /// Remembers a ConfigMap that was just written.

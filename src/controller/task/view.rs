@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    agent::{limit, merge, wants_suspension},
+    agent::{drain::draining, limit, merge, wants_suspension},
     api::{Agent, AgentTemplate, PilothouseConfig, names},
     controller::{Settings as Flags, caches::Caches},
     task::{AgentView, Settings},
@@ -19,12 +19,15 @@ pub(super) fn agent(caches: &Caches, namespace: &str, name: &str) -> Option<Agen
 fn view(agent: &Agent, template: Option<&AgentTemplate>) -> AgentView {
     let spec = merge(&agent.spec, template.map(|t| &t.spec));
     let status = agent.status.clone().unwrap_or_default();
+    let name = agent.metadata.name.clone().unwrap_or_default();
+    let draining = draining(&name, &spec, &status);
     let pod = spec.pod_spec.unwrap_or_default();
     AgentView {
-        name: agent.metadata.name.clone().unwrap_or_default(),
+        name,
         ready: status.ready == Some(true),
         // Also one that will be as soon as its work ends: no further work is given to it.
         suspended: wants_suspension(agent) || status.suspended == Some(true),
+        draining,
         url: status.url,
         revision: status.revision,
         max_running: limit(&agent.spec, template.map(|t| &t.spec)),

@@ -40,7 +40,18 @@ fn commands() -> Vec<clap::Command> {
 fn help_of_every_command_has_examples() {
     let here = Path::new(".");
     let names: Vec<String> = commands().iter().map(|c| c.get_name().to_owned()).collect();
-    let all = ["controller", "receiver", "render", "diff", "crds", "reconcile", "uninstall", "version", "completion"];
+    let all = [
+        "controller",
+        "receiver",
+        "render",
+        "diff",
+        "crds",
+        "reconcile",
+        "rollout",
+        "uninstall",
+        "version",
+        "completion",
+    ];
     assert_eq!(names, all);
     for name in names.iter().map(|n| vec![n.as_str(), "--help"]).chain([vec!["--help"]]) {
         let help = said(here, &name);

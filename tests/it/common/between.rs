@@ -1,4 +1,4 @@
-//! Stands between a controller and the API server, and loses the answer to one write.
+//! Stands between a controller and the API server: loses the answer to one write, or stops time at one.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -35,6 +35,17 @@ struct Lost {
     wanted: Option<(String, String)>,
     kept: Option<(Request<Bytes>, String)>,
     late: Option<StatusCode>,
+    stop: Option<Stop>,
+    stopped: Option<String>,
+}
+
+/// Where a controller is to die: at which of its writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// So many writes go well before.
+    pub(crate) after: usize,
+    /// Whether this one still reaches the API server.
+    pub(crate) carried_out: bool,
 }
 
 impl Between {
@@ -61,6 +72,42 @@ impl Between {
     /// write out just before the next PATCH of a path that ends with `before`.
     pub(crate) fn lose(&self, write: &str, before: &str) {
         self.state.lock().wanted = Some((write.into(), before.into()));
+    }
+
+    /// From now on counts writes (leases and events aside), and answers neither the one that `stop` names nor any request
+    /// after it, which no API server sees.
+    pub(crate) fn stop_at(&self, stop: Stop) {
+        let mut state = self.state.lock();
+        (state.stop, state.stopped) = (Some(stop), None);
+    }
+
+    /// The write at which it was stopped, if it came so far.
+    pub(crate) fn stopped(&self) -> Option<String> {
+        self.state.lock().stopped.clone()
+    }
+
+    /// Lets everything pass again.
+    pub(crate) fn go_on(&self) {
+        let mut state = self.state.lock();
+        (state.stop, state.stopped) = (None, None);
+    }
+
+    /// Whether a request gets no answer, and whether it is carried out all the same.
+    fn silence(&self, method: &Method, path: &str) -> Option<bool> {
+        let mut state = self.state.lock();
+        if state.stopped.is_some() {
+            return Some(false);
+        }
+        let writes = [Method::POST, Method::PATCH, Method::PUT, Method::DELETE].contains(method);
+        let counts = ["/leases", "/events", "/tokenreviews"].iter().all(|part| !path.contains(part));
+        let stop = state.stop.as_mut().filter(|_| writes && counts)?;
+        if stop.after > 0 {
+            stop.after -= 1;
+            return None;
+        }
+        let carried_out = stop.carried_out;
+        state.stopped = Some(format!("{method} {path}"));
+        Some(carried_out)
     }
 
     /// What became of the write in the end.
@@ -98,6 +145,13 @@ async fn pass(State(between): State<Between>, request: Request<Body>) -> Respons
     parts.headers.remove(header::HOST);
     let body = to_bytes(body, usize::MAX).await.unwrap();
     let path = parts.uri.path().to_owned();
+    if let Some(carried_out) = between.silence(&parts.method, &path) {
+        if carried_out {
+            between.send(Request::from_parts(parts, body)).await;
+        }
+        // Whoever asks dies before it hears.
+        return std::future::pending().await;
+    }
     let asked = Request::from_parts(parts, body);
     let (asked, late) = match between.turn(asked, &path) {
         Turn::Lost => return gave_up(),

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, events::v1::Event};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
@@ -107,16 +107,42 @@ impl Stage {
             if status.ready == Some(true) && status.url.is_some() {
                 return Some(());
             }
-            let servers = ListParams::default().labels("pilothouse.dev/agent=coder,!pilothouse.dev/task");
-            for pod in self.pods.list(&servers).await.unwrap() {
-                let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
-                let patch = Patch::Merge(json!({ "status": status }));
-                // The Deployment may just have replaced it.
-                let _ = self.pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
-            }
+            self.all_ready().await;
             None
         })
         .await;
+    }
+
+    /// Plays the agent's node until all pods of the newest revision are ready.
+    pub(super) async fn roll_out(&self) {
+        eventually("the rollout is over", PATIENCE, || async {
+            let status = self.agents().get("coder").await.unwrap().status.unwrap_or_default();
+            let rollout = status.rollout.clone().unwrap_or_default();
+            if rollout.applied.is_some() && rollout.applied == rollout.rolled_out_revision {
+                return Some(());
+            }
+            self.all_ready().await;
+            None
+        })
+        .await;
+    }
+
+    async fn all_ready(&self) {
+        let servers = ListParams::default().labels("pilothouse.dev/agent=coder,!pilothouse.dev/task");
+        for pod in self.pods.list(&servers).await.unwrap() {
+            let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+            let patch = Patch::Merge(json!({ "status": status }));
+            // The Deployment may just have replaced it.
+            let _ = self.pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
+        }
+    }
+
+    /// The agent, and the image of its Deployment.
+    pub(super) async fn rollout(&self) -> (Agent, String) {
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.namespace);
+        let deployment = deployments.get("coder-server").await.unwrap();
+        let pod = deployment.spec.unwrap().template.spec.unwrap();
+        (self.agents().get("coder").await.unwrap(), pod.containers[0].image.clone().unwrap())
     }
 
     /// Creates a Task of the agent `coder`.

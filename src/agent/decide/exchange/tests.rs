@@ -5,7 +5,11 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    agent::{Inputs, Pieces, Resolved, build, gate::Activity, merge},
+    agent::{
+        Inputs, Pieces, Resolved, build,
+        gate::{Activity, Work},
+        merge,
+    },
     api::{Agent, AgentSpec, PilothouseConfigSpec},
 };
 
@@ -68,6 +72,10 @@ fn work(activity: Activity) -> Work {
     Work { running_tasks: 0, activity }
 }
 
+fn situation(work: Work, policy: Policy, now: Timestamp) -> Situation<'static> {
+    Situation { work, policy, asked: None, now }
+}
+
 fn policy(on_timeout: OnTimeout) -> Policy {
     Policy { on_timeout, ..Policy::default() }
 }
@@ -86,7 +94,7 @@ fn new_commits_wait_for_work_and_keep_their_clock() {
     let mut map = written(&old, None, at(0));
     let policy = policy(OnTimeout::Force);
     let decide = |desired: &Desired, map: &Annotations, activity, second| {
-        exchange(desired, live(map, true), work(activity), policy, at(second)).unwrap()
+        exchange(desired, live(map, true), &situation(work(activity), policy, at(second))).unwrap()
     };
     assert_eq!(decide(&old, &map, Activity::Busy, 1), Action::Keep);
     let open = decide(&new, &map, Activity::Idle, 10);
@@ -118,16 +126,17 @@ fn another_template_brings_its_own() {
     let map = written(&old, None, at(0));
     let policy = policy(OnTimeout::Force);
     for activity in [Activity::Idle, Activity::Busy] {
-        assert_eq!(exchange(&new, live(&map, false), work(activity), policy, at(1)), None, "{activity:?}");
+        assert_eq!(exchange(&new, live(&map, false), &situation(work(activity), policy, at(1))), None, "{activity:?}");
     }
     // The template is applied, and somebody took this back.
-    let odd = exchange(&new, live(&map, true), work(Activity::Idle), policy, at(1)).unwrap();
+    let odd = exchange(&new, live(&map, true), &situation(work(Activity::Idle), policy, at(1))).unwrap();
     assert_eq!(causes(&odd), ["contexts/docs", "contexts/more"]);
     let none = Live { map: None, rolled: false, suspended: false };
-    let first = exchange(&new, none, work(Activity::Busy), policy, at(1)).unwrap();
+    let first = exchange(&new, none, &situation(work(Activity::Busy), policy, at(1))).unwrap();
     assert!(matches!(first, Action::Apply { .. }), "no pod has any yet: {first:?}");
     let suspended = Live { suspended: true, ..live(&map, true) };
-    let open = exchange(&desired("2", "1", false), suspended, work(Activity::Unknown), policy, at(1)).unwrap();
+    let open =
+        exchange(&desired("2", "1", false), suspended, &situation(work(Activity::Unknown), policy, at(1))).unwrap();
     assert!(matches!(open, Action::Apply { .. }), "{open:?}");
 }
 
@@ -177,7 +186,7 @@ proptest! {
             now += later;
             let desired = &versions[version];
             let activity = if busy { Activity::Busy } else { Activity::Idle };
-            let decide = |map: &Annotations| exchange(desired, live(map, true), work(activity), policy, at(now)).unwrap();
+            let decide = |map: &Annotations| exchange(desired, live(map, true), &situation(work(activity), policy, at(now))).unwrap();
             let action = decide(&map);
             let same = State::of_content(&map).applied == desired.exchange.as_ref().map(|e| e.hash.clone());
             match &action {
@@ -211,13 +220,13 @@ fn what_was_not_read_since_a_start_still_waits() {
     let (old, new) = (desired("1", "1", false), desired("2", "1", false));
     let mut map = written(&old, None, at(0));
     let policy = policy(OnTimeout::Force);
-    let waits = exchange(&new, live(&map, true), work(Activity::Busy), policy, at(10)).unwrap();
+    let waits = exchange(&new, live(&map, true), &situation(work(Activity::Busy), policy, at(10))).unwrap();
     let Action::Wait { pending, .. } = waits else { panic!("{waits:?}") };
     map.extend(state::pending_annotations(&pending));
     let decide = |unread: &[&str]| {
         let unread = unread.iter().map(ToString::to_string).collect();
         let restarted = Desired { unread, ..old.clone() };
-        exchange(&restarted, live(&map, true), work(Activity::Idle), policy, at(20)).unwrap()
+        exchange(&restarted, live(&map, true), &situation(work(Activity::Idle), policy, at(20))).unwrap()
     };
     assert_eq!(decide(&["contexts/docs"]), Action::Keep, "its clock goes on");
     for other in [&[][..], &["skills/team"]] {
@@ -230,6 +239,7 @@ fn a_rollout_that_waits_for_what_was_not_read_waits_on() {
     let old = desired("1", "1", false);
     let mut live = old.deployment.clone();
     let pending = gate::Pending {
+        held: false,
         hash: "new".into(),
         since: at(0),
         causes: [String::from("contexts/docs"), String::from("image")].into(),
@@ -244,9 +254,7 @@ fn a_rollout_that_waits_for_what_was_not_read_waits_on() {
         let action = crate::agent::decide::server(
             &restarted,
             Some(live.value()),
-            work(Activity::Idle),
-            Policy::default(),
-            at(20),
+            &situation(work(Activity::Idle), Policy::default(), at(20)),
         );
         assert_eq!(action == Action::Keep, keeps, "{unread}: {action:?}");
     }

@@ -70,6 +70,10 @@ fn says(git: &Git, loaded: &str, skills: &[&str]) -> Report {
 
 fn outcome<'a>(git: &'a Git, now: i64) -> Outcome<'a> {
     Outcome {
+        desired: None,
+        back: None,
+        trouble: None,
+        wrote: false,
         failure: None,
         action: None,
         text: None,
@@ -94,6 +98,7 @@ fn agent() -> Agent {
 
 fn wait(causes: &[&str]) -> Action {
     let pending = Pending {
+        held: false,
         hash: "x".into(),
         since: Timestamp::UNIX_EPOCH,
         causes: causes.iter().map(ToString::to_string).collect(),

@@ -1,8 +1,11 @@
 //! The Deployment, through the gate.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -10,12 +13,19 @@ use super::{Acted, Who, settle};
 use crate::{
     agent::{
         Desired,
-        decide::{self, Action},
+        decide::{self, Action, Situation},
         gate::{self, Policy, Work},
-        state,
+        report,
+        rollback::{self, Look},
+        state::{self, Annotations, Failed},
+        trouble,
     },
-    api::names::{self, reasons},
-    controller::agent::{Agents, observe::Seen, voice, write},
+    api::names::{self, annotation, reasons},
+    controller::agent::{
+        Agents,
+        observe::{self, Seen},
+        voice, write,
+    },
     status::{Backoff, Failure, Note},
 };
 
@@ -25,6 +35,32 @@ const CONFIRM: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::
 const WRITE: Duration = Duration::from_millis(300);
 /// Time that is left of a hold to renew it.
 const MARGIN: Duration = Duration::from_millis(500);
+
+/// What the decisions of one reconcile about the Deployment share.
+struct Turn<'a> {
+    who: &'a Who<'a>,
+    desired: Cow<'a, Desired>,
+    /// What failed, where the last good revision is to take its place.
+    back: Option<Failed>,
+    live: Option<Value>,
+    policy: Policy,
+    asked: Option<String>,
+    /// Whether the revision that `live` has is, or was, ready.
+    ready: bool,
+    /// The pods that would go have never been given work, whatever goes on in others.
+    without_work: bool,
+    wanted: bool,
+}
+
+impl Turn<'_> {
+    /// What an apply remembers besides what it applies.
+    fn memory(&self) -> Annotations {
+        let (live, back) = (self.live.as_ref(), self.back.as_ref());
+        let mut memory = rollback::memory(&self.desired, live, back, self.wanted, self.ready);
+        memory.extend(state::seen_annotation(self.asked.as_deref()));
+        memory
+    }
+}
 
 impl Agents {
     /// The Deployment, through the gate.
@@ -36,23 +72,24 @@ impl Agents {
         work: Work,
         acted: &mut Acted,
     ) -> Result<(), Failure> {
-        let live = seen.deployment.as_deref().map(|d| json!(d));
-        let policy = decide::policy(&seen.spec);
-        let mut action = decide::server(desired, live.as_ref(), work, policy, self.context.now());
+        let turn = self.turn(who, seen, desired);
+        let live = turn.live.as_ref();
+        acted.back.clone_from(&turn.back);
+        let mut action = self.decide(&turn, live, work);
         if matches!(action, Action::Apply { .. }) {
             // Before prompts are held: a hold is short.
-            self.files(who.agent, desired).await?;
+            self.files(who.agent, &turn.desired).await?;
         }
         // From here to the end of the write no Task starts; one that did while this was prepared counts too.
         let mut switch =
             matches!(action, Action::Apply { .. }).then(|| self.context.task_starts.switch(&who.namespace, &who.name));
         if switch.is_some() {
             let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, ..work };
-            action = decide::server(desired, live.as_ref(), work, policy, self.context.now());
+            action = self.decide(&turn, live, work);
         }
         let mut held = None;
         if matches!(action, Action::Apply { hold: true, .. }) {
-            let (confirmed, until) = self.confirm(who, desired, live.as_ref(), policy).await;
+            let (confirmed, until) = self.confirm(&turn).await;
             (action, held) = (confirmed, Some(until));
         }
         self.confirm_again(who, held.is_some(), &action, acted);
@@ -64,7 +101,7 @@ impl Agents {
             }
             return first.map(drop);
         }
-        let write = self.write_deployment(who, desired, live.as_ref(), &action, acted);
+        let write = self.write_deployment(&turn, &action, acted);
         let applies = applies && live.is_some();
         let (mut written, sent) = match held {
             Some(until) if applies => Box::pin(within(until, write)).await,
@@ -72,35 +109,66 @@ impl Agents {
         };
         if applies && sent && settle::may_land(&written) {
             let found = Box::pin(self.settle(who, held.is_some(), &mut switch)).await;
-            let server = |found| decide::server(desired, Some(&json!(found)), work, policy, self.context.now());
-            if found.is_some_and(|found| server(found) == Action::Keep) {
-                written = Ok(());
+            if found.is_some_and(|found| self.decide(&turn, Some(&json!(found)), work) == Action::Keep) {
+                (written, acted.wrote) = (Ok(()), true);
             }
         }
         drop(switch);
         if held.is_some() {
             self.voice.release(&who.namespace, &who.name).await;
         }
-        acted.wake(&action, self.context.now());
+        let now = self.watch_wait(who, "Deployment", &action);
+        acted.wake(&action, now);
         acted.server = Some(action);
         written
     }
 
+    fn turn<'a>(&self, who: &'a Who<'a>, seen: &Seen, desired: &'a Desired) -> Turn<'a> {
+        let live = seen.deployment.as_deref().map(|d| json!(d));
+        let asked = who.agent.annotations().get(annotation::ROLLOUT).cloned();
+        let wanted = seen.spec.rollout.as_ref().is_some_and(|r| r.auto_rollback == Some(true));
+        let server = report::server(seen.deployment.as_deref());
+        let pods = self.pods(who.agent);
+        let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
+        let why = trouble::trouble(&pods).unwrap_or_default();
+        let failed = matches!(server, report::Server::Failed { .. }).then_some(why.as_str());
+        let instead = rollback::instead(desired, live.as_ref(), &Look { wanted, asked: asked.as_deref(), failed });
+        let applied = seen.deployment.as_deref().and_then(observe::applied_hash);
+        let was_ready = who.agent.status.as_ref().and_then(|s| s.rollout.as_ref()?.rolled_out_revision.clone());
+        Turn {
+            who,
+            without_work: instead.is_some() && !trouble::newest(&pods).into_iter().any(trouble::is_ready),
+            back: instead.as_ref().map(|(_, failed)| failed.clone()),
+            desired: instead.map_or(Cow::Borrowed(desired), |(good, _)| Cow::Owned(good)),
+            live,
+            policy: decide::policy(&seen.spec),
+            asked,
+            ready: server == report::Server::Ready || applied.is_some() && applied == was_ready,
+            wanted,
+        }
+    }
+
+    fn decide(&self, turn: &Turn<'_>, live: Option<&Value>, work: Work) -> Action {
+        let waiting = decide::waiting(live.map(decide::annotations).as_ref());
+        let none = Work { running_tasks: 0, activity: gate::Activity::NoServer };
+        let at = Situation {
+            work: if turn.without_work { none } else { work },
+            policy: turn.policy,
+            asked: turn.asked.as_deref(),
+            now: self.gate_now(turn.who, "Deployment", waiting),
+        };
+        decide::server(&turn.desired, live, &at)
+    }
+
     /// Holds prompts and decides again from what the doors confirm and from the Tasks that run by now. Also returned is
     /// until when the hold lasts for sure.
-    async fn confirm(
-        &self,
-        who: &Who<'_>,
-        desired: &Desired,
-        live: Option<&Value>,
-        policy: Policy,
-    ) -> (Action, Instant) {
-        let until = Instant::now() + voice::HOLD;
+    async fn confirm(&self, turn: &Turn<'_>) -> (Action, Instant) {
+        let (until, who) = (Instant::now() + voice::HOLD, turn.who);
         let said = self.voice.hold(&who.namespace, &who.name).await;
         let running = self.running_pods(who.agent);
         let activity = gate::held_activity(said.as_ref(), &running);
         let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, activity };
-        (decide::server(desired, live, work, policy, self.context.now()), until)
+        (self.decide(turn, turn.live.as_ref(), work), until)
     }
 
     /// A confirmation that did not come (no answer, an order refused) is no event: it is asked for again.
@@ -115,14 +183,8 @@ impl Agents {
         acted.after(CONFIRM.delay(*count, rand::random()));
     }
 
-    async fn write_deployment(
-        &self,
-        who: &Who<'_>,
-        desired: &Desired,
-        live: Option<&Value>,
-        action: &Action,
-        acted: &mut Acted,
-    ) -> Result<(), Failure> {
+    async fn write_deployment(&self, turn: &Turn<'_>, action: &Action, acted: &mut Acted) -> Result<(), Failure> {
+        let (who, desired, live) = (turn.who, &turn.desired, turn.live.as_ref());
         let version = live.and_then(|l| l.pointer("/metadata/resourceVersion")).and_then(Value::as_str);
         let body = match action {
             Action::Keep | Action::Wait { write: false, .. } => return Ok(()),
@@ -134,6 +196,7 @@ impl Agents {
                 let mut annotations = state::applied_annotations(&desired.hash, &desired.parts);
                 annotations.extend(self.remembered(who.agent, &desired.pieces));
                 annotations.insert(state::TEMPLATE_GENERATION.into(), template_generation(live, causes.is_empty()));
+                annotations.extend(turn.memory());
                 write::body(&desired.deployment, annotations, version)
             }
         };
@@ -143,9 +206,10 @@ impl Agents {
         let Some(written) = written else {
             // Somebody wrote in between; what was decided may be wrong by now.
             self.deployments.forget(&who.namespace, &names::agent::deployment(&who.name));
-            acted.soon();
+            acted.again();
             return Ok(());
         };
+        acted.wrote = matches!(action, Action::Apply { .. });
         if live.is_none() {
             acted.begin();
             let message = format!("created Deployment {}", written.name_any());

@@ -16,14 +16,14 @@ use crate::{
     agent::{
         Desired,
         build::Exchange,
-        decide::{self, Action},
+        decide::{self, Action, Situation},
         gate::Work,
         report,
         state::{self, Annotations},
     },
     api::{
         content::{Load, Report},
-        names::{self, reasons},
+        names::{self, annotation, reasons},
         rollout,
     },
     controller::agent::{
@@ -64,8 +64,13 @@ impl Agents {
             rolled: seen.deployment.as_deref().and_then(observe::applied_hash).as_ref() == Some(&desired.hash),
             suspended: seen.deployment.as_deref().is_none_or(observe::has_no_pods),
         };
-        let (policy, now) = (decide::live_policy(&seen.spec), self.context.now());
-        let Some(action) = decide::exchange(desired, there, work, policy, now) else { return Ok(()) };
+        let at = Situation {
+            work,
+            policy: decide::live_policy(&seen.spec),
+            asked: who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str),
+            now: self.gate_now(who, "content", decide::waiting(map)),
+        };
+        let Some(action) = decide::exchange(desired, there, &at) else { return Ok(()) };
         match &action {
             Action::Keep => self.seal_again(who.agent, &wanted.object, map.unwrap_or(&Annotations::new())).await?,
             Action::Wait { write: false, .. } => {}
@@ -78,6 +83,7 @@ impl Agents {
                 self.remember_pending(who, &names::agent::content(&who.name), pending, acted).await?;
             }
         }
+        let now = self.watch_wait(who, "content", &action);
         acted.wake(&action, now);
         acted.exchange = Some(action);
         Ok(())
@@ -118,6 +124,8 @@ impl Agents {
         annotations.extend(self.remembered(who.agent, &wanted.pieces));
         annotations.extend(self.sealed(who.agent, &wanted.object));
         annotations.insert(state::SHAPE.into(), wanted.shape.clone());
+        let asked = who.agent.annotations().get(annotation::ROLLOUT);
+        annotations.extend(state::seen_annotation(asked.map(String::as_str)));
         annotations.insert(state::SINCE.into(), seconds(decide::since(wanted, map, self.context.now())).to_string());
         let version = live.as_ref().and_then(|l| l.resource_version());
         let body = write::body(&wanted.object, annotations, version.as_deref());
@@ -143,7 +151,8 @@ impl Agents {
         };
         let Some(map) = self.exchange_map(who) else { return };
         let immediately = seen.spec.rollout.as_ref().is_some_and(|r| r.live == rollout::Live::Immediately);
-        let (policy, now) = (decide::policy(&seen.spec), self.context.now());
+        let since = decide::since(wanted, Some(map.annotations()), self.context.now());
+        let (policy, now) = (decide::policy(&seen.spec), self.gate_now(who, "sidecars", Some(since)));
         let Some((load, until)) = decide::load(wanted, map.annotations(), policy, immediately, now) else { return };
         let reports: Vec<_> =
             self.voice.content(&who.namespace, &who.name).into_iter().filter_map(|(_, report)| report).collect();

@@ -10,7 +10,7 @@ use super::{Acted, Touch, Who};
 use crate::{
     agent::{
         Desired,
-        decide::{self, Action},
+        decide::{self, Action, Situation},
         gate::Work,
         state::{self, Annotations},
     },
@@ -37,13 +37,21 @@ impl Agents {
         let live = self.config_maps.get(&who.namespace, &names::agent::context(&who.name));
         let annotations: Option<Annotations> = live.as_ref().map(|l| l.annotations().clone());
         let suspended = seen.deployment.as_deref().is_none_or(observe::has_no_pods);
-        let policy = decide::live_policy(&seen.spec);
-        let action = decide::text(desired, annotations.as_ref(), suspended, work, policy, self.context.now());
+        let asked = who.agent.annotations().get(annotation::ROLLOUT);
+        let at = Situation {
+            work,
+            policy: decide::live_policy(&seen.spec),
+            asked: asked.map(String::as_str),
+            now: self.gate_now(who, "text", decide::waiting(annotations.as_ref())),
+        };
+        let action = decide::text(desired, annotations.as_ref(), suspended, &at);
         match &action {
             Action::Keep | Action::Wait { write: false, .. } => {}
             Action::Apply { .. } => {
                 let version = live.as_ref().and_then(|l| l.resource_version());
-                let body = write::body(&desired.context, state::parts_annotation(&desired.texts), version.as_deref());
+                let mut marks = state::parts_annotation(&desired.texts);
+                marks.extend(state::seen_annotation(at.asked));
+                let body = write::body(&desired.context, marks, version.as_deref());
                 let client = &self.context.client;
                 let written = match version {
                     Some(_) => write::apply::<ConfigMap>(client, &who.namespace, &body).await?,
@@ -65,7 +73,8 @@ impl Agents {
                 self.remember_pending(who, &names::agent::context(&who.name), pending, acted).await?;
             }
         }
-        acted.wake(&action, self.context.now());
+        let now = self.watch_wait(who, "text", &action);
+        acted.wake(&action, now);
         acted.text = Some(action);
         Ok(())
     }

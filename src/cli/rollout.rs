@@ -1,0 +1,263 @@
+//! `pilothouse rollout`: what waits at an agent, and who may hurry or hold it.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Global, controller::client, output, reconcile::MANAGER};
+use crate::{
+    agent::gate,
+    api::{
+        Agent,
+        names::{annotation::ROLLOUT, condition},
+    },
+};
+
+/// Flags of `pilothouse rollout`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Without a flag it only says what runs and what waits.
+
+Examples:
+  pilothouse rollout agent coder -n agents
+  pilothouse rollout agent/coder --now
+  pilothouse rollout agent coder --hold --because 'demo until noon, ask Jo'
+  pilothouse rollout agent coder --resume -o json
+
+--now lets what waits go out at once, also over running work, which it cuts; it counts once, for what waits now. Where the last
+good revision runs in the place of one that failed, it tries that one again. --hold lets no change go out (new
+text neither) until --resume. All three set the annotation pilothouse.dev/rollout of the Agent, which no Sync
+touches. The exit code is 1 where there is no such Agent, or nothing for --now.")]
+pub struct Args {
+    /// agent (or ag), or agent/NAME
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    /// Name of the Agent
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Namespace of the Agent; default: the one of the kubeconfig's context
+    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Let what waits go out now, over running work
+    #[arg(long, env = "PILOTHOUSE_ROLLOUT_NOW", conflicts_with_all = ["hold", "resume"])]
+    pub now: bool,
+    /// Let no change go out
+    #[arg(long, env = "PILOTHOUSE_ROLLOUT_HOLD", conflicts_with = "resume")]
+    pub hold: bool,
+    /// Let changes go out again
+    #[arg(long, env = "PILOTHOUSE_ROLLOUT_RESUME")]
+    pub resume: bool,
+    /// Why, and who to ask; the Agent's condition repeats it
+    #[arg(long, env = "PILOTHOUSE_ROLLOUT_BECAUSE", requires = "hold", value_name = "TEXT")]
+    pub because: Option<String>,
+}
+
+/// What is printed.
+#[derive(Clone, Debug, Default, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+struct Outcome {
+    namespace: String,
+    name: String,
+    /// The annotation, as it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applied: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    desired: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rolled_out: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    causes: Vec<String>,
+    /// Messages of the conditions that are true of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<String>,
+}
+
+/// Shows, and sets the annotation if told to.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
+    let name = target(args)?;
+    let client = client(global).await?;
+    let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let api: Api<Agent> = Api::namespaced(client, &namespace);
+    let agent = find(&api, &namespace, &name).await?;
+    let mut outcome = Outcome::of(&agent);
+    if let Some(value) = asked(args, &outcome, &jiff::Timestamp::now())? {
+        set(&api, &agent, value.as_deref()).await?;
+        outcome.asked = value;
+    }
+    output::print(global.output, &outcome, || outcome.text(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn target(args: &Args) -> anyhow::Result<String> {
+    let (kind, name) = match (args.kind.split_once('/'), &args.name) {
+        (None, Some(name)) => (args.kind.as_str(), name.as_str()),
+        (Some((kind, name)), None) if !name.is_empty() => (kind, name),
+        (Some(_), Some(_)) => bail!("write either agent NAME or agent/NAME"),
+        _ => bail!("the name of the Agent is missing: pilothouse rollout agent NAME"),
+    };
+    if !["agent", "agents", "ag"].contains(&kind.to_lowercase().as_str()) {
+        bail!("{kind:?} has no rollouts; Agents have: pilothouse rollout agent {name}");
+    }
+    Ok(name.to_owned())
+}
+
+async fn find(api: &Api<Agent>, namespace: &str, name: &str) -> anyhow::Result<Agent> {
+    let found = api.get_opt(name).await.with_context(|| format!("cannot read Agent {namespace}/{name}"))?;
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let others = api.list_metadata(&ListParams::default().limit(10)).await.map(|list| list.items).unwrap_or_default();
+    let names: Vec<_> = others.into_iter().filter_map(|o| o.metadata.name).collect();
+    let others =
+        if names.is_empty() { "there is none at all".into() } else { format!("there are: {}", names.join(", ")) };
+    bail!("there is no Agent {namespace}/{name}; {others}")
+}
+
+/// The annotation that is wanted (`Some(None)`: none at all), if it is to change.
+#[allow(clippy::option_option, reason = "to take away is something else than to leave alone")]
+fn asked(args: &Args, outcome: &Outcome, now: &jiff::Timestamp) -> anyhow::Result<Option<Option<String>>> {
+    if args.resume {
+        return Ok(Some(None));
+    }
+    if args.hold {
+        let why = args.because.as_deref().map(|why| format!(": {}", why.trim())).unwrap_or_default();
+        return Ok(Some(Some(format!("{}{why}", gate::HOLD))));
+    }
+    if !args.now {
+        return Ok(None);
+    }
+    let failed = outcome.desired.clone().filter(|desired| Some(desired) != outcome.applied.as_ref());
+    let Some(hash) = outcome.pending.clone().or(failed) else {
+        bail!("nothing waits for a new pod at Agent {}/{}", outcome.namespace, outcome.name);
+    };
+    Ok(Some(Some(format!("{}{hash}-{:x}", gate::NOW, now.as_millisecond()))))
+}
+
+/// A merge patch: an apply would take away what other commands have set. The uid keeps this from meaning another Agent.
+async fn set(api: &Api<Agent>, agent: &Agent, value: Option<&str>) -> anyhow::Result<()> {
+    let patch: Value = json!({ "metadata": { "uid": agent.uid(), "annotations": { ROLLOUT: value } } });
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let name = agent.name_any();
+    api.patch_metadata(&name, &params, &Patch::Merge(patch))
+        .await
+        .with_context(|| format!("cannot set the annotation {ROLLOUT} of Agent {name}"))?;
+    Ok(())
+}
+
+impl Outcome {
+    fn of(agent: &Agent) -> Self {
+        let status = agent.status.clone().unwrap_or_default();
+        let rollout = status.rollout.unwrap_or_default();
+        let told = [condition::ROLLOUT_PENDING, condition::TEXT_PENDING, condition::ROLLOUT_FAILED];
+        let conditions =
+            status.conditions.into_iter().filter(|c| c.status == "True" && told.contains(&c.type_.as_str()));
+        Self {
+            namespace: agent.namespace().unwrap_or_default(),
+            name: agent.name_any(),
+            asked: agent.annotations().get(ROLLOUT).cloned(),
+            applied: rollout.applied,
+            desired: rollout.desired_revision,
+            rolled_out: rollout.rolled_out_revision,
+            pending: rollout.pending,
+            causes: rollout.causes,
+            messages: conditions.map(|c| c.message).collect(),
+        }
+    }
+
+    fn text(&self, args: &Args) -> String {
+        let whole = format!("Agent {}/{}", self.namespace, self.name);
+        if args.now {
+            return format!("{whole}: goes out now ({})", self.asked.as_deref().unwrap_or_default());
+        }
+        if args.hold {
+            return format!("{whole}: held; to let it go on: pilothouse rollout agent {} --resume", self.name);
+        }
+        if args.resume {
+            return format!("{whole}: changes go out again");
+        }
+        let applied = self.applied.as_deref().unwrap_or("nothing yet");
+        let mut lines = vec![format!("{whole}: applied {applied}")];
+        if self.desired != self.applied {
+            lines.push(format!("  wanted: {}", self.desired.as_deref().unwrap_or_default()));
+        }
+        if self.rolled_out != self.applied {
+            lines.push(format!("  ready: {}", self.rolled_out.as_deref().unwrap_or("none yet")));
+        }
+        lines.extend(self.asked.iter().map(|asked| format!("  asked: {asked}")));
+        lines.extend(self.messages.iter().map(|message| format!("  {message}")));
+        lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn args(line: &str) -> Result<Args, clap::Error> {
+        let words = ["pilothouse", "rollout"].into_iter().chain(line.split_whitespace());
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Rollout(args) => args,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn the_agent_is_named_in_two_ways() {
+        for (line, name) in [
+            ("agent coder", Some("coder")),
+            ("ag/coder", Some("coder")),
+            ("Agents coder", Some("coder")),
+            ("agent", None),
+            ("agent/", None),
+            ("agent/a b", None),
+            ("task t", None),
+        ] {
+            assert_eq!(target(&args(line).unwrap()).ok().as_deref(), name, "{line}");
+        }
+        for line in ["agent a --now --hold", "agent a --hold --resume", "agent a --now --resume", "agent a --because x"]
+        {
+            assert!(args(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_an_annotation() {
+        let now = jiff::Timestamp::from_second(1).unwrap();
+        let outcome = |applied: &str, desired: &str, pending: Option<&str>| Outcome {
+            applied: Some(applied.into()),
+            desired: Some(desired.into()),
+            pending: pending.map(String::from),
+            ..Outcome::default()
+        };
+        let rest = outcome("a", "a", None);
+        let table = [
+            ("agent c", &rest, None),
+            ("agent c --hold", &rest, Some(Some("hold".to_string()))),
+            ("agent c --resume", &rest, Some(None)),
+            ("agent c --now", &outcome("a", "b", Some("b")), Some(Some("now-b-3e8".into()))),
+            // The last good one runs in the place of b.
+            ("agent c --now", &outcome("a", "b", None), Some(Some("now-b-3e8".into()))),
+        ];
+        for (line, outcome, expected) in table {
+            assert_eq!(asked(&args(line).unwrap(), outcome, &now).unwrap(), expected, "{line}");
+        }
+        assert!(asked(&args("agent c --now").unwrap(), &rest, &now).is_err());
+        let because = Args { because: Some(" ask Jo ".into()), ..args("agent c --hold").unwrap() };
+        assert_eq!(asked(&because, &rest, &now).unwrap(), Some(Some("hold: ask Jo".into())));
+        let value = asked(&args("agent c --now").unwrap(), &outcome("a", "b", Some("b")), &now).unwrap().unwrap();
+        assert_eq!(gate::asked(value.as_deref(), None, "b"), gate::Ask::Now, "the gate understands it");
+    }
+}
