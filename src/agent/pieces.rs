@@ -178,10 +178,10 @@ fn context(item: &ContextItem, at: &str) -> Result<Wanted, Invalid> {
     check_name(&name, at)?;
     let path = path(git.path.as_deref(), at)?;
     if path.is_empty() {
-        return Err(not_yet(format!("{at}.git without path (a whole repository with .git): set path to a directory")));
+        return Err(not_yet(&format!("{at}.git without path (a whole repository with .git): set path to a directory")));
     }
     if git.push == Some(true) {
-        return Err(not_yet(format!("{at}.git.push: remove it")));
+        return Err(not_yet(&format!("{at}.git.push: remove it")));
     }
     let source = source(&Git::from(git), at)?;
     Ok(Wanted { id: format!("{CONTEXTS}{name}"), source, path, names: None, sync: following(git.sync.as_ref()) })
@@ -238,7 +238,7 @@ impl<'a> From<&'a GitSkillSource> for Git<'a> {
 
 fn source(git: &Git<'_>, at: &str) -> Result<Source, Invalid> {
     if git.submodules == Some(true) {
-        return Err(not_yet(format!("{at}.git.recurseSubmodules: remove it")));
+        return Err(not_yet(&format!("{at}.git.recurseSubmodules: remove it")));
     }
     let (url, repository) = (git.url.filter(|u| !u.is_empty()), git.repository.filter(|r| !r.name.is_empty()));
     match (url, repository) {
@@ -285,7 +285,7 @@ fn invalid(message: String) -> Invalid {
     Invalid::stalled(reasons::INVALID_SPEC, message)
 }
 
-fn not_yet(what: String) -> Invalid {
+fn not_yet(what: &str) -> Invalid {
     Invalid::stalled(reasons::NOT_YET_SUPPORTED, format!("this release does not support {what}"))
 }
 

@@ -43,7 +43,7 @@ pub fn skills(tree: &FileTree, names: Option<&[String]>) -> Chosen {
         let taken = |folder: &RepoPath| folder.as_str() == name;
         if !found.good.values().any(taken) && !found.bad.keys().any(taken) {
             let why = format!("there is no {name}/{FILE} at this commit; add it, or take the name out of names");
-            found.leave(&RepoPath::parse(name).unwrap_or_default(), name, why);
+            found.leave(&RepoPath::parse(name).unwrap_or_default(), name, &why);
         }
     }
     let tree = found.kept(tree, names);
@@ -84,25 +84,25 @@ impl Found {
     fn add(&mut self, folder: &RepoPath, entry: Option<&Entry>) {
         let shown = folder.to_string();
         let Some(entry) = entry else {
-            return self.leave(folder, &shown, format!("its file must be named {FILE}, in these letters"));
+            return self.leave(folder, &shown, &format!("its file must be named {FILE}, in these letters"));
         };
         match check(folder, entry) {
-            Err(why) => self.leave(folder, &shown, why),
+            Err(why) => self.leave(folder, &shown, &why),
             Ok(name) => match self.good.get(&name) {
                 Some(first) => {
                     let why = format!("the name {name} is taken by {first}; give it another name");
-                    self.leave(folder, &shown, why);
+                    self.leave(folder, &shown, &why);
                 }
                 None if self.good.len() >= MAX_GOOD => {
-                    self.leave(folder, &shown, format!("a source has at most {MAX_GOOD} skills; use two"));
+                    self.leave(folder, &shown, &format!("a source has at most {MAX_GOOD} skills; use two"));
                 }
                 None => _ = self.good.insert(name, folder.clone()),
             },
         }
     }
 
-    fn leave(&mut self, folder: &RepoPath, name: &str, why: String) {
-        self.bad.insert(folder.clone(), (name.into(), crate::status::truncate(&why, MAX_WHY)));
+    fn leave(&mut self, folder: &RepoPath, name: &str, why: &str) {
+        self.bad.insert(folder.clone(), (name.into(), crate::status::truncate(why, MAX_WHY)));
     }
 
     /// Of each file the nearest folder with a skill decides; files outside of all stay, since skills may use them.

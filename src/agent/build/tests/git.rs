@@ -26,6 +26,7 @@ fn skills(name: &str, names: &Value, sync: &Value) -> Value {
 }
 
 /// A world with each of these, at a commit of its own.
+#[allow(clippy::needless_pass_by_value)] // as vec! gives it
 fn world(contexts: Vec<Value>, skills: Vec<Value>) -> World {
     let mut world = minimal();
     let ids = |list: &[Value], kind: &str| -> Vec<String> {

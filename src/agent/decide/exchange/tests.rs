@@ -142,12 +142,13 @@ fn another_template_brings_its_own() {
 
 #[test]
 fn pods_are_told_more_when_the_time_is_over() {
+    use OnTimeout::{Force, Wait};
+    use Protect::{None as Nothing, Tasks, TasksAndSessions};
+
     let wanted = desired("2", "2", false);
     let map = written(&wanted, None, at(0));
     let exchange = wanted.exchange.as_ref().unwrap();
     let protect = |protect, on_timeout| Policy { protect, on_timeout, ..Policy::default() };
-    use OnTimeout::{Force, Wait};
-    use Protect::{None as Nothing, Tasks, TasksAndSessions};
     // protect, on timeout, live: Immediately, seconds; immediately, force, whether more comes
     let table = [
         (TasksAndSessions, Force, false, 1, false, false, true),
@@ -164,7 +165,7 @@ fn pods_are_told_more_when_the_time_is_over() {
         let (load, until) = load(exchange, &map, policy, now, at(second)).unwrap();
         let what = format!("{policy:?} {now} {second}");
         assert_eq!((load.immediately, load.force, until.is_some()), (immediately, force, more), "{what}");
-        assert_eq!(until.is_none_or(|until| until == at(HOUR)), true, "{what}");
+        assert!(until.is_none_or(|until| until == at(HOUR)), "{what}");
         assert_eq!(load.manifest.hash(), exchange.hash);
     }
     let undecided = desired("3", "2", false).exchange.unwrap();

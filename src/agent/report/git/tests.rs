@@ -68,7 +68,7 @@ fn says(git: &Git, loaded: &str, skills: &[&str]) -> Report {
     }
 }
 
-fn outcome<'a>(git: &'a Git, now: i64) -> Outcome<'a> {
+fn outcome(git: &Git, now: i64) -> Outcome<'_> {
     Outcome {
         desired: None,
         back: None,
@@ -114,6 +114,7 @@ fn message_of(status: &AgentStatus, kind: &str) -> String {
     status.conditions.iter().find(|c| c.type_ == kind).map(|c| c.message.clone()).unwrap_or_default()
 }
 
+#[allow(clippy::unnecessary_wraps)] // as it is found
 fn pair(status: &str, reason: &str) -> Option<(String, String)> {
     Some((status.into(), reason.into()))
 }
@@ -280,8 +281,8 @@ fn faults_of_skills_are_named_and_told_once() {
             "failed",
             with(&|g| {
                 say(g, &|r| {
-                    (r.loaded, r.wanted, r.why, r.failed) = ("g".into(), "h".into(), "it lists nothing".into(), true)
-                })
+                    (r.loaded, r.wanted, r.why, r.failed) = ("g".into(), "h".into(), "it lists nothing".into(), true);
+                });
             }),
             "False",
             reasons::RELOAD_FAILED,
@@ -290,7 +291,7 @@ fn faults_of_skills_are_named_and_told_once() {
         (
             "failed earlier",
             with(&|g| {
-                say(g, &|r| (r.loaded, r.wanted, r.why, r.failed) = ("h".into(), String::new(), String::new(), true))
+                say(g, &|r| (r.loaded, r.wanted, r.why, r.failed) = ("h".into(), String::new(), String::new(), true));
             }),
             "True",
             reasons::SKILLS_IN_USE,
