@@ -2,8 +2,11 @@
 
 use std::{net::IpAddr, process::ExitCode, time::Duration};
 
-use anyhow::Context;
-use kube::{Client, Config, config::KubeConfigOptions};
+use anyhow::{Context, anyhow, bail};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -27,9 +30,29 @@ pub async fn run(global: &Global, mut settings: Settings) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// A client from the kubeconfig, or from the pod's ServiceAccount.
+/// A client from the kubeconfig, or from the pod's ServiceAccount. The API server has answered once.
 pub async fn client(global: &Global) -> anyhow::Result<Client> {
-    client_of(config(global).await?)
+    let config = config(global).await?;
+    let address = config.cluster_url.to_string();
+    let client = client_of(config)?;
+    match client.apiserver_version().await {
+        // Who may not ask for the version may be allowed everything else.
+        Ok(_) | Err(kube::Error::Api(_)) => Ok(client),
+        Err(error) => {
+            let why = anyhow!(error).root_cause().to_string();
+            let place = place(global).unwrap_or_else(|| "the cluster that this runs in".into());
+            bail!(
+                "the API server {} of {place} does not answer ({why}); start it, or name another context with --context",
+                address.trim_end_matches('/')
+            )
+        }
+    }
+}
+
+/// The context in use, in words; `None` without a kubeconfig.
+pub(super) fn place(global: &Global) -> Option<String> {
+    let named = || Kubeconfig::read().ok()?.current_context.filter(|name| !name.is_empty());
+    global.context.clone().or_else(named).map(|name| format!("context {name}"))
 }
 
 fn client_of(mut config: Config) -> anyhow::Result<Client> {
@@ -42,7 +65,10 @@ fn client_of(mut config: Config) -> anyhow::Result<Client> {
 pub async fn config(global: &Global) -> anyhow::Result<Config> {
     let hint = "set KUBECONFIG, or run inside a cluster";
     match &global.context {
-        None => Config::infer().await.context(hint),
+        None => Config::infer().await.map_err(|_| {
+            let why = Kubeconfig::read().err().map(|error| format!(" ({:#})", anyhow!(error))).unwrap_or_default();
+            anyhow!("there is no cluster to talk to: neither a kubeconfig that can be used{why} nor that of a pod; {hint}")
+        }),
         Some(name) => {
             let options = KubeConfigOptions { context: Some(name.clone()), ..Default::default() };
             Config::from_kubeconfig(&options).await.with_context(|| format!("cannot use context {name}; {hint}"))

@@ -5,6 +5,7 @@ mod effects;
 use std::{collections::BTreeMap, fmt::Write, io::IsTerminal, process::ExitCode};
 
 use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
@@ -74,6 +75,12 @@ struct Shown {
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let client = controller::client(global).await?;
     let subject = subject(&client, args).await?;
+    let place = controller::place(global).unwrap_or_else(|| "this cluster".into());
+    eprintln!("comparing {} with {place}, namespace {}", args.source.path.display(), subject.target);
+    let namespace = Api::<Namespace>::all(client.clone()).get_opt(&subject.target).await;
+    if matches!(namespace, Ok(None)) {
+        eprintln!("warning: namespace {} does not exist there; create it, or choose another with -n", subject.target);
+    }
     let rendered = render::render(&args.source, &subject.context)?;
     let (kinds, account) = (Kinds::new(Account::own(client.clone())), Account::own(client.clone()));
     let objects = rendered.objects.into_iter();

@@ -23,6 +23,8 @@ pub(super) struct Local {
     pub(super) tree: FileTree,
     /// The folder that was asked for, in it.
     pub(super) path: RepoPath,
+    /// The root, where nothing says that it is a whole repository.
+    pub(super) alone: Option<PathBuf>,
 }
 
 /// Reads the repository around `path`: `root`, else the enclosing Git work tree, else `path` itself, so that
@@ -30,8 +32,8 @@ pub(super) struct Local {
 /// files; all others stay out, as they do when the controller fetches a commit.
 pub(super) fn local_tree(path: &Path, root: Option<&Path>) -> anyhow::Result<Local> {
     let path = fs::canonicalize(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let root = match root {
-        Some(root) => fs::canonicalize(root).with_context(|| format!("cannot read {}", root.display()))?,
+    let (root, found) = match root {
+        Some(root) => (fs::canonicalize(root).with_context(|| format!("cannot read {}", root.display()))?, true),
         None => enclosing(&path),
     };
     let Ok(inside) = path.strip_prefix(&root) else {
@@ -40,13 +42,14 @@ pub(super) fn local_tree(path: &Path, root: Option<&Path>) -> anyhow::Result<Loc
     let inside = RepoPath::parse(&inside.to_string_lossy())?;
     let tree = read(&root)?;
     let tree = artifact::filter(&tree, None)?;
-    Ok(Local { tree, path: inside })
+    Ok(Local { tree, path: inside, alone: (!found).then_some(root) })
 }
 
-fn enclosing(path: &Path) -> PathBuf {
+/// The Git work tree around `path`, else its folder; whether it is the former.
+fn enclosing(path: &Path) -> (PathBuf, bool) {
     let work_tree = path.ancestors().find(|dir| dir.join(".git").exists());
     let folder = if path.is_dir() { Some(path) } else { path.parent() };
-    work_tree.or(folder).unwrap_or(path).to_owned()
+    (work_tree.or(folder).unwrap_or(path).to_owned(), work_tree.is_some())
 }
 
 fn read(root: &Path) -> anyhow::Result<FileTree> {

@@ -20,9 +20,15 @@ pub mod version;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use output::Format;
+
+/// Threads of the runtime in pods, beside the main one.
+const POD_THREADS: usize = 1;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -64,7 +70,7 @@ pub struct Global {
     /// How results are printed
     #[arg(short, long, global = true, value_enum, default_value_t, env = "PILOTHOUSE_OUTPUT")]
     pub output: Format,
-    /// What is logged to stderr: error, warn, info, debug, trace, or a tracing filter
+    /// Least of what is logged to stderr: error, warn, info, debug or trace
     #[arg(long, global = true, env = "PILOTHOUSE_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
     /// How it is logged
@@ -116,13 +122,29 @@ pub enum Command {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => without_hidden(error).exit(),
+    };
+    match run(cli) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// What only pods and the controller call is suggested to nobody.
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::Strings(mut names)) = error.remove(ContextKind::SuggestedSubcommand) else { return error };
+    let cli = Cli::command();
+    let hidden = |name: &String| cli.get_subcommands().any(|c| c.is_hide_set() && c.get_name() == name);
+    names.retain(|name| !hidden(name));
+    if !names.is_empty() {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(names));
+    }
+    error
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -140,9 +162,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reconcile(args) => wait(reconcile::run(&global, &args)),
         Command::Rollout(args) => wait(rollout::run(&global, &args)),
         Command::Uninstall(args) => wait(uninstall::run(&global, &args)),
-        Command::Sidecar(args) => wait(sidecar::run(&args)),
+        Command::Sidecar(args) => wait_small(sidecar::run(&args)),
         Command::Drain(args) => drain::run(&args),
-        Command::TaskRun(args) => wait(async { Ok(task_run::run(&args).await) }),
+        Command::TaskRun(args) => wait_small(async { Ok(task_run::run(&args).await) }),
         // No runtime: its threads would count against the bounds of this process.
         Command::RenderTemplates => Ok(crate::controller::sandbox::child::main()),
         Command::Version => version::run(&global),
@@ -151,6 +173,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn wait(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    block_on(&mut tokio::runtime::Builder::new_multi_thread(), work)
+}
+
+/// For what runs once a pod: two threads do for it on any node, and each one more costs memory in every pod.
+fn wait_small(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    block_on(tokio::runtime::Builder::new_multi_thread().worker_threads(POD_THREADS), work)
+}
+
+fn block_on(
+    builder: &mut tokio::runtime::Builder,
+    work: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    let runtime = builder.enable_all().build();
     runtime.context("cannot start the async runtime")?.block_on(work)
 }

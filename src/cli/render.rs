@@ -91,5 +91,15 @@ pub(super) fn local_context(source: &Source) -> anyhow::Result<render::Context> 
 /// Renders the folder; errors name file and line.
 pub(super) fn render(source: &Source, context: &render::Context) -> anyhow::Result<Rendered> {
     let local = local_tree::local_tree(&source.path, source.root.as_deref())?;
-    Ok(render::render(&local.tree, &local.path, context)?)
+    let rendered = render::render(&local.tree, &local.path, context).map_err(|error| match &local.alone {
+        Some(folder) => anyhow::anyhow!(
+            "{error}\nnote: no Git work tree is around {0}, so {0} counts as the whole repository; --root FOLDER names a larger one",
+            folder.display()
+        ),
+        None => error.into(),
+    })?;
+    for warning in &rendered.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(rendered)
 }

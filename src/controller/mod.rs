@@ -4,6 +4,7 @@ pub mod agent;
 pub mod artifacts;
 pub mod caches;
 mod credentials;
+mod events;
 mod figures;
 pub mod leader;
 pub mod receiver;

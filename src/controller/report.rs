@@ -6,7 +6,6 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
-    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -14,10 +13,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::{request::limited, runtime::Kind};
+use super::{events::Recorder, request::limited, runtime::Kind};
 use crate::{
     api::names::reasons,
-    status::{Failure, Note, condition::truncate},
+    status::{Failure, Note},
 };
 
 /// Field manager of the status subresource.
@@ -53,12 +52,15 @@ impl Reports {
     /// Events name `instance` (the pod) as their reporter. They are published one at a time by a task of the present
     /// runtime: the work that they tell of goes first.
     pub fn new(client: Client, instance: &str) -> Self {
-        let reporter = Reporter { controller: "pilothouse".into(), instance: Some(instance.into()) };
-        let recorder = Recorder::new(client.clone(), reporter);
+        let mut recorder = Recorder::new(client.clone(), instance);
         let (events, mut waiting) = mpsc::channel::<(ObjectReference, Vec<Note>)>(EVENTS);
         tokio::spawn(async move {
             while let Some((reference, notes)) = waiting.recv().await {
-                publish(&recorder, &reference, notes).await;
+                for note in notes {
+                    if let Err(error) = recorder.publish(&note, &reference).await {
+                        debug!("event {} not written: {error}", note.reason);
+                    }
+                }
             }
         });
         Self { client, events, written: Arc::default() }
@@ -127,21 +129,6 @@ impl Reports {
     /// Forgets what was written for an object that is gone.
     pub fn forget(&self, uid: &str) {
         self.written.lock().remove(uid);
-    }
-}
-
-async fn publish(recorder: &Recorder, reference: &ObjectReference, notes: Vec<Note>) {
-    for note in notes {
-        let event = Event {
-            type_: if note.warning { EventType::Warning } else { EventType::Normal },
-            reason: note.reason.into(),
-            note: Some(truncate(&note.message, 1024)),
-            action: note.action.into(),
-            secondary: None,
-        };
-        if let Err(error) = recorder.publish(&event, reference).await {
-            debug!("event {} not written: {error}", note.reason);
-        }
     }
 }
 

@@ -59,7 +59,10 @@ pub enum CredentialError {
     #[error("the Secret needs {0}")]
     Missing(&'static str),
     /// A key that this program does not know.
-    #[error("the Secret holds the key {0:?}, which has no meaning here; known keys are {KNOWN}")]
+    #[error(
+        "the Secret holds the key {0:?}, which has no meaning here; an http(s) URL needs username and password, or \
+         bearerToken, and an ssh URL identity and known_hosts (known keys are {KNOWN})"
+    )]
     Unknown(String),
     /// A key that is understood but not implemented.
     #[error("the Secret's key {0:?} is not supported yet: client certificates cannot be used for Git")]
@@ -264,6 +267,7 @@ mod tests {
             (vec![("bearerToken", "a\nb")], "one line"),
             (vec![("username", "a:b"), ("password", "x")], "colon"),
             (vec![("username", "a"), ("password", "x"), ("pasword", "y")], "\"pasword\""),
+            (vec![("token", "x")], "needs username and password, or bearerToken"),
             (vec![("tls.crt", "x"), ("tls.key", "y")], "not supported yet"),
             (vec![("identity", KEY), ("known_hosts", "h k")], "the URL is http(s)"),
             (vec![("ca.crt", "rubbish")], "PEM certificate"),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    MAX_BUILDS, MAX_BYTES, MAX_FILE_BYTES, MAX_OBJECTS, MAX_STEPS,
+    MAX_BUILDS, MAX_BYTES, MAX_FILE_BYTES, MAX_OBJECTS, MAX_STEPS, MAX_WARNINGS,
     error::{Reason, RenderError, Result},
     import,
     manifest::{Origin, Resource},
@@ -28,6 +28,7 @@ pub(super) struct Files<'a> {
     bytes: Cell<usize>,
     builds: Cell<usize>,
     steps: Cell<usize>,
+    warnings: RefCell<BTreeSet<String>>,
     memory: &'a Budget,
     /// Whether nobody waits for the result any more.
     stopped: &'a dyn Fn() -> bool,
@@ -48,6 +49,7 @@ impl<'a> Files<'a> {
             bytes: Cell::new(0),
             builds: Cell::new(0),
             steps: Cell::new(0),
+            warnings: RefCell::default(),
             memory,
             stopped,
         }
@@ -84,6 +86,19 @@ impl<'a> Files<'a> {
                 format!("the folder also has {two}; a folder has one kustomization"),
             )),
         }
+    }
+
+    /// Tells what is allowed and yet looks wrong.
+    pub(super) fn warn(&self, file: &RepoPath, line: usize, message: &str) {
+        let mut warnings = self.warnings.borrow_mut();
+        if warnings.len() < MAX_WARNINGS {
+            warnings.insert(format!("{file}:{line}: {message}"));
+        }
+    }
+
+    /// What was warned of, sorted; the same from one kustomization that is built twice counts once.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().iter().cloned().collect()
     }
 
     /// The bytes of a file that exists.

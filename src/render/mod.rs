@@ -50,6 +50,8 @@ pub const MAX_OPERATIONS: usize = 10_000;
 pub const MAX_STEPS: usize = 200_000_000;
 /// Most kustomizations that one render builds; one that is named twice counts twice.
 pub const MAX_BUILDS: usize = 1_000;
+/// Most warnings of one render; the rest is left out.
+pub const MAX_WARNINGS: usize = 20;
 /// How deep kustomizations may refer to kustomizations.
 pub const MAX_KUSTOMIZATIONS: usize = 32;
 
@@ -125,6 +127,8 @@ pub struct Rendered {
     pub objects: Vec<Item>,
     /// Every file that was read: a commit that changes none of them renders to the same objects.
     pub read: BTreeSet<RepoPath>,
+    /// What is allowed and yet looks wrong, `file:line: message`, at most [`MAX_WARNINGS`].
+    pub warnings: Vec<String>,
 }
 
 /// Renders the file or folder `path` of `tree`.
@@ -177,7 +181,8 @@ fn render_within(
     check_duplicates(&resources)?;
     resources.iter().try_for_each(check::check)?;
     let objects = resources.into_iter().map(Resource::into_item).collect::<Result<Vec<_>>>()?;
-    Ok(Rendered { objects, read: files.into_read() })
+    let warnings = files.warnings();
+    Ok(Rendered { objects, read: files.into_read(), warnings })
 }
 
 /// kustomize leaves out what is marked as an input of tools only.

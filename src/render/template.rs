@@ -198,7 +198,9 @@ fn explain(named: &Error, error: &Error) -> String {
         ErrorKind::UndefinedError => {
             let what = error.detail().map(ToOwned::to_owned).or_else(|| Some(format!("`{}` is undefined", excerpt()?)));
             let what = what.unwrap_or_else(|| "an undefined value is used".into());
-            return format!("{what}; templates see {NAMES}");
+            let values = what.contains("values.");
+            let hint = if values { " (values: spec.values of the Sync, or the file given to --values)" } else { "" };
+            return format!("{what}; templates see {NAMES}{hint}");
         }
         ErrorKind::OutOfFuel => format!("the template takes more than {FUEL} steps"),
         ErrorKind::TemplateNotFound => "the file to include is not in the repository, or is not named *.j2".into(),

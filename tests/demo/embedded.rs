@@ -11,7 +11,7 @@ use super::{
 use crate::common::{
     cluster::{Cluster, Shape, script},
     controller::{pilothouse, program},
-    model::Model,
+    model::{Model, Script},
 };
 
 /// The node's address, at which pods reach what runs beside the cluster.
@@ -25,6 +25,7 @@ pub(crate) async fn start() -> Result<World, String> {
     let images = images(&cluster)?;
     let git = git_on(format!("{HOST}:0")).await?;
     let model = Model::start_on(&format!("{HOST}:0")).await;
+    model.play(Script::stand_in());
     screen::good("Kubernetes is up, with one node", Some(started.elapsed()));
     let url = git.url(REPOSITORY);
     Ok(World {

@@ -45,12 +45,13 @@ pub(crate) async fn tell(once: bool) -> Result<(), String> {
     until("the text is in the cluster", Duration::from_secs(60), || None, arrived).await?;
     screen::good("the ConfigMap that the Sync keeps has the new text", Some(now.elapsed()));
     let pending = || {
-        let path = "{.status.conditions[?(@.type=='RolloutPending')].message}";
-        Some(world.field("agent/on-call", path)).filter(|message| !message.is_empty())
+        let of = |field: &str| format!("{{.status.conditions[?(@.type=='TextPending')].{field}}}");
+        let waits = world.field("agent/on-call", &of("status")) == "True";
+        waits.then(|| world.field("agent/on-call", &of("message")))
     };
     let (message, _) = until("the agent holds it back", Duration::from_secs(60), || None, pending).await?;
     screen::say("an agent takes it over once its server is idle; nothing answers in a played pod, so it waits:");
-    screen::good(&format!("RolloutPending: {message}"), None);
+    screen::good(&format!("TextPending: {message}"), None);
     let applied = || story::table(&world).filter(|t| t.matches(" True ").count() >= 2).map(drop);
     until("the Sync is Ready again", Duration::from_secs(60), || story::table(&world), applied).await?;
     if pods(&world) != before {

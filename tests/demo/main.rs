@@ -7,6 +7,7 @@ mod common;
 mod embedded;
 mod foreign;
 mod half;
+mod live;
 mod screen;
 mod serve;
 mod shell;

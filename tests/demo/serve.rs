@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::world::{PASSWORD, REPOSITORY, USER};
 use crate::common::{
     git_server::{GitServer, basic},
-    model::Model,
+    model::{Model, Script},
 };
 
 /// Port of the Git server.
@@ -24,7 +24,8 @@ pub(crate) async fn git_on(address: String) -> Result<GitServer, String> {
 
 /// Serves until the pod ends.
 pub(crate) async fn serve() -> ExitCode {
-    let _model = Model::start_on(&format!("0.0.0.0:{MODEL}")).await;
+    let model = Model::start_on(&format!("0.0.0.0:{MODEL}")).await;
+    model.play(Script::stand_in());
     match git_on(format!("0.0.0.0:{GIT}")).await {
         Ok(_git) => std::future::pending().await,
         Err(error) => {

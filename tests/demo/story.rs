@@ -117,7 +117,8 @@ spec: {{agentRef: {{name: {agent}}}, description: '{prompt}'}}
 
 async fn task(world: &World) -> Result<(), String> {
     screen::chapter(4, "A Task");
-    submit(world, "first", "reviewer", "Read the README and tell me what is unclear. [[words=12 delay_ms=150]]")?;
+    screen::say("opencode, the Task and its pod are real; the model is a stand-in that says the same to everybody");
+    submit(world, "first", "reviewer", "Read the README and tell me what is unclear.")?;
     screen::command("kubectl apply -f task.yaml    # agentRef: reviewer");
     let phase = || {
         let phase = world.field("task/first", "{.status.phase}");
@@ -138,9 +139,11 @@ fn pod_of(world: &World, agent: &str) -> Result<String, String> {
     world.kubectl(&["get", "pods", "-l", &selector, "-o", "jsonpath={.items[0].metadata.name}"])
 }
 
+/// The forge of this demo sends no webhooks: somebody asks for a look, as one would by hand.
 fn look_now(world: &World) -> Result<(), String> {
-    let now = format!("pilothouse.dev/reconcile-at={:?}", std::time::SystemTime::now());
-    world.kubectl(&["annotate", "--overwrite", "repository/team", &now]).map(drop)
+    let args = ["reconcile", "repository", "team", "-n", world.agents];
+    screen::command(&format!("pilothouse {}    # at once, as after a webhook; else within a minute", args.join(" ")));
+    shell::run(&mut world.access.pilothouse(&args)).map(drop)
 }
 
 /// Pushes one more line of text, which is returned.
@@ -174,7 +177,7 @@ async fn live_text(world: &World) -> Result<(), String> {
 
 async fn protected_rollout(world: &World) -> Result<(), String> {
     screen::chapter(6, "A new image waits for the Task that runs");
-    submit(world, "long", "reviewer", "Think for a while. [[words=60 delay_ms=300]]")?;
+    submit(world, "long", "reviewer", "Think for a while. [[delay_ms=400]]")?;
     let running = || (world.field("task/long", "{.status.phase}") == "Running").then_some(());
     until("the long Task runs", Duration::from_secs(60), || None, running).await?;
     let before = pod_of(world, "reviewer")?;
@@ -220,7 +223,12 @@ pub(crate) fn look_around(world: &World) {
     for line in &world.look {
         screen::command(line);
     }
+    screen::command(&format!("export PATH={}:$PATH", world.access.programs()));
     screen::command(&format!("kubectl -n {} get pilothouse,pods", world.agents));
     screen::command(&format!("kubectl -n {} describe agent reviewer", world.agents));
+    screen::say(&format!("Push something yourself; Git is at {}, user {USER:?}, password {PASSWORD:?}:", world.url));
+    screen::command(&format!("cd {}", world.copy().display()));
+    screen::command("echo '- Be brief.' >> base/instructions/runbook.md && git commit -qam 'Be brief' && git push -q");
+    screen::command(&format!("pilothouse reconcile repository team -n {} --wait", world.agents));
     screen::say("Ctrl-C takes everything away.");
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::shell::run;
+use crate::common::controller::pilothouse;
 
 /// The user of the Git server.
 pub(crate) const USER: &str = "demo";
@@ -50,6 +51,17 @@ impl Access {
     /// helm for this cluster.
     pub(crate) fn helm(&self, args: &[&str]) -> Command {
         self.command(&self.helm, "--kube-context", args)
+    }
+
+    /// Our own program for this cluster.
+    pub(crate) fn pilothouse(&self, args: &[&str]) -> Command {
+        self.command(&pilothouse(), "--context", args)
+    }
+
+    /// The folders of `pilothouse` and `kubectl`, for `PATH`.
+    pub(crate) fn programs(&self) -> String {
+        let folder = |program: &Path| program.parent().map(|p| p.display().to_string()).unwrap_or_default();
+        format!("{}:{}", folder(&pilothouse()), folder(&self.kubectl))
     }
 
     fn command(&self, program: &Path, flag: &str, args: &[&str]) -> Command {
@@ -124,6 +136,8 @@ impl World {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples-repo");
         run(Command::new("cp").arg("-r").arg(examples).arg(self.copy()))?;
         self.git(&["init", "-q", "-b", "main"])?;
+        self.git(&["config", "user.name", "Demo"])?;
+        self.git(&["config", "user.email", "demo@example.com"])?;
         self.git(&["remote", "add", "origin", &self.push_url])?;
         self.push("The team's agents").map(drop)
     }
@@ -132,7 +146,7 @@ impl World {
     pub(crate) fn push(&self, message: &str) -> Result<String, String> {
         self.git(&["add", "-A"])?;
         self.git(&["commit", "-q", "-m", message])?;
-        self.git(&["push", "-q", "origin", "main"])?;
+        self.git(&["push", "-q", "-u", "origin", "main"])?;
         self.git(&["rev-parse", "HEAD"]).map(|id| id.trim().to_owned())
     }
 
@@ -160,13 +174,13 @@ impl World {
         self.kubectl(&["get", object, "--ignore-not-found", "-o", &format!("jsonpath={path}")]).unwrap_or_default()
     }
 
-    fn copy(&self) -> PathBuf {
+    /// The working copy.
+    pub(crate) fn copy(&self) -> PathBuf {
         self.work.path().join("agents")
     }
 
     fn git(&self, args: &[&str]) -> Result<String, String> {
-        let who = ["-c", "user.name=Demo", "-c", "user.email=demo@example.com"];
-        run(Command::new("git").current_dir(self.copy()).args(who).args(args))
+        run(Command::new("git").current_dir(self.copy()).args(args))
     }
 }
 

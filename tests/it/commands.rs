@@ -53,7 +53,62 @@ fn render_needs_no_cluster_and_names_every_place() {
 
     let out = pilothouse(None, root, &["render", "t"]);
     assert_eq!(out.status.code(), Some(1));
-    assert!(text(&out.stderr).contains("t/x.yaml.j2:4"), "{}", text(&out.stderr));
+    let error = text(&out.stderr);
+    for part in ["t/x.yaml.j2:4", "spec.values of the Sync", "--values"] {
+        assert!(error.contains(part), "{part} is not in {error}");
+    }
+    assert!(!error.contains("--root"), "a work tree is there: {error}");
+}
+
+#[test]
+fn outside_of_git_it_says_which_folder_counts_as_the_repository() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = std::fs::canonicalize(dir.path()).unwrap();
+    write(&root, "base/kustomization.yaml", "resources: []\n");
+    write(&root, "dev/kustomization.yaml", "resources: [../base]\n");
+    let out = pilothouse(None, &root, &["render", "dev"]);
+    let (error, folder) = (text(&out.stderr), root.join("dev"));
+    let want = format!("{} counts as the whole repository; --root FOLDER", folder.display());
+    assert!(out.status.code() == Some(1) && error.contains(&want), "{error}");
+    let out = pilothouse(None, &root, &["render", "dev", "--root", "."]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+}
+
+#[test]
+fn a_patch_that_fits_nothing_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let patch = "patches:\n- target: {kind: ConfigMpa}\n  patch: '[{op: remove, path: /data}]'\n";
+    write(dir.path(), "kustomization.yaml", &format!("resources: [m.yaml]\n{patch}"));
+    write(dir.path(), "m.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {k: v}\n");
+    let out = pilothouse(None, dir.path(), &["render", "."]);
+    let error = text(&out.stderr);
+    let want = "warning: kustomization.yaml:3: patches[0]: no object fits the target (kind: ConfigMpa), so the patch \
+                does nothing; did you mean kind: ConfigMap?\n";
+    assert_eq!((out.status.code(), error.as_str()), (Some(0), want));
+    assert!(text(&out.stdout).contains("k: v"));
+}
+
+#[test]
+fn who_reaches_no_cluster_is_told_so_in_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |kubeconfig: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        command.env("KUBECONFIG", dir.path().join(kubeconfig)).env_remove("KUBERNETES_SERVICE_HOST");
+        let out = command.args(arguments).output().unwrap();
+        (out.status.code(), text(&out.stderr))
+    };
+    // Port 1 of loopback: nobody is there.
+    let config = "apiVersion: v1\nkind: Config\ncurrent-context: mine\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+                  contexts: [{name: mine, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n";
+    write(dir.path(), "config", config);
+    for arguments in [&["reconcile", "sync/a"][..], &["uninstall", "-n", "x"], &["diff", "."]] {
+        let (code, error) = run("config", arguments);
+        let want = "error: the API server http://127.0.0.1:1 of context mine does not answer (";
+        assert!(code == Some(1) && error.starts_with(want) && error.lines().count() == 1, "{arguments:?}: {error}");
+    }
+    let (code, error) = run("missing", &["reconcile", "sync/a"]);
+    assert!(code == Some(1) && error.starts_with("error: there is no cluster to talk to"), "{error}");
+    assert!(error.contains("set KUBECONFIG") && error.lines().count() == 1, "{error}");
 }
 
 #[tokio::test]
@@ -73,6 +128,10 @@ async fn diff_shows_what_would_change_and_no_secret() {
     let out = diff(&[]);
     let shown = text(&out.stdout);
     assert_eq!(out.status.code(), Some(3), "{shown}{}", text(&out.stderr));
+    let head = text(&out.stderr);
+    assert!(head.starts_with("comparing . with context ") && head.contains(&format!("namespace {namespace}\n")), "{head}");
+    let elsewhere = pilothouse(Some(cluster), root, &["diff", ".", "-n", "nowhere"]);
+    assert!(text(&elsewhere.stderr).contains("warning: namespace nowhere does not exist there"), "{elsewhere:?}");
     assert!(shown.contains(&format!("created ConfigMap/{namespace}/m (m.yaml:1)")), "{shown}");
     assert!(!shown.contains("hidden") && !shown.contains("aGlkZGVu") && shown.contains("*** ("), "{shown}");
     let masks: Vec<&str> = shown.lines().filter_map(|l| l.split_once("*** (").map(|(_, mask)| mask)).collect();

@@ -33,6 +33,30 @@ async fn both_overlays_are_accepted() {
     }
 }
 
+/// What stands in the documentation as a whole manifest is one.
+#[tokio::test]
+async fn the_manifests_of_getting_started_are_accepted() {
+    let cluster = control_plane();
+    install_crds(cluster);
+    let text = include_str!("../../docs/getting-started.md");
+    let blocks = text.split("```").skip(1).step_by(2);
+    let manifests: Vec<&str> = blocks
+        .filter_map(|block| {
+            let start = block.find("apiVersion:")?;
+            Some(block[start..].split("\nYAML").next().unwrap_or_default())
+        })
+        .collect();
+    assert_eq!(manifests.len(), 3, "an Agent, a Repository with a Sync, a Task");
+    let namespace = cluster.namespace("started").await;
+    for (n, manifest) in manifests.iter().enumerate() {
+        let file = cluster.ready.state.join(format!("{namespace}-{n}.yaml"));
+        std::fs::write(&file, manifest.replace("namespace: agents", &format!("namespace: {namespace}"))).unwrap();
+        let file = file.to_str().unwrap();
+        let out = cluster.kubectl(["apply", "--server-side", "--dry-run=server", "-n", &namespace, "-f", file]);
+        assert!(out.status.success(), "{manifest}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
 #[tokio::test]
 async fn the_bootstrap_manifests_are_accepted() {
     let cluster = control_plane();

@@ -11,6 +11,7 @@ mod commands;
 mod common;
 mod controller;
 mod crds;
+mod demo;
 mod examples;
 mod exchange;
 mod git_inputs;

@@ -86,7 +86,10 @@ fn golden() {
     for case in cases() {
         let result = run(&case);
         let (name, other, got) = match &result {
-            Ok(rendered) => ("out.yaml", "error.txt", text(rendered)),
+            Ok(rendered) => {
+                let warnings: String = rendered.warnings.iter().map(|w| format!("# warning: {w}\n")).collect();
+                ("out.yaml", "error.txt", warnings + &text(rendered))
+            }
             Err(error) => ("error.txt", "out.yaml", format!("{}\n{error}\n", error.reason.as_str())),
         };
         if update {

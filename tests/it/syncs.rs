@@ -4,6 +4,7 @@
 mod claims;
 mod health;
 mod moves;
+mod words;
 
 use std::{sync::Arc, time::Duration};
 

@@ -142,6 +142,12 @@ pub mod text {
         RENDER_FAILED "RenderFailed" &["Sync"],
             "The files do not render; what was applied before stays.",
             "Correct the file and line that the message names, and push; pilothouse render PATH shows the same.";
+        RENDER_WARNING "RenderWarning" &["Sync"],
+            "The files render, and something in them looks wrong: a patch whose target fits no object, for example.",
+            "Correct the file and line that the message names, or leave it: it is applied as it is.";
+        NAMESPACE_NOT_WATCHED "NamespaceNotWatched" &["Sync"],
+            "An object of a kind of Pilothouse goes to a namespace that the controller does not watch: nobody would act on it.",
+            "Add the namespace to agentNamespaces of the chart (--watch-namespaces), or choose another by spec.targetNamespace.";
         EMPTY_RENDER "EmptyRender" &["Sync"],
             "The files render to nothing, and pruning everything is refused.",
             "Correct spec.path; to remove everything, delete the Sync.";

@@ -7,7 +7,11 @@ use serde_json::Value;
 
 use super::{pass::Pass, state::Input};
 use crate::{
-    api::{Artifact, Repository, names::reasons, not_yet},
+    api::{
+        self, Artifact, Repository,
+        names::{condition, reasons},
+        not_yet,
+    },
     apply::{self, Problem},
     artifact::Digest,
     controller::sandbox::{Place, Room},
@@ -46,6 +50,16 @@ impl Pass<'_> {
         Ok((repository, artifact))
     }
 
+    /// Whether the Repository is there and nothing is known of its remote yet.
+    pub(super) fn is_first_fetch(&self) -> bool {
+        let name = &self.sync.spec.repository_ref.name;
+        self.all.context.caches.repositories.get(&self.namespace(), name).is_some_and(|repository| {
+            let conditions = repository.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+            let ready = conditions.iter().find(|c| c.type_ == condition::READY);
+            ready.is_none_or(|c| c.status == "Unknown")
+        })
+    }
+
     pub(super) fn input(&self, artifact: &Artifact) -> Input {
         Input {
             revision: artifact.revision.clone(),
@@ -61,8 +75,27 @@ impl Pass<'_> {
         let wanted = apply::prepare(&self.all.kinds, rendered, &self.target(), Some(&self.owner()))
             .await
             .map_err(|problems| failure(&problems))?;
+        self.all_watched(&wanted)?;
         let wanted = self.mark_followed(wanted, tree).await?;
         Ok(Desired { input: self.input(artifact), digest: digest::of_all(&wanted), wanted, _room: room })
+    }
+
+    /// Nobody would act on objects of ours elsewhere.
+    fn all_watched(&self, wanted: &[Wanted]) -> Result<(), Failure> {
+        let namespaces = &self.all.context.settings.watch_namespaces;
+        let elsewhere = wanted.iter().map(|w| (w.object.id(), &w.origin)).find(|(id, _)| {
+            let nobody = !namespaces.is_empty() && !id.namespace.is_empty() && !namespaces.contains(&id.namespace);
+            nobody && id.group == api::GROUP
+        });
+        let Some((id, origin)) = elsewhere else { return Ok(()) };
+        let message = format!(
+            "{origin}: {}: this controller does not watch namespace {}: add it to agentNamespaces of the chart \
+             (--watch-namespaces), or let spec.targetNamespace be one of {}",
+            id.short(),
+            id.namespace,
+            namespaces.join(", ")
+        );
+        Err(Failure::stalled(reasons::NAMESPACE_NOT_WATCHED, message))
     }
 
     async fn tree(&self, artifact: &Artifact) -> Result<Arc<FileTree>, Failure> {
@@ -92,7 +125,11 @@ impl Pass<'_> {
         let path = RepoPath::parse(&self.sync.spec.path)
             .map_err(|e| Failure::stalled(reasons::INVALID_SPEC, format!("spec.path: {e}")))?;
         if tree.get(&path).is_none() && !tree.is_dir(&path) {
-            let message = format!("spec.path: the repository has no folder {path} at {}", short(&artifact.revision));
+            let message = format!(
+                "spec.path: the repository has no folder {path} at {}{}",
+                short(&artifact.revision),
+                folders(&tree)
+            );
             return Err(Failure::stalled(reasons::PATH_NOT_FOUND, message));
         }
         let context = self.render_context(repository, artifact);
@@ -102,6 +139,7 @@ impl Pass<'_> {
             .render(place, tree, path, context)
             .await?
             .map_err(|e| Failure { reason: reasons::RENDER_FAILED, ..e.into() })?;
+        self.state.progress.lock().warnings.clone_from(&kept.rendered.warnings);
         let taken = |item: render::Item| (item.object, Origin { file: item.file.to_string(), line: item.line });
         Ok((kept.rendered.objects.into_iter().map(taken).collect(), kept.room))
     }
@@ -121,6 +159,23 @@ impl Pass<'_> {
             ),
             namespace: self.target(),
         }
+    }
+}
+
+/// Folders that a path may have meant: those with a kustomization.
+fn folders(tree: &FileTree) -> String {
+    const SHOWN: usize = 5;
+    let is_kustomization = |path: &RepoPath| path.file_name().is_some_and(|name| name.starts_with("kustomization.y"));
+    let mut found: Vec<String> =
+        tree.iter().filter(|(path, _)| is_kustomization(path)).map(|(path, _)| path.parent().to_string()).collect();
+    found.sort();
+    found.dedup();
+    let more = found.len().saturating_sub(SHOWN);
+    found.truncate(SHOWN);
+    match (found.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!("; folders with a kustomization: {}", found.join(", ")),
+        (false, more) => format!("; folders with a kustomization: {} and {more} more", found.join(", ")),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     },
     apply::{Account, Owner},
     controller::report::Presence,
-    status::{Class, Failure, Next},
+    status::{Class, Failure, Next, Note},
 };
 
 /// An interval below this one is taken as this one: each look costs a request for every object.
@@ -48,6 +48,8 @@ impl<'a> Pass<'a> {
         }
         self.keep_finalizer().await.map(drop)?;
         match self.desired_input() {
+            // It is fetched for the first time, and its verdict wakes this Sync: nothing is to be told until then.
+            Err(failure) if failure.reason == reasons::REPOSITORY_NOT_READY && self.is_first_fetch() => Ok(Next::OnEvent),
             Err(failure) => self.fail(failure, self.facts()).await,
             Ok((_, artifact)) => {
                 let input = self.input(&artifact);
@@ -95,19 +97,26 @@ impl<'a> Pass<'a> {
     /// Writes the status if it is another one.
     pub(super) async fn publish(&self, state: &report::State, facts: Facts) -> Result<(), Failure> {
         let before = self.status();
-        let after = report::status(&before, state, facts, self.all.context.now());
+        let warnings = self.state.progress.lock().warnings.clone();
+        let warned = report::warned(&warnings).filter(|_| matches!(state, report::State::Ready));
+        let after = report::status(&before, state, Facts { warnings, ..facts }, self.all.context.now());
         if self.all.context.reports.status(self.sync, &before, &after).await? == Presence::Gone {
             return Err(self.all.gone_or_in_use(self.sync).await);
         }
         if matches!(state, report::State::Ready | report::State::Checking(_)) {
             self.state.progress.lock().failures = 0;
         }
+        let ready = before.conditions.iter().find(|c| c.type_ == condition::READY);
+        let mut notes = vec![];
         if let report::State::Failed(failure) = state
-            && !before.conditions.iter().any(|c| c.reason == failure.reason && c.type_ == condition::READY)
+            && ready.is_none_or(|c| c.reason != failure.reason || c.message != failure.message)
         {
-            let note = crate::status::Note::warning(failure.reason, "Apply", failure.message.clone());
-            self.all.context.reports.events(self.sync, vec![note]);
+            notes.push(Note::warning(failure.reason, "Apply", failure.message.clone()));
         }
+        if let Some(warned) = warned.filter(|warned| ready.is_none_or(|c| !c.message.contains(warned))) {
+            notes.push(Note::warning(reasons::RENDER_WARNING, "Render", warned));
+        }
+        self.all.context.reports.events(self.sync, notes);
         self.state.progress.lock().status = Some(after);
         Ok(())
     }

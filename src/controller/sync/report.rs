@@ -50,6 +50,8 @@ pub(super) struct Facts {
     /// Revision, and digest of what was applied completely.
     pub(super) applied: Option<(String, String)>,
     pub(super) inventory: Option<Vec<InventoryEntry>>,
+    /// What the render warned of.
+    pub(super) warnings: Vec<String>,
 }
 
 /// The status after `state`, from the one before.
@@ -64,7 +66,7 @@ pub(super) fn status(before: &SyncStatus, state: &State, facts: Facts, now: Time
     if let Some((revision, _)) = &facts.applied {
         status.last_applied_revision = Some(revision.clone());
     }
-    let (set, removed) = conditions(state, &status);
+    let (set, removed) = conditions(state, &status, &facts.warnings);
     for one in &set {
         set_condition(&mut status.conditions, one, facts.generation, now);
     }
@@ -75,12 +77,13 @@ pub(super) fn status(before: &SyncStatus, state: &State, facts: Facts, now: Time
     status
 }
 
-fn conditions(state: &State, status: &SyncStatus) -> (Vec<Condition>, Vec<&'static str>) {
+fn conditions(state: &State, status: &SyncStatus, warnings: &[String]) -> (Vec<Condition>, Vec<&'static str>) {
     use condition::{READY, RECONCILING, STALLED};
     match state {
         State::Ready => {
             let count = status.inventory.as_ref().map_or(0, |i| i.entries.len());
-            let message = format!("applied {}", objects(count));
+            let warned = warned(warnings).map(|text| format!("; warning: {text}")).unwrap_or_default();
+            let message = format!("applied {}{warned}", objects(count));
             (vec![Condition::yes(READY, reasons::APPLIED, message)], vec![RECONCILING, STALLED])
         }
         State::Suspended => {
@@ -115,6 +118,11 @@ fn conditions(state: &State, status: &SyncStatus) -> (Vec<Condition>, Vec<&'stat
             }
         }
     }
+}
+
+/// The warnings of a render in one text, if there are any.
+pub(super) fn warned(warnings: &[String]) -> Option<String> {
+    (!warnings.is_empty()).then(|| truncate(&named(warnings.iter().cloned()), 700))
 }
 
 /// A new entry only when revision or result changes; the digest is that of the last complete apply.
@@ -270,6 +278,15 @@ mod tests {
         let kinds = |s: &SyncStatus| s.conditions.iter().map(|c| c.type_.clone()).collect::<Vec<_>>();
         assert_eq!(kinds(&bad), ["Ready", "Stalled"]);
         assert_eq!(kinds(&status(&bad, &State::Ready, facts("r"), at(2))), ["Ready"]);
+    }
+
+    #[test]
+    fn warnings_are_part_of_what_is_ready() {
+        let warnings = (1..=5).map(|n| format!("k.yaml:{n}: no")).collect();
+        let now = status(&SyncStatus::default(), &State::Ready, Facts { warnings, ..facts("r") }, at(1));
+        let want = "; warning: k.yaml:1: no; k.yaml:2: no; k.yaml:3: no; and 2 more";
+        assert_eq!(now.conditions[0].status, "True");
+        assert!(now.conditions[0].message.ends_with(want), "{}", now.conditions[0].message);
     }
 
     #[test]

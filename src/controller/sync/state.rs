@@ -50,6 +50,8 @@ pub(super) struct Progress {
     pub(super) input: Option<Input>,
     /// Digest of what was applied completely.
     pub(super) digest: Option<String>,
+    /// What the last render warned of.
+    pub(super) warnings: Vec<String>,
     /// Digest of what was tried last.
     pub(super) tried: Option<String>,
     /// New objects of that which could not be applied: they are tried by a dry run first.

@@ -8,6 +8,7 @@ use tempfile::SpooledTempFile;
 use crate::git::{
     error::{GitError, Reason},
     remote::{Stop, timeout},
+    url::RemoteUrl,
 };
 
 /// Responses above this wait on disk.
@@ -105,8 +106,9 @@ pub(super) fn rejection(status: u32, retry_after: Option<Duration>, anonymous: b
     GitError { retry_after, ..GitError::new(reason, message) }
 }
 
-/// Why a request to `host` failed before its answer was complete.
-pub(super) fn explain(error: &curl::Error, receiver: &Receiver, host: &str) -> GitError {
+/// Why a request to the remote failed before its answer was complete.
+pub(super) fn explain(error: &curl::Error, receiver: &Receiver, remote: &RemoteUrl) -> GitError {
+    let host = remote.host();
     if receiver.too_large {
         return GitError::new(
             Reason::TooLarge,
@@ -133,7 +135,8 @@ pub(super) fn explain(error: &curl::Error, receiver: &Receiver, host: &str) -> G
     if error.is_ssl_connect_error() || error.is_ssl_certproblem() || error.is_ssl_cipher() {
         return GitError::new(Reason::TLSFailed, format!("no TLS connection to {host}; does it speak https there?"));
     }
-    GitError::new(Reason::Unreachable, format!("no connection to {host}: {}", error.description()))
+    let port = remote.port().map(|port| format!(", port {port}")).unwrap_or_default();
+    GitError::new(Reason::Unreachable, format!("no connection to {host}{port}: {}", error.description()))
 }
 
 pub(super) fn no_git() -> GitError {

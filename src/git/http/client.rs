@@ -105,7 +105,7 @@ impl Client {
             .and_then(|()| route::pin(&mut self.handle, target.host(), port, &addresses))
             .map_err(|error| GitError::new(Reason::ProtocolError, format!("the request cannot be made: {error}")))?;
         *self.handle.get_mut() = Receiver::new(self.limit, &self.folder, &self.stop);
-        self.handle.perform().map_err(|error| explain(&error, self.handle.get_ref(), self.origin.host()))
+        self.handle.perform().map_err(|error| explain(&error, self.handle.get_ref(), &self.origin))
     }
 
     fn configure(

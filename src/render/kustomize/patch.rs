@@ -19,6 +19,7 @@ use crate::{
         import,
         manifest::{Origin, Resource},
         namespace::builtin_scope,
+        suggest,
     },
     tree::RepoPath,
 };
@@ -101,6 +102,9 @@ impl Entry<'_> {
             None => None,
         };
         files.step(&source.file, resources.len())?;
+        if target.as_ref().is_some_and(|target| !resources.iter().any(|r| target.matches(r))) {
+            self.warn_of_nothing(files, resources);
+        }
         match documents {
             [] => Err(self.error("", Reason::InvalidKustomization, "the patch is empty")),
             [Document { value: Value::Array(_), .. }] => {
@@ -113,6 +117,27 @@ impl Entry<'_> {
                 .iter()
                 .try_for_each(|document| self.strategic(files, source, document, target.as_ref(), resources)),
         }
+    }
+
+    /// kustomize says nothing of a target that fits no object, and a base may have patches for what only some have.
+    fn warn_of_nothing(&self, files: &Files<'_>, resources: &[Resource]) {
+        let Some(target) = &self.patch.target else { return };
+        let fields = [("group", &target.group), ("version", &target.version), ("kind", &target.kind), ("name", &target.name)];
+        let more = [
+            ("namespace", &target.namespace),
+            ("labelSelector", &target.label_selector),
+            ("annotationSelector", &target.annotation_selector),
+        ];
+        let said: Vec<String> = fields.iter().chain(&more).filter(|f| !f.1.is_empty()).map(|(k, v)| format!("{k}: {v}")).collect();
+        let near = suggest::nearest(&target.kind, resources.iter().map(Resource::kind));
+        let near = near.filter(|near| *near != target.kind).map(|near| format!("; did you mean kind: {near}?"));
+        let message = format!(
+            "patches[{}]: no object fits the target ({}), so the patch does nothing{}",
+            self.index,
+            said.join(", "),
+            near.unwrap_or_default()
+        );
+        files.warn(&self.kustomization.file, self.kustomization.line(&format!("{}/target", self.pointer)), &message);
     }
 
     fn json(

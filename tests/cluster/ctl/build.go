@@ -242,6 +242,11 @@ func publish(batch []component, from string) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
+		if c.name == "kwok" { // before the program: who finds it finds them too
+			if _, err := stagesBeside(path); err != nil {
+				return err
+			}
+		}
 		if err := os.Rename(built, path); err != nil {
 			return err
 		}

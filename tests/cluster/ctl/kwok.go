@@ -36,7 +36,8 @@ func cmdFakeNodes(o options) error {
 	if err := i.loadPorts(); err != nil {
 		return err
 	}
-	if err := i.writeStages(); err != nil {
+	stages, err := stagesBeside(path)
+	if err != nil {
 		return err
 	}
 	kubeconfig, err := i.kubeconfig("kwok", "system:kwok")
@@ -55,7 +56,7 @@ func cmdFakeNodes(o options) error {
 	}
 	go i.stopAtEOF()
 	i.stopAtSignals()
-	if err := i.start("kwok", path, "--config", i.file("kwok-stages.yaml"), "--kubeconfig", kubeconfig,
+	if err := i.start("kwok", path, "--config", stages, "--kubeconfig", kubeconfig,
 		"--manage-nodes-with-annotation-selector=pilothouse.dev/fake=true", "--cidr=10.100.0.0/16", "--node-lease-duration-seconds=40"); err != nil {
 		return err
 	}
@@ -74,21 +75,29 @@ func cmdFakeNodes(o options) error {
 	}
 }
 
-// writeStages takes the stages from the module that kwok was built from.
-func (i *instance) writeStages() error {
+// stagesBeside is the path of a file beside the program with the stages of the module that it was built from. It is made
+// with the program: Go's cache of modules may be gone by the time that it runs.
+func stagesBeside(program string) (string, error) {
+	path := filepath.Join(filepath.Dir(program), "stages-"+contentKey([]byte(strings.Join(kwokStages, " ")))+".yaml")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
 	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok")
 	list.Dir, list.Env = filepath.Join(sourceDir(), "modules", "kwok"), append(os.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off")
 	out, err := list.Output()
 	if err != nil {
-		return fmt.Errorf("kwok's module: %w", err)
+		return "", fmt.Errorf("kwok's module: %w", err)
 	}
 	var all bytes.Buffer
 	for _, stage := range kwokStages {
 		text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(out)), stage))
 		if err != nil {
-			return err
+			return "", err
 		}
 		fmt.Fprintf(&all, "---\n%s\n", text)
 	}
-	return os.WriteFile(i.file("kwok-stages.yaml"), all.Bytes(), 0o600)
+	if err := os.WriteFile(path+".new", all.Bytes(), 0o644); err != nil {
+		return "", err
+	}
+	return path, os.Rename(path+".new", path)
 }

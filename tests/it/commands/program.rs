@@ -65,6 +65,21 @@ fn help_of_every_command_has_examples() {
 }
 
 #[test]
+fn what_only_pods_call_is_suggested_to_nobody() {
+    for (typed, want) in [("sidecars", None), ("render-template", Some("render")), ("reconsile", Some("reconcile"))] {
+        let out = pilothouse(None, Path::new("."), &[typed]);
+        let error = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{error}");
+        for hidden in ["'sidecar'", "'drain'", "'task-run'", "'render-templates'"] {
+            assert!(!error.contains(hidden), "{typed}: {error}");
+        }
+        if let Some(want) = want {
+            assert!(error.contains(&format!("'{want}'")), "{typed}: {error}");
+        }
+    }
+}
+
+#[test]
 fn every_flag_can_come_from_the_environment() {
     for command in commands() {
         for arg in command.get_arguments().filter(|a| !a.is_positional()) {

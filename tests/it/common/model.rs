@@ -47,6 +47,15 @@ impl Script {
         Self { words: words(n), delay, ..Self::default() }
     }
 
+    /// Says what it is, one word after another: for people who watch.
+    pub(crate) fn stand_in() -> Self {
+        const TEXT: &str = "I am a stand-in for a model, so that this demo needs no account anywhere: whatever I am \
+                            asked, I answer with these sentences, one word at a time. Give the Sync the address of a \
+                            real provider in spec.values, and what you asked for will stand here instead.";
+        let words = TEXT.split_whitespace().map(|word| format!("{word} ")).collect();
+        Self { words, delay: Duration::from_millis(60), ..Self::default() }
+    }
+
     /// Fails each call with this status.
     pub(crate) fn failing(status: u16) -> Self {
         Self { fail: Some(status), ..Self::default() }
