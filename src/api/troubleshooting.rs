@@ -19,7 +19,8 @@ kubectl get agent NAME -o jsonpath='{range .status.conditions[*]}{.type}={.statu
 - `observedGeneration` of a condition tells which spec it is about; an older number means that the controller has not seen
   your change yet. `pilothouse reconcile KIND NAME` asks it to look now.
 - An object without any conditions (READY stays empty) was never looked at: the controller does not run, or its namespace is not in the
-  chart's `agentNamespaces`. `pilothouse reconcile KIND NAME -n NAMESPACE --wait` says the same after its timeout.
+  chart's `agentNamespaces`. `pilothouse reconcile KIND NAME -n NAMESPACE --wait` says the same after its timeout. A new Sync has none
+  either while its Repository is fetched for the first time.
 
 The *reason* of a condition or an event is stable; the message beside it names the file, field or object. This page is made
 from the reasons in the source (`make generate`).

@@ -27,6 +27,12 @@ use clap::{
 
 use output::Format;
 
+/// Heading of the flags that every command has, so that its own stand together.
+const COMMON: &str = "Options of every command";
+
+/// What is logged unless told otherwise.
+const DEFAULT_LEVEL: &str = "info";
+
 /// Threads of the runtime in pods, beside the main one.
 const POD_THREADS: usize = 1;
 
@@ -68,16 +74,16 @@ pub struct Cli {
 #[derive(Args, Debug, Clone)]
 pub struct Global {
     /// How results are printed
-    #[arg(short, long, global = true, value_enum, default_value_t, env = "PILOTHOUSE_OUTPUT")]
+    #[arg(short, long, global = true, help_heading = COMMON, value_enum, default_value_t, env = "PILOTHOUSE_OUTPUT")]
     pub output: Format,
-    /// Least of what is logged to stderr: error, warn, info, debug or trace
-    #[arg(long, global = true, env = "PILOTHOUSE_LOG", default_value = "info", value_name = "FILTER")]
+    /// Least severity that is logged to stderr: error, warn, info, debug or trace; or a tracing filter
+    #[arg(long, global = true, help_heading = COMMON, env = "PILOTHOUSE_LOG", default_value = DEFAULT_LEVEL, value_name = "FILTER")]
     pub log: String,
     /// How it is logged
-    #[arg(long, global = true, env = "PILOTHOUSE_LOG_FORMAT", value_enum, default_value_t)]
+    #[arg(long, global = true, help_heading = COMMON, env = "PILOTHOUSE_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: telemetry::LogFormat,
     /// Context of the kubeconfig to use
-    #[arg(long, global = true, env = "PILOTHOUSE_CONTEXT", value_name = "NAME")]
+    #[arg(long, global = true, help_heading = COMMON, env = "PILOTHOUSE_CONTEXT", value_name = "NAME")]
     pub context: Option<String>,
 }
 
@@ -151,7 +157,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     // A log of its own would be one more thing inside its bounds; it says what it has to say to who started it.
     if !matches!(cli.command, Command::RenderTemplates) {
-        telemetry::init(&global)?;
+        let serves = matches!(
+            cli.command,
+            Command::Controller(_) | Command::Receiver(_) | Command::Sidecar(_) | Command::TaskRun(_) | Command::Drain(_)
+        );
+        telemetry::init(&global, !serves)?;
     }
     match cli.command {
         Command::Controller(settings) => wait(controller::run(&global, *settings)),

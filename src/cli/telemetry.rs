@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use super::Global;
+use super::{DEFAULT_LEVEL, Global};
 
 /// How logs are written.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,9 +20,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// Installs the subscriber.
-pub fn init(global: &Global) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&global.log).with_context(|| format!("--log {:?} is no filter", global.log))?;
+/// What the client library says of a request that fails: the command says it too, in words.
+const ECHO: &str = "kube_client::client::builder=off";
+
+/// Installs the subscriber. A command for people (`brief`) tells its failures itself.
+pub fn init(global: &Global, brief: bool) -> anyhow::Result<()> {
+    let echo = if brief && global.log == DEFAULT_LEVEL { format!("{},{ECHO}", global.log) } else { global.log.clone() };
+    let filter = EnvFilter::try_new(&echo).with_context(|| format!("--log {:?} is no filter", global.log))?;
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match global.log_format {

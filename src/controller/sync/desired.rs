@@ -5,11 +5,11 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use serde_json::Value;
 
-use super::{pass::Pass, state::Input};
+use super::{has_verdict, pass::Pass, state::Input};
 use crate::{
     api::{
         self, Artifact, Repository,
-        names::{condition, reasons},
+        names::reasons,
         not_yet,
     },
     apply::{self, Problem},
@@ -53,11 +53,8 @@ impl Pass<'_> {
     /// Whether the Repository is there and nothing is known of its remote yet.
     pub(super) fn is_first_fetch(&self) -> bool {
         let name = &self.sync.spec.repository_ref.name;
-        self.all.context.caches.repositories.get(&self.namespace(), name).is_some_and(|repository| {
-            let conditions = repository.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
-            let ready = conditions.iter().find(|c| c.type_ == condition::READY);
-            ready.is_none_or(|c| c.status == "Unknown")
-        })
+        let repository = self.all.context.caches.repositories.get(&self.namespace(), name);
+        repository.is_some_and(|repository| !has_verdict(&repository))
     }
 
     pub(super) fn input(&self, artifact: &Artifact) -> Input {

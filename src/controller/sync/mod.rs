@@ -51,8 +51,8 @@ pub fn prepare(context: &Context) -> Loop {
     super::start(reconciler, context.caches.syncs.clone(), triggers)
 }
 
-/// What a Sync reads of a Repository: its identity, its spec and its artifact.
-type Published = (Option<String>, Option<i64>, Option<Artifact>);
+/// What a Sync reads of a Repository: its identity, its spec, its artifact, and whether it has one or will say why not.
+type Published = (Option<String>, Option<i64>, Option<Artifact>, bool);
 
 /// Whether a change of a Repository concerns its Syncs: who asked for a look, and what the look found, is not.
 fn is_news(seen: &mut HashMap<(String, String), Published>, repository: &Repository, deleted: bool) -> bool {
@@ -62,8 +62,15 @@ fn is_news(seen: &mut HashMap<(String, String), Published>, repository: &Reposit
         return true;
     }
     let artifact = repository.status.as_ref().and_then(|status| status.artifact.clone());
-    let now = (repository.uid(), repository.metadata.generation, artifact);
+    let settled = artifact.is_some() || has_verdict(repository);
+    let now = (repository.uid(), repository.metadata.generation, artifact, settled);
     seen.insert(key, now.clone()).is_none_or(|before| before != now)
+}
+
+/// Whether it is known how the remote is: not while it is asked for the first time.
+fn has_verdict(repository: &Repository) -> bool {
+    let conditions = repository.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == api::names::condition::READY && c.status != "Unknown")
 }
 
 /// Reconciles Syncs.
