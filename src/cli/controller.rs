@@ -67,7 +67,9 @@ pub async fn config(global: &Global) -> anyhow::Result<Config> {
     match &global.context {
         None => Config::infer().await.map_err(|_| {
             let why = Kubeconfig::read().err().map(|error| format!(" ({:#})", anyhow!(error))).unwrap_or_default();
-            anyhow!("there is no cluster to talk to: neither a kubeconfig that can be used{why} nor that of a pod; {hint}")
+            anyhow!(
+                "there is no cluster to talk to: neither a kubeconfig that can be used{why} nor that of a pod; {hint}"
+            )
         }),
         Some(name) => {
             let options = KubeConfigOptions { context: Some(name.clone()), ..Default::default() };

@@ -159,7 +159,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if !matches!(cli.command, Command::RenderTemplates) {
         let serves = matches!(
             cli.command,
-            Command::Controller(_) | Command::Receiver(_) | Command::Sidecar(_) | Command::TaskRun(_) | Command::Drain(_)
+            Command::Controller(_)
+                | Command::Receiver(_)
+                | Command::Sidecar(_)
+                | Command::TaskRun(_)
+                | Command::Drain(_)
         );
         telemetry::init(&global, !serves)?;
     }

@@ -7,10 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{
-        core::v1::ObjectReference,
-        events::v1::Event,
-    },
+    api::{core::v1::ObjectReference, events::v1::Event},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::{
@@ -158,7 +155,10 @@ mod tests {
     use super::*;
 
     fn of(object: &str, text: &str) -> Key {
-        key(&Note::warning("Failed", "Apply", text), &ObjectReference { uid: Some(object.into()), ..Default::default() })
+        key(
+            &Note::warning("Failed", "Apply", text),
+            &ObjectReference { uid: Some(object.into()), ..Default::default() },
+        )
     }
 
     #[test]

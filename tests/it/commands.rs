@@ -129,7 +129,10 @@ async fn diff_shows_what_would_change_and_no_secret() {
     let shown = text(&out.stdout);
     assert_eq!(out.status.code(), Some(3), "{shown}{}", text(&out.stderr));
     let head = text(&out.stderr);
-    assert!(head.starts_with("comparing . with context ") && head.contains(&format!("namespace {namespace}\n")), "{head}");
+    assert!(
+        head.starts_with("comparing . with context ") && head.contains(&format!("namespace {namespace}\n")),
+        "{head}"
+    );
     let elsewhere = pilothouse(Some(cluster), root, &["diff", ".", "-n", "nowhere"]);
     assert!(text(&elsewhere.stderr).contains("warning: namespace nowhere does not exist there"), "{elsewhere:?}");
     assert!(shown.contains(&format!("created ConfigMap/{namespace}/m (m.yaml:1)")), "{shown}");

@@ -86,8 +86,12 @@ impl Terminal {
 #[test]
 fn a_table_stands_once_on_terminals_of_any_width() {
     let table = |age: usize| {
-        let row = |name: &str| format!("{name:<41}https://git.example.com/platform/agents.git   True    main@1a2b3c4   {age}s");
-        ["repository.pilothouse.dev/team", "sync.pilothouse.dev/agents", "agent.pilothouse.dev/on-call"].map(row).join("\n")
+        let row = |name: &str| {
+            format!("{name:<41}https://git.example.com/platform/agents.git   True    main@1a2b3c4   {age}s")
+        };
+        ["repository.pilothouse.dev/team", "sync.pilothouse.dev/agents", "agent.pilothouse.dev/on-call"]
+            .map(row)
+            .join("\n")
     };
     for width in [1, 2, 20, 80, 100, 101, 102, 300] {
         let (mut live, mut terminal) = (Live::default(), Terminal::new(width));

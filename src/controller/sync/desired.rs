@@ -7,11 +7,7 @@ use serde_json::Value;
 
 use super::{has_verdict, pass::Pass, state::Input};
 use crate::{
-    api::{
-        self, Artifact, Repository,
-        names::reasons,
-        not_yet,
-    },
+    api::{self, Artifact, Repository, names::reasons, not_yet},
     apply::{self, Problem},
     artifact::Digest,
     controller::sandbox::{Place, Room},

@@ -49,7 +49,9 @@ impl<'a> Pass<'a> {
         self.keep_finalizer().await.map(drop)?;
         match self.desired_input() {
             // It is fetched for the first time, and its verdict wakes this Sync: nothing is to be told until then.
-            Err(failure) if failure.reason == reasons::REPOSITORY_NOT_READY && self.is_first_fetch() => Ok(Next::OnEvent),
+            Err(failure) if failure.reason == reasons::REPOSITORY_NOT_READY && self.is_first_fetch() => {
+                Ok(Next::OnEvent)
+            }
             Err(failure) => self.fail(failure, self.facts()).await,
             Ok((_, artifact)) => {
                 let input = self.input(&artifact);

@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn what_is_not_healthy_is_named_and_not_counted() {
         let ids = |n: usize| (0..n).map(|i| ObjectId::parse(&format!("n_a{i}_apps_Deployment")).unwrap()).collect();
-        let message = |n| conditions(&State::Checking(ids(n)), &SyncStatus::default()).0[0].message.clone();
+        let message = |n| conditions(&State::Checking(ids(n)), &SyncStatus::default(), &[]).0[0].message.clone();
         assert_eq!(message(100), message(50));
         assert!(message(4).ends_with(" and others") && message(3).ends_with("a2"), "{} {}", message(4), message(3));
     }

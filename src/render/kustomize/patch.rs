@@ -122,13 +122,15 @@ impl Entry<'_> {
     /// kustomize says nothing of a target that fits no object, and a base may have patches for what only some have.
     fn warn_of_nothing(&self, files: &Files<'_>, resources: &[Resource]) {
         let Some(target) = &self.patch.target else { return };
-        let fields = [("group", &target.group), ("version", &target.version), ("kind", &target.kind), ("name", &target.name)];
+        let fields =
+            [("group", &target.group), ("version", &target.version), ("kind", &target.kind), ("name", &target.name)];
         let more = [
             ("namespace", &target.namespace),
             ("labelSelector", &target.label_selector),
             ("annotationSelector", &target.annotation_selector),
         ];
-        let said: Vec<String> = fields.iter().chain(&more).filter(|f| !f.1.is_empty()).map(|(k, v)| format!("{k}: {v}")).collect();
+        let said: Vec<String> =
+            fields.iter().chain(&more).filter(|f| !f.1.is_empty()).map(|(k, v)| format!("{k}: {v}")).collect();
         let near = suggest::nearest(&target.kind, resources.iter().map(Resource::kind));
         let near = near.filter(|near| *near != target.kind).map(|near| format!("; did you mean kind: {near}?"));
         let message = format!(
