@@ -3,6 +3,8 @@
 
 #[path = "../demo/embedded.rs"]
 pub(crate) mod embedded;
+#[path = "../demo/live.rs"]
+mod live;
 #[path = "../demo/screen.rs"]
 mod screen;
 #[path = "../demo/serve.rs"]
