@@ -30,7 +30,7 @@ pub(crate) async fn tell(once: bool) -> Result<(), String> {
             .then_some(())
     };
     let ((), took) =
-        until("each agent has a Deployment and a Service", Duration::from_secs(60), || story::table(&world), made)
+        until("each agent has a Deployment and a Service", Duration::from_mins(1), || story::table(&world), made)
             .await?;
     screen::good("three agents, each with a Deployment and a Service", Some(took));
     screen::command("kubectl get deployments,services,configmaps,pods");
@@ -42,18 +42,18 @@ pub(crate) async fn tell(once: bool) -> Result<(), String> {
     let rule = story::new_rule(&world)?;
     let now = Instant::now();
     let arrived = || world.field("configmap/instructions", "{.data}").contains(rule).then_some(());
-    until("the text is in the cluster", Duration::from_secs(60), || None, arrived).await?;
+    until("the text is in the cluster", Duration::from_mins(1), || None, arrived).await?;
     screen::good("the ConfigMap that the Sync keeps has the new text", Some(now.elapsed()));
     let pending = || {
         let of = |field: &str| format!("{{.status.conditions[?(@.type=='TextPending')].{field}}}");
         let waits = world.field("agent/on-call", &of("status")) == "True";
         waits.then(|| world.field("agent/on-call", &of("message")))
     };
-    let (message, _) = until("the agent holds it back", Duration::from_secs(60), || None, pending).await?;
+    let (message, _) = until("the agent holds it back", Duration::from_mins(1), || None, pending).await?;
     screen::say("an agent takes it over once its server is idle; nothing answers in a played pod, so it waits:");
     screen::good(&format!("TextPending: {message}"), None);
     let applied = || story::table(&world).filter(|t| t.matches(" True ").count() >= 2).map(drop);
-    until("the Sync is Ready again", Duration::from_secs(60), || story::table(&world), applied).await?;
+    until("the Sync is Ready again", Duration::from_mins(1), || story::table(&world), applied).await?;
     if pods(&world) != before {
         return Err("pods were replaced; a text must not do that".into());
     }

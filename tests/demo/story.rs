@@ -66,7 +66,7 @@ async fn first_push(world: &World) -> Result<(), String> {
         let all = AGENTS.iter().all(|agent| world.field(&format!("agent/{agent}"), "{.status.state}") == "Ready");
         all.then_some(())
     };
-    let ((), took) = until("all agents are Ready", Duration::from_secs(240), || table(world), ready).await?;
+    let ((), took) = until("all agents are Ready", Duration::from_mins(4), || table(world), ready).await?;
     screen::good("three opencode servers answer; REVISION is the commit", Some(took));
     Ok(())
 }
@@ -166,7 +166,7 @@ async fn live_text(world: &World) -> Result<(), String> {
             world.kubectl(&["exec", &pod, "-c", "opencode-server", "--", "cat", "/pilothouse/context/context.md"]);
         text.is_ok_and(|t| t.contains(rule)).then_some(())
     };
-    until("the text is in the running container", Duration::from_secs(60), || None, read).await?;
+    until("the text is in the running container", Duration::from_mins(1), || None, read).await?;
     screen::good("the running container has the new text", Some(now.elapsed()));
     if pod_of(world, "on-call")? != pod {
         return Err("the pod was replaced; a text must not do that".into());
@@ -179,7 +179,7 @@ async fn protected_rollout(world: &World) -> Result<(), String> {
     screen::chapter(6, "A new image waits for the Task that runs");
     submit(world, "long", "reviewer", "Think for a while. [[delay_ms=400]]")?;
     let running = || (world.field("task/long", "{.status.phase}") == "Running").then_some(());
-    until("the long Task runs", Duration::from_secs(60), || None, running).await?;
+    until("the long Task runs", Duration::from_mins(1), || None, running).await?;
     let before = pod_of(world, "reviewer")?;
     let Some(next) = world.images.as_ref().map(|i| i.next.clone()) else { return Err("there is no next image".into()) };
     world.edit("overlays/dev/kustomization.yaml", |text| {
@@ -201,7 +201,7 @@ async fn protected_rollout(world: &World) -> Result<(), String> {
         let phase = world.field("task/long", "{.status.phase}");
         ["Completed", "Failed"].contains(&phase.as_str()).then_some(phase)
     };
-    let (phase, took) = until("the Task ends", Duration::from_secs(120), || agents(world), ended).await?;
+    let (phase, took) = until("the Task ends", Duration::from_mins(2), || agents(world), ended).await?;
     if phase != "Completed" {
         return Err(format!("the long Task was cut: it ended as {phase}"));
     }
@@ -212,7 +212,7 @@ async fn protected_rollout(world: &World) -> Result<(), String> {
         let pod = pod_of(world, "reviewer").unwrap_or_default();
         (image == next && ready && !pod.is_empty() && pod != before).then_some(())
     };
-    let ((), took) = until("the new image runs", Duration::from_secs(120), || agents(world), rolled).await?;
+    let ((), took) = until("the new image runs", Duration::from_mins(2), || agents(world), rolled).await?;
     screen::good("then the rollout went ahead", Some(took));
     Ok(())
 }

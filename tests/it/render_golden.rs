@@ -87,8 +87,8 @@ fn golden() {
         let result = run(&case);
         let (name, other, got) = match &result {
             Ok(rendered) => {
-                let warnings: String = rendered.warnings.iter().map(|w| format!("# warning: {w}\n")).collect();
-                ("out.yaml", "error.txt", warnings + &text(rendered))
+                let warnings = rendered.warnings.iter().flat_map(|w| ["# warning: ", w, "\n"]);
+                ("out.yaml", "error.txt", warnings.collect::<String>() + &text(rendered))
             }
             Err(error) => ("error.txt", "out.yaml", format!("{}\n{error}\n", error.reason.as_str())),
         };
