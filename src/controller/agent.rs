@@ -132,6 +132,7 @@ impl Reconcile for Agents {
             self.context.reports.events(&*agent, acted.notes);
             return Ok(acted.next);
         }
+        self.context.metrics.agent_seen(&agent.namespace().unwrap_or_default(), &agent.name_any());
         if acted.wrote && matches!(acted.server, Some(Action::Apply { forced: Some(_), .. })) {
             self.context.metrics.rollout_forced(&agent.namespace().unwrap_or_default(), &agent.name_any());
         }

@@ -88,6 +88,11 @@ impl Metrics {
         self.forced.remove(&by_agent(namespace, agent));
     }
 
+    /// An agent's counters exist before they count: who reads them sees the first rise too.
+    pub fn agent_seen(&self, namespace: &str, agent: &str) {
+        drop(self.forced.get_or_create(&by_agent(namespace, agent)));
+    }
+
     /// Counts a rollout that cut work.
     pub fn rollout_forced(&self, namespace: &str, agent: &str) {
         self.forced.get_or_create(&by_agent(namespace, agent)).inc();

@@ -48,6 +48,27 @@ fn a_typo_in_values_is_refused_by_name() {
 }
 
 #[test]
+fn alerts_are_there_when_asked_for_and_name_metrics_that_exist() {
+    assert!(of_kind(&objects(&["agentNamespaces={a}"]), "PrometheusRule").is_empty());
+    assert!(refusal("agentNamespaces={a},metrics.prometheusRule.enable=true").contains("enable"));
+    let all =
+        objects(&["agentNamespaces={a},metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.team=ops"]);
+    let rule = of_kind(&all, "PrometheusRule")[0];
+    assert_eq!(rule["metadata"]["labels"]["team"], "ops");
+    let rules = rule.pointer("/spec/groups/0/rules").unwrap().as_array().unwrap();
+    let names: Vec<_> = rules.iter().map(|r| r["alert"].as_str().unwrap()).collect();
+    assert_eq!(names, ["PilothouseRolloutStuck", "PilothouseRolloutForced", "PilothouseAgentStalled"]);
+    let page = include_str!("../../docs/metrics.md");
+    for rule in rules {
+        assert!(page.contains(rule["alert"].as_str().unwrap()), "{rule}");
+        for word in rule["expr"].as_str().unwrap().split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            let metric = word.strip_suffix("_total").unwrap_or(word);
+            assert!(!word.starts_with("pilothouse_") || page.contains(&format!("| `{metric}` |")), "{word}");
+        }
+    }
+}
+
+#[test]
 fn rights_stay_in_the_listed_namespaces() {
     let all = objects(&["agentNamespaces={team-a,team-b}"]);
     let roles: BTreeSet<_> =

@@ -301,6 +301,7 @@ async fn metrics_tell_of_agents_and_tasks() {
     assert!(text.contains(&bucket), "{text}");
 
     // A rollout whose time is over at once cuts what runs.
+    shows(&[format!("{} 0", of("rollouts_forced_total"))]).await;
     stage.change_agent(json!({"executorImage": "localhost/executor:2", "rollout": {"timeout": "0s"}})).await;
     let text = shows(&[format!("{} 1", of("rollouts_forced_total"))]).await;
 
