@@ -291,11 +291,12 @@ fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
             },
         ];
     }
+    let reason = if outcome.trouble.is_some() { reasons::POD_NOT_STARTING } else { reasons::PROGRESSING };
     let progressing = |message: &str| {
         vec![
-            no(reasons::PROGRESSING, message),
+            no(reason, message),
             Change::Remove(kinds::STALLED),
-            set(Condition::yes(kinds::RECONCILING, reasons::PROGRESSING, message)),
+            set(Condition::yes(kinds::RECONCILING, reason, message)),
         ]
     };
     let settled = |c: Condition| vec![set(c), Change::Remove(kinds::STALLED), Change::Remove(kinds::RECONCILING)];
@@ -417,12 +418,23 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     {
         notes.push(Note::warning(reasons::TEXT_UNSEEN, "Text", UNSEEN));
     }
+    notes.extend(trouble_note(before, after));
     notes.extend(git::notes(before, after, outcome));
     if let Some(Action::Apply { forced: Some(message), .. }) = outcome.text {
         notes.push(Note::warning(reasons::TEXT_FORCED, "Text", message.as_str()));
     }
     notes.extend(rollout_notes(before, after, outcome));
     notes
+}
+
+/// What keeps a pod from starting, whenever it is another thing.
+fn trouble_note(before: &AgentStatus, after: &AgentStatus) -> Option<Note> {
+    let said = |status: &AgentStatus| {
+        let ready = status.conditions.iter().find(|c| c.type_ == kinds::READY);
+        ready.filter(|c| c.reason == reasons::POD_NOT_STARTING).map(|c| c.message.clone())
+    };
+    let now = said(after)?;
+    (said(before).as_ref() != Some(&now)).then(|| Note::warning(reasons::POD_NOT_STARTING, "Reconcile", now))
 }
 
 /// Events of a rollout: that it began, that it was forced, that it failed, that it need not wait any more.

@@ -3,7 +3,10 @@
 
 use std::cmp::Reverse;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ContainerStatus, Pod},
+};
 
 use crate::status::condition::truncate;
 
@@ -30,6 +33,16 @@ pub fn is_ready(pod: &Pod) -> bool {
 /// What keeps the newest pod from getting ready; `None` where it is ready or says nothing.
 pub fn trouble(pods: &[&Pod]) -> Option<String> {
     newest(pods).into_iter().filter(|pod| !is_ready(pod)).find_map(of_pod)
+}
+
+/// Why there is no pod at all: what the API server refused, as the Deployment says it.
+pub fn refused(deployment: &Deployment) -> Option<String> {
+    let mut conditions = deployment.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let failure = conditions.find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
+    let message = failure.message.as_deref().unwrap_or_default();
+    // The name of a pod that was never made is another one each time.
+    let message = message.split_once(" is forbidden: ").map_or(message, |(_, why)| why);
+    Some(format!("the pod cannot be made: {}", truncate(message, MESSAGE)))
 }
 
 fn of_pod(pod: &Pod) -> Option<String> {
@@ -135,6 +148,22 @@ mod tests {
             assert_eq!(newest(&[&good, &bad]), [&bad]);
         }
         assert_eq!((trouble(&[&good]), trouble(&[])), (None, None));
+    }
+
+    #[test]
+    fn a_pod_that_is_refused_is_told_without_its_name() {
+        let deployment = |kind: &str, status: &str| -> Deployment {
+            let message = "pods \"coder-server-5d8-x7k2p\" is forbidden: error looking up service account agents/nobody: \
+                           serviceaccount \"nobody\" not found";
+            let condition = json!({"type": kind, "status": status, "reason": "FailedCreate", "message": message});
+            serde_json::from_value(json!({"metadata": {"name": "d"}, "status": {"conditions": [condition]}})).unwrap()
+        };
+        assert_eq!(
+            refused(&deployment("ReplicaFailure", "True")).unwrap(),
+            "the pod cannot be made: error looking up service account agents/nobody: serviceaccount \"nobody\" not found"
+        );
+        assert_eq!(refused(&deployment("ReplicaFailure", "False")), None);
+        assert_eq!(refused(&deployment("Progressing", "True")), None);
     }
 
     #[test]

@@ -253,7 +253,7 @@ impl Agents {
             failure,
             desired: acted.desired.as_deref(),
             back: acted.back.as_ref(),
-            trouble: trouble::trouble(&pods),
+            trouble: trouble::trouble(&pods).or_else(|| trouble::refused(deployment.as_deref()?)),
             wrote: acted.wrote,
             action: acted.server.as_ref(),
             text: acted.text.as_ref(),

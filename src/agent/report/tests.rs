@@ -46,6 +46,30 @@ fn a_server_past_the_door_is_reported() {
     }
 }
 
+/// Why a pod does not start is the reason and an event, once for each cause; a server that works is not troubled.
+#[test]
+fn a_pod_that_does_not_start_is_reported() {
+    let mut agent = Agent::new("coder", serde_json::from_str("{}").unwrap());
+    let pull = Some("the image i:1 of container c cannot be pulled".to_string());
+    let account = Some("the pod cannot be made: serviceaccount \"nobody\" not found".to_string());
+    let table = [
+        (None, Server::NotReady, reasons::PROGRESSING, false),
+        (pull.clone(), Server::NotReady, reasons::POD_NOT_STARTING, true),
+        (pull.clone(), Server::NotReady, reasons::POD_NOT_STARTING, false),
+        (account, Server::Missing, reasons::POD_NOT_STARTING, true),
+        (pull, Server::Ready, reasons::AVAILABLE, false),
+    ];
+    for (step, (trouble, server, reason, event)) in table.into_iter().enumerate() {
+        let (status, notes) = report(&agent, &Outcome { trouble: trouble.clone(), server, ..outcome(None) });
+        let ready = status.conditions.iter().find(|c| c.type_ == kinds::READY).unwrap();
+        assert_eq!(ready.reason, reason, "step {step}");
+        let said = trouble.is_some_and(|trouble| ready.message.ends_with(&trouble));
+        assert_eq!(said, reason == reasons::POD_NOT_STARTING, "step {step}: {}", ready.message);
+        assert_eq!(notes.iter().any(|n| n.reason == reasons::POD_NOT_STARTING), event, "step {step}");
+        agent.status = Some(status);
+    }
+}
+
 /// It is said once, and taken back when the text is there.
 #[test]
 fn a_text_that_does_not_arrive_is_reported() {

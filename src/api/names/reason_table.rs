@@ -197,6 +197,9 @@ pub mod text {
             "Rename the Agent or Task, or delete that object.";
         DEPLOYMENT_READY "DeploymentReady" &["Agent"],
             "The Deployment has a ready pod.", "Nothing.";
+        POD_NOT_STARTING "PodNotStarting" &["Agent"],
+            "The agent's pod cannot be made, finds no node, gets no image, or ends again and again.",
+            "The message says which; correct the field, the image or the Secret, or see the container's log.";
         DEPLOYMENT_NOT_READY "DeploymentNotReady" &["Agent"],
             "The Deployment has no ready pod.", "See the pod's events and logs.";
         DEPLOYMENT_NOT_FOUND "DeploymentNotFound" &["Agent"],

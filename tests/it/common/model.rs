@@ -33,11 +33,13 @@ pub(crate) struct Script {
     pub(crate) hold: bool,
     /// Answer with this HTTP status instead. 400 ends the prompt with an `APIError`, 429 and 5xx are tried again.
     pub(crate) fail: Option<u16>,
+    /// Call this tool with these arguments first, where the server offers it.
+    pub(crate) tool: Option<(&'static str, Value)>,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { words: words(4), delay: Duration::from_millis(10), hold: false, fail: None }
+        Self { words: words(4), delay: Duration::from_millis(10), hold: false, fail: None, tool: None }
     }
 }
 
@@ -54,6 +56,19 @@ impl Script {
                             real provider in spec.values, and what you asked for will stand here instead.";
         let words = TEXT.split_whitespace().map(|word| format!("{word} ")).collect();
         Self { words, delay: Duration::from_millis(60), ..Self::default() }
+    }
+
+    /// Calls a tool, and then says what it says otherwise.
+    pub(crate) fn tool(name: &'static str, arguments: Value) -> Self {
+        Self { tool: Some((name, arguments)), ..Self::default() }
+    }
+
+    /// The tool that is to be called in answer to `body`: not where it was called already, or is not offered.
+    fn calls(&self, body: &Value) -> Option<String> {
+        let (name, arguments) = self.tool.as_ref()?;
+        let offered = body["tools"].as_array()?.iter().any(|tool| tool["function"]["name"] == *name);
+        let last = body["messages"].as_array()?.last()?["role"].as_str()?;
+        (offered && last != "tool").then(|| tool_call(name, arguments))
     }
 
     /// Fails each call with this status.
@@ -183,13 +198,17 @@ impl Model {
 async fn complete(State(shared): State<Arc<Shared>>, Json(body): Json<Value>) -> Response {
     let prompt = last_user_text(&body);
     let script = shared.script.lock().clone().with_directive(&prompt);
+    let call = script.calls(&body);
     shared.calls.lock().push(Call { at: Instant::now(), body });
     if let Some(status) = script.fail {
         let error = json!({ "error": { "message": "scripted failure", "type": "scripted" } });
         return (StatusCode::from_u16(status).expect("a status"), Json(error)).into_response();
     }
-    let stream = futures::stream::unfold((0, script, shared), speak);
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    if let Some(call) = call {
+        return (headers, call).into_response();
+    }
+    let stream = futures::stream::unfold((0, script, shared), speak);
     (headers, Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>))).into_response()
 }
 
@@ -215,6 +234,21 @@ async fn speak((n, script, shared): Speech) -> Option<(Bytes, Speech)> {
 fn chunk(word: &str) -> String {
     let choice = json!({ "index": 0, "delta": { "role": "assistant", "content": word }, "finish_reason": null });
     frame(&json!({ "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice] }))
+}
+
+fn tool_call(name: &str, arguments: &Value) -> String {
+    let function = json!({ "name": name, "arguments": arguments.to_string() });
+    let call = json!({ "index": 0, "id": "call_1", "type": "function", "function": function });
+    let choice = |delta: Value, reason: Value| json!({ "index": 0, "delta": delta, "finish_reason": reason });
+    let choices = [
+        choice(json!({ "role": "assistant", "content": null, "tool_calls": [call] }), Value::Null),
+        choice(json!({}), "tool_calls".into()),
+    ];
+    let chunk = |choice: &Value| {
+        let choices = [choice];
+        json!({ "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices })
+    };
+    choices.iter().map(|choice| frame(&chunk(choice))).collect::<String>() + "data: [DONE]\n\n"
 }
 
 fn last_chunk(words: usize) -> String {

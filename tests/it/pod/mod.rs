@@ -1,5 +1,6 @@
 //! The sidecar and task-run in front of the real opencode server.
 
+mod asks;
 pub(crate) mod bench;
 mod content;
 mod door;
