@@ -1,7 +1,7 @@
 //! Artifacts for those who may read them, on the sidecars' port of every replica.
 //!
 //! Who may read an artifact is decided by what the API server says of the token, see [`Rights`]; what exists is looked at
-//! afterwards only, so that nobody learns what others have. Who reads has a place, see [`Places`], and keeps it while he
+//! afterwards only, so that nobody learns what others have. Who reads has a place, see `places::Places`, and keeps it while he
 //! reads fast enough.
 
 use std::{
