@@ -25,10 +25,21 @@ const NAMELESS: &str = "-";
 enum Session {
     /// A prompt was sent at this time and its work was not seen yet.
     Expected(Instant),
-    /// Seen at work; missing in that many listings since.
-    Busy { missed: u8 },
+    /// Seen at work; missing in that many listings since. Another prompt was sent meanwhile at that time: its work may
+    /// begin only after the end of this one was seen.
+    Busy { missed: u8, again: Option<Instant> },
     /// Waits to try again; missing in that many listings since.
-    Retrying { missed: u8 },
+    Retrying { missed: u8, again: Option<Instant> },
+}
+
+impl Session {
+    /// When a prompt was sent whose work was not seen yet.
+    fn prompted(self) -> Option<Instant> {
+        match self {
+            Self::Expected(since) => Some(since),
+            Self::Busy { again, .. } | Self::Retrying { again, .. } => again,
+        }
+    }
 }
 
 /// Work in front of and behind the door.
@@ -108,6 +119,10 @@ impl Activity {
         self.in_flight += 1;
         if let Some(session) = prompt {
             self.expect(session, now);
+            if let Some(Session::Busy { again, .. } | Session::Retrying { again, .. }) = self.sessions.get_mut(session)
+            {
+                *again = Some(now);
+            }
         }
         self.change(now);
     }
@@ -149,13 +164,30 @@ impl Activity {
             // A prompt may have been taken while the last one's end was on its way: what is expected stays expected
             // until it is seen at work, or its grace is over.
             SessionStatus::Idle if matches!(self.sessions.get(session), Some(Session::Expected(_))) => {}
-            SessionStatus::Idle => {
-                self.sessions.remove(session);
+            SessionStatus::Idle => self.ended(session, now),
+            SessionStatus::Retry { .. } => {
+                self.at_work(session, Session::Retrying { missed: 0, again: self.again(session) }, now);
             }
-            SessionStatus::Retry { .. } => self.at_work(session, Session::Retrying { missed: 0 }, now),
-            SessionStatus::Busy | SessionStatus::Other => self.at_work(session, Session::Busy { missed: 0 }, now),
+            SessionStatus::Busy | SessionStatus::Other => {
+                self.at_work(session, Session::Busy { missed: 0, again: self.again(session) }, now);
+            }
         }
         self.change(now);
+    }
+
+    /// A prompt that was sent while the session was at work. One that was expected is what is at work now.
+    fn again(&self, session: &str) -> Option<Instant> {
+        self.sessions.get(session).filter(|state| !matches!(state, Session::Expected(_)))?.prompted()
+    }
+
+    /// The work that was seen is over. Of a prompt that was sent meanwhile it may have been the end too, or its work
+    /// comes yet: which of the two only time tells.
+    fn ended(&mut self, session: &str, now: Instant) {
+        let again = self.again(session).filter(|since| now.saturating_duration_since(*since) < GRACE);
+        match again {
+            Some(since) => _ = self.sessions.insert(session.to_owned(), Session::Expected(since)),
+            None => _ = self.sessions.remove(session),
+        }
     }
 
     fn at_work(&mut self, session: &str, state: Session, now: Instant) {
@@ -173,19 +205,24 @@ impl Activity {
         for (session, status) in list {
             match status {
                 SessionStatus::Idle => {}
-                SessionStatus::Retry { .. } => self.at_work(session, Session::Retrying { missed: 0 }, now),
-                SessionStatus::Busy | SessionStatus::Other => self.at_work(session, Session::Busy { missed: 0 }, now),
+                SessionStatus::Retry { .. } => {
+                    self.at_work(session, Session::Retrying { missed: 0, again: self.again(session) }, now);
+                }
+                SessionStatus::Busy | SessionStatus::Other => {
+                    self.at_work(session, Session::Busy { missed: 0, again: self.again(session) }, now);
+                }
             }
         }
         self.sessions.retain(|name, state| {
             if list.iter().any(|(listed, status)| listed == name && *status != SessionStatus::Idle) {
                 return true;
             }
+            let fresh = |since: Instant| now.saturating_duration_since(since) < GRACE;
             match state {
-                Session::Expected(since) => now.saturating_duration_since(*since) < GRACE,
-                Session::Busy { missed } | Session::Retrying { missed } => {
+                Session::Expected(since) => fresh(*since),
+                Session::Busy { missed, again } | Session::Retrying { missed, again } => {
                     *missed += 1;
-                    *missed < 2
+                    *missed < 2 || again.is_some_and(fresh)
                 }
             }
         });

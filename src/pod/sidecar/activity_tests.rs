@@ -56,6 +56,43 @@ fn a_prompt_is_work_from_its_request_to_the_idle_event() {
 }
 
 #[test]
+fn a_prompt_sent_before_the_end_of_the_last_one_was_seen_is_not_forgotten() {
+    let t = Instant::now();
+    let prompted_while_at_work = |status: &SessionStatus| {
+        let mut a = held(t);
+        a.begin(Some("s"), t);
+        a.end(Some("s"), false, t);
+        a.status("s", status, t + MS);
+        // The client has its answer, and asks again before the event of the end came.
+        a.begin(Some("s"), t + MS * 2);
+        a.end(Some("s"), false, t + MS * 2);
+        a
+    };
+    for status in [SessionStatus::Busy, SessionStatus::Retry { message: String::new() }] {
+        let mut a = prompted_while_at_work(&status);
+        a.status("s", &SessionStatus::Idle, t + MS * 3);
+        assert!(!a.snapshot(t + MS * 3).without_work(), "its work comes yet");
+        a.status("s", &SessionStatus::Busy, t + MS * 4);
+        a.status("s", &SessionStatus::Idle, t + MS * 5);
+        assert!(a.snapshot(t + MS * 5).without_work());
+        // The same where the end shows in listings alone.
+        let mut a = prompted_while_at_work(&status);
+        a.status("s", &status, t + MS * 3);
+        for n in 4..9 {
+            a.listed(&[], t + MS * n);
+        }
+        assert!(!a.snapshot(t + MS * 9).without_work());
+        // It was worked on together with the one before: that shows by nothing but time.
+        a.status("s", &SessionStatus::Idle, t + MS * 10);
+        a.listed(&[], t + MS * 2 + GRACE);
+        assert!(a.snapshot(t + GRACE * 2).without_work());
+        let mut a = prompted_while_at_work(&status);
+        a.status("s", &SessionStatus::Idle, t + GRACE * 2);
+        assert!(a.snapshot(t + GRACE * 2).without_work(), "a long work's end is seen at once");
+    }
+}
+
+#[test]
 fn a_prompt_that_never_works_is_forgotten_after_the_grace() {
     let t = Instant::now();
     let mut a = held(t);
