@@ -113,16 +113,14 @@ fn target(item: Option<&ContextItem>, piece: &Wanted, workspace: &str) -> Result
     Ok(target)
 }
 
+/// What is exchanged there would be the agent's own work.
 fn check_roots(names: &[&str]) -> Result<(), Invalid> {
-    match names {
-        [first, second, ..] => Err(Invalid::stalled(
-            reasons::CONTEXT_CONFLICT,
-            format!(
-                "mount path conflict: the workspace itself is used by both context {first:?} and context {second:?}"
-            ),
-        )),
-        _ => Ok(()),
-    }
+    let Some(name) = names.first() else { return Ok(()) };
+    let message = format!(
+        "context {name:?}: this release does not support a Git context that is the workspace itself (mountPath \".\"); put it \
+         into a folder of the workspace"
+    );
+    Err(Invalid::stalled(reasons::NOT_YET_SUPPORTED, message))
 }
 
 fn check_skills(git: &Git, workspace: &str) -> Result<(), Invalid> {

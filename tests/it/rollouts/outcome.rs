@@ -54,7 +54,7 @@ async fn cannot_be_pulled(place: &Place, image: &str) {
 }
 
 fn spec(tag: &str, auto: bool) -> Value {
-    json!({"executorImage": tag, "rollout": {"progressDeadline": "3s", "autoRollback": auto},
+    json!({"executorImage": tag, "rollout": {"progressDeadline": "12s", "autoRollback": auto},
         "config": {"model": format!("p/{}", tag.replace(':', "-"))}})
 }
 
@@ -69,9 +69,13 @@ async fn what_does_not_get_ready_is_reported_in_the_pods_own_words() {
     let first = gets_ready(&place, "good:1").await;
     place.agent("a", spec("bad:1", false)).await;
     cannot_be_pulled(&place, "bad:1").await;
-    let agent = place.agent_where("it has failed", "a", failed("ProgressDeadlineExceeded")).await;
-    let message = condition(&agent, "RolloutFailed").unwrap().2;
-    assert!(message.ends_with("the image bad:1 of container opencode-server cannot be pulled"), "{message}");
+    let agent = place
+        .agent_where("it has failed, in the pod's words", "a", |agent| {
+            let message = condition(agent, "RolloutFailed").map(|c| c.2).unwrap_or_default();
+            failed("ProgressDeadlineExceeded")(agent)
+                && message.ends_with("the image bad:1 of container opencode-server cannot be pulled")
+        })
+        .await;
     assert_eq!((state(&agent), condition(&agent, "Ready").unwrap().0), (Some(AgentState::Stalled), "False"));
     assert_eq!(agent.status.as_ref().unwrap().ready, Some(true), "the old pod serves");
     let rollout = agent.status.unwrap().rollout.unwrap();

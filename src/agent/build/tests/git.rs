@@ -56,7 +56,6 @@ fn rich() -> World {
         context("outside", "/opt/outside", &hot()),
         context("rolled", "/opt/rolled", &slow()),
         context("file", "/etc/tool/conf.yaml", &hot()),
-        context("root", ".", &hot()),
     ];
     let mut world =
         world(contexts, vec![skills("team", &Value::Null, &hot()), skills("some", &json!(["b", "a"]), &slow())]);
@@ -90,7 +89,6 @@ fn each_piece_goes_where_its_policy_says() {
         [
             ("contexts/live", "/workspace/docs/live"),
             ("contexts/outside", "/opt/outside"),
-            ("contexts/root", "/workspace"),
             ("skills/team", "/skills/team"),
         ]
     );
@@ -107,13 +105,13 @@ fn each_piece_goes_where_its_policy_says() {
         ]
     );
     assert_eq!((fixed.pieces[0].form, fixed.pieces[0].mode), (Form::File, Some(0o644)));
-    assert_eq!(fixed.live, ["contexts/live", "contexts/outside", "contexts/root", "skills/team"]);
+    assert_eq!(fixed.live, ["contexts/live", "contexts/outside", "skills/team"]);
     assert!(exchange.manifest.live.is_empty() && exchange.hash == exchange.manifest.hash());
     let keys = |pieces: &Pieces| pieces.keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&exchange.pieces), fixed.live);
     assert_eq!(keys(&desired.pieces).len(), 4);
     let marks = |object: &Object| object.value()["metadata"]["annotations"]["pilothouse.dev/artifacts"].clone();
-    assert_eq!(marks(&exchange.object), "sha256:live,sha256:outside,sha256:root,sha256:team");
+    assert_eq!(marks(&exchange.object), "sha256:live,sha256:outside,sha256:team");
     assert_eq!(marks(&desired.files), "sha256:file,sha256:pinned,sha256:rolled,sha256:some");
 }
 
@@ -201,7 +199,6 @@ fn effects_are_as_mild_as_they_can_be() {
         ("nothing", rich(), Nothing, &[]),
         ("a live context", commit("contexts/live"), Live, &["contexts/live"]),
         ("a live context outside", commit("contexts/outside"), Live, &["contexts/outside"]),
-        ("the workspace", commit("contexts/root"), Live, &["contexts/root"]),
         ("live skills", commit("skills/team"), Reload, &["skills/team"]),
         ("a pinned context", commit("contexts/pinned"), Rollout, &["contexts/pinned"]),
         ("a context by rollout", commit("contexts/rolled"), Rollout, &["contexts/rolled"]),
@@ -294,7 +291,8 @@ fn two_things_never_have_the_same_place() {
             world(vec![git("a", "/opt/docs"), text("/opt/docs/x")], vec![]),
             "a context mounted at /opt/docs/x and context \"a\"",
         ),
-        (world(vec![git("a", "."), git("b", "/workspace/")], vec![]), "the workspace itself is used by both"),
+        (world(vec![git("a", ".")], vec![]), "context \"a\": this release does not support"),
+        (world(vec![git("b", "/workspace/")], vec![]), "context \"b\": this release does not support"),
         (world(vec![git("a", "/")], vec![]), "must not be the root"),
         (world(vec![git("a", "/pilothouse/x")], vec![]), "belongs to the pod itself"),
         (world(vec![git("a", "../x")], vec![]), "must not contain .."),
@@ -310,14 +308,14 @@ fn two_things_never_have_the_same_place() {
     ];
     for (world, text) in table {
         let failure = world.refused();
-        assert!(["ContextConflict", "InvalidSpec"].contains(&failure.reason), "{failure:?}");
+        assert!(["ContextConflict", "InvalidSpec", "NotYetSupported"].contains(&failure.reason), "{failure:?}");
         assert!(failure.message.contains(text), "{} should say {text}", failure.message);
     }
     let mut above = world(vec![git("a", "/home")], vec![]);
     above.spec["workspaceDir"] = json!("/home/agent");
     assert!(above.refused().message.contains("holds the workspace"));
     for fine in [
-        world(vec![git("a", "."), text("docs/x"), git("b", "more")], vec![]),
+        world(vec![git("a", "docs"), text("other/x"), git("b", "more")], vec![]),
         world(vec![git("a", "docs"), git("b", "docs-too")], vec![]),
         world(vec![git("a", "/skills/a")], vec![]),
         workspace("/skills/w", false),
