@@ -17,9 +17,11 @@ const MESSAGE: usize = 300;
 pub fn newest<'a>(pods: &[&'a Pod]) -> Vec<&'a Pod> {
     let of = |pod: &Pod| pod.metadata.labels.as_ref().and_then(|l| l.get("pod-template-hash")).cloned();
     let there: Vec<_> = pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none()).copied().collect();
-    let newest = there
-        .iter()
-        .min_by_key(|p| (Reverse(p.metadata.creation_timestamp.as_ref().map(|t| t.0)), p.metadata.name.clone()));
+    // Times are whole seconds. Of two pods of one second the ready one is the older.
+    let newest = there.iter().min_by_key(|p| {
+        let created = p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        (Reverse(created), is_ready(p), p.metadata.name.clone())
+    });
     let Some(hash) = newest.map(|pod| of(pod)) else { return vec![] };
     there.into_iter().filter(|pod| of(pod) == hash).collect()
 }
@@ -143,9 +145,11 @@ mod tests {
         ];
         let good = pod("old", 1, "a", &json!({"conditions": [{"type": "Ready", "status": "True"}]}));
         for (status, expected) in table {
-            let bad = pod("new", 2, "b", &status);
-            assert_eq!(trouble(&[&good, &bad]).as_deref(), expected, "{status}");
-            assert_eq!(newest(&[&good, &bad]), [&bad]);
+            for second in [2, 1] {
+                let bad = pod("older by its name", second, "b", &status);
+                assert_eq!(trouble(&[&good, &bad]).as_deref(), expected, "{status}");
+                assert_eq!(newest(&[&good, &bad]), [&bad]);
+            }
         }
         assert_eq!((trouble(&[&good]), trouble(&[])), (None, None));
     }
