@@ -128,18 +128,7 @@ impl Agents {
         annotations.extend(state::seen_annotation(asked.map(String::as_str)));
         annotations.insert(state::SINCE.into(), seconds(decide::since(wanted, map, self.context.now())).to_string());
         let version = live.as_ref().and_then(|l| l.resource_version());
-        let body = write::body(&wanted.object, annotations, version.as_deref());
-        let client = &self.context.client;
-        let written = match version {
-            Some(_) => write::apply::<ConfigMap>(client, &who.namespace, &body).await?,
-            None => write::create::<ConfigMap>(client, &who.namespace, &body, who.agent).await?,
-        };
-        self.took(written.as_ref());
-        if written.is_none() {
-            self.config_maps.forget(&who.namespace, &names::agent::content(&who.name));
-            acted.soon();
-        }
-        Ok(written.is_some())
+        self.write_map(who, &wanted.object, annotations, version.as_deref(), acted).await
     }
 
     /// Tells the sidecars what is decided until they have it, or say that they cannot.

@@ -21,6 +21,7 @@ use crate::{
         voice::Said,
         write,
     },
+    object::Object,
     status::Failure,
 };
 
@@ -51,17 +52,7 @@ impl Agents {
                 let version = live.as_ref().and_then(|l| l.resource_version());
                 let mut marks = state::parts_annotation(&desired.texts);
                 marks.extend(state::seen_annotation(at.asked));
-                let body = write::body(&desired.context, marks, version.as_deref());
-                let client = &self.context.client;
-                let written = match version {
-                    Some(_) => write::apply::<ConfigMap>(client, &who.namespace, &body).await?,
-                    None => write::create::<ConfigMap>(client, &who.namespace, &body, who.agent).await?,
-                };
-                self.took(written.as_ref());
-                if written.is_none() {
-                    // Somebody wrote in between, or the cache is behind.
-                    self.config_maps.forget(&who.namespace, &names::agent::context(&who.name));
-                    acted.soon();
+                if !self.write_map(who, &desired.context, marks, version.as_deref(), acted).await? {
                     return Ok(());
                 }
                 if !suspended {
@@ -77,6 +68,30 @@ impl Agents {
         acted.wake(&action, now);
         acted.text = Some(action);
         Ok(())
+    }
+
+    /// Writes one of the agent's ConfigMaps that change in place, which has `version` in the cache. `false` where somebody
+    /// wrote in between, or the cache is behind.
+    pub(super) async fn write_map(
+        &self,
+        who: &Who<'_>,
+        wanted: &Object,
+        marks: Annotations,
+        version: Option<&str>,
+        acted: &mut Acted,
+    ) -> Result<bool, Failure> {
+        let body = write::body(wanted, marks, version);
+        let client = &self.context.client;
+        let written = match version {
+            Some(_) => write::apply::<ConfigMap>(client, &who.namespace, &body).await?,
+            None => write::create::<ConfigMap>(client, &who.namespace, &body, who.agent).await?,
+        };
+        self.took(written.as_ref());
+        if written.is_none() {
+            self.config_maps.forget(&who.namespace, wanted.name());
+            acted.soon();
+        }
+        Ok(written.is_some())
     }
 
     /// Makes the kubelet look at the gathered text at once, until the sidecar has seen it.
