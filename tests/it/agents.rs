@@ -243,7 +243,9 @@ async fn an_agent_gets_its_objects_and_loses_them() {
         Some(format!("http://coder.{}.svc.cluster.local:4096", place.namespace).as_str())
     );
     assert_eq!((status.state, status.ready), (Some(AgentState::NotReady), Some(false)));
-    assert_eq!(condition(&agent, "Ready").unwrap().1, "Progressing");
+    // There is no node; the scheduler may have said so already.
+    let reason = condition(&agent, "Ready").unwrap().1;
+    assert!(matches!(reason, "Progressing" | "PodNotStarting"), "{reason}");
 
     let deployment = place.deployment_where("a Deployment", "coder-server", |_| true).await;
     let service = place.api::<Service>().get("coder").await.unwrap();
@@ -615,15 +617,19 @@ async fn what_was_done_is_told_even_if_the_status_cannot_be_written() {
     let refusal = place.refuse_statuses().await;
     place.agent("a", json!({})).await;
     eventually("a Service", 30, || async { place.api::<Service>().get_opt("a").await.unwrap() }).await;
-    eventually("both events", 30, || async {
-        let both = [place.events("DeploymentCreated").await, place.events("ServiceCreated").await];
-        let about = |e: &&Event| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some("a");
-        both.iter().all(|list| list.iter().filter(about).count() == 1).then_some(())
-    })
-    .await;
+    let mut seen = vec![];
+    for reason in ["DeploymentCreated", "ServiceCreated"] {
+        eventually(reason, 30, || async { place.events(reason).await.iter().any(about_a).then_some(()) }).await;
+        seen.extend(place.events(reason).await.into_iter().filter(about_a));
+    }
+    assert_eq!(seen.len(), 2, "each is told once: {seen:#?}");
     assert!(place.api::<Agent>().get("a").await.unwrap().status.is_none(), "the status was refused all the time");
     refusal.lift().await;
     place.agent_where("a status", "a", |a| condition(a, "ServerReady").is_some()).await;
+}
+
+fn about_a(event: &Event) -> bool {
+    event.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some("a")
 }
 
 /// The answer to a rollout's write gets lost, and the API server carries the write out when everybody works again: never.
