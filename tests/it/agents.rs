@@ -625,6 +625,8 @@ async fn what_was_done_is_told_even_if_the_status_cannot_be_written() {
     assert_eq!(seen.len(), 2, "each is told once: {seen:#?}");
     assert!(place.api::<Agent>().get("a").await.unwrap().status.is_none(), "the status was refused all the time");
     refusal.lift().await;
+    // It is tried again after a pause that has grown; who does not want to wait asks.
+    place.merge::<Agent>("a", json!({"metadata": {"annotations": {"pilothouse.dev/reconcile-at": "now"}}})).await;
     place.agent_where("a status", "a", |a| condition(a, "ServerReady").is_some()).await;
 }
 

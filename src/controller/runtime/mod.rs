@@ -79,7 +79,14 @@ struct Worker<R: Reconcile> {
     cache: Cache<R::Object>,
     triggers: Triggers<R::Object>,
     runtime: Runtime,
-    failures: Mutex<HashMap<Key, u32>>,
+    failures: Mutex<HashMap<Key, Failing>>,
+}
+
+/// Transient failures in a row of one object.
+struct Failing {
+    count: u32,
+    /// When it is tried again.
+    due: Instant,
 }
 
 /// Reconciles every object of `cache` once, and then whatever `triggers` asks for, until the runtime stops.
@@ -162,9 +169,15 @@ impl<R: Reconcile> Worker<R> {
         if failure.class != Class::Transient {
             return Next::OnEvent;
         }
-        let mut failures = self.failures.lock();
-        let count = failures.entry(key.clone()).and_modify(|n| *n = n.saturating_add(1)).or_insert(1);
-        Next::After(self.runtime.backoff.delay(*count, rand::random()))
+        let (mut failures, now) = (self.failures.lock(), Instant::now());
+        let failing = failures.entry(key.clone()).or_insert(Failing { count: 0, due: now });
+        // An event may try it earlier, as often as it likes: that makes the pause no longer.
+        if failing.due <= now {
+            failing.count = failing.count.saturating_add(1);
+            let delay = self.runtime.backoff.delay(failing.count, rand::random());
+            failing.due = now.checked_add(delay).unwrap_or(now);
+        }
+        Next::After(failing.due.saturating_duration_since(now))
     }
 }
 

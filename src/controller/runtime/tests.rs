@@ -63,6 +63,15 @@ async fn run_over(names: &[&str], concurrency: u16) -> Arc<Fussy> {
 }
 
 async fn run_with<R: Reconcile<Object = ConfigMap>>(reconciler: R, names: &[&str], concurrency: u16) -> Arc<R> {
+    run_triggered(reconciler, Triggers::default(), names, concurrency).await
+}
+
+async fn run_triggered<R: Reconcile<Object = ConfigMap>>(
+    reconciler: R,
+    triggers: Triggers<ConfigMap>,
+    names: &[&str],
+    concurrency: u16,
+) -> Arc<R> {
     let scopes: Vec<_> = ["a", "b"].map(|n| Scope::Namespace(n.into())).into();
     let (mut stores, mut writers) = (vec![], vec![]);
     for scope in &scopes {
@@ -76,7 +85,7 @@ async fn run_with<R: Reconcile<Object = ConfigMap>>(reconciler: R, names: &[&str
         stores.push((scope.clone(), store));
         writers.push(writer); // a store without its writer is not ready
     }
-    let (cache, triggers) = (Cache::of(stores), Triggers::default());
+    let cache = Cache::of(stores);
     let (reconciler, stop) = (Arc::new(reconciler), CancellationToken::new());
     let runtime = Runtime {
         concurrency,
@@ -113,6 +122,39 @@ async fn the_limit_holds_over_all_namespaces() {
     let fussy = run_over(&names.iter().map(String::as_str).collect::<Vec<_>>(), 3).await;
     assert_eq!(fussy.good.load(Ordering::SeqCst), 40);
     assert_eq!(fussy.most.load(Ordering::SeqCst), 3);
+}
+
+/// Fails, and is woken a hundred times while it does; succeeds from the tenth second on.
+struct Woken {
+    triggers: Triggers<ConfigMap>,
+    begun: Instant,
+    well: Mutex<Option<Duration>>,
+}
+
+impl Reconcile for Woken {
+    type Object = ConfigMap;
+
+    async fn reconcile(&self, object: Arc<ConfigMap>) -> Result<Next, Failure> {
+        let age = self.begun.elapsed();
+        if age >= Duration::from_secs(10) {
+            self.well.lock().get_or_insert(age);
+            return Ok(Next::OnEvent);
+        }
+        if age < Duration::from_secs(1) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.triggers.now(&object.namespace().unwrap_or_default(), &object.name_any());
+        }
+        Err(Failure::transient("StatusWriteFailed", "on purpose"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_while_something_fails_make_the_pause_no_longer() {
+    let triggers = Triggers::default();
+    let woken = Woken { triggers: triggers.clone(), begun: Instant::now(), well: Mutex::default() };
+    let woken = run_triggered(woken, triggers, &["one"], 1).await;
+    let well = woken.well.lock().expect("it was tried again");
+    assert!(well < Duration::from_secs(45), "{well:?}");
 }
 
 /// Everybody comes back at once, for ever.
