@@ -20,7 +20,7 @@ use crate::common::{
 pub(crate) const NEXT_EXECUTOR: &str = "localhost/executor:next";
 /// Where the release that the tests share lives.
 pub(crate) const SYSTEM: &str = "pilothouse-system";
-const PLACES: [&str; 5] = ["sessions", "jobs", "texts", "pauses", "drains"];
+const PLACES: [&str; 7] = ["sessions", "jobs", "texts", "pauses", "drains", "content", "orders"];
 
 /// What the tests share: a node, one release of the chart, one Git server.
 struct World {
@@ -34,7 +34,8 @@ pub(crate) struct Place {
     pub(crate) node: &'static Node,
     pub(crate) namespace: String,
     pub(crate) model: Model,
-    repository: Repository,
+    pub(crate) repository: Repository,
+    git: &'static GitServer,
 }
 
 /// Runs a program and returns what it prints.
@@ -96,6 +97,7 @@ async fn start(node: &'static Node) -> World {
     let (agent, executor) = (node.image("opencode"), node.image("executor"));
     node.tag_image(&executor, NEXT_EXECUTOR);
     settings.push(format!("config.agentImage={agent},config.executorImage={executor}"));
+    settings.push("receiver.enabled=true,receiver.replicas=1".into());
     helm_install(node, "pilothouse", SYSTEM, &settings);
     World { node, git, namespaces }
 }
@@ -108,7 +110,7 @@ pub(crate) async fn place(name: &str) -> Option<Place> {
     let namespace = world.namespaces[index].clone();
     let repository = world.git.repository(&format!("{namespace}.git"));
     let model = Model::start_on(&format!("{GATEWAY}:0")).await;
-    let place = Place { node: world.node, namespace, model, repository };
+    let place = Place { node: world.node, namespace, model, repository, git: &world.git };
     place.connect(&world.git.url(&format!("{}.git", place.namespace)));
     Some(place)
 }
@@ -131,14 +133,26 @@ impl Place {
     }
 
     /// Pushes the agent `coder` with this spec, and other files beside it, and lets the Repository look.
-    pub(crate) fn push(&self, spec: &Value, files: &[(&str, &str)]) {
+    pub(crate) fn push(&self, spec: &Value, files: &[(&str, &str)]) -> String {
+        let commit = self.commit(spec, files);
+        self.kubectl(&["annotate", "--overwrite", "repository/team", &format!("pilothouse.dev/reconcile-at={commit}")]);
+        commit
+    }
+
+    /// The same, and nobody is told.
+    pub(crate) fn commit(&self, spec: &Value, files: &[(&str, &str)]) -> String {
         let agent = json!({
             "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Agent", "metadata": {"name": "coder"}, "spec": spec,
         });
         let agent = serde_json::to_string_pretty(&agent).unwrap();
         let all: Vec<_> = files.iter().copied().chain([("coder.yaml", agent.as_str())]).collect();
-        let commit = self.repository.commit("main", &all);
-        self.kubectl(&["annotate", "--overwrite", "repository/team", &format!("pilothouse.dev/reconcile-at={commit}")]);
+        self.repository.commit("main", &all)
+    }
+
+    /// A further repository of this place, and its URL.
+    pub(crate) fn another_repository(&self, name: &str) -> (Repository, String) {
+        let path = format!("{}-{name}.git", self.namespace);
+        (self.git.repository(&path), self.git.url(&path))
     }
 
     /// kubectl in this namespace; its output, or a failed test.
@@ -252,7 +266,8 @@ impl Place {
         answer
     }
 
-    fn asked(&self, prompt: &str) -> usize {
+    /// How many calls with this text the model got.
+    pub(crate) fn asked(&self, prompt: &str) -> usize {
         self.model.calls().iter().filter(|c| c.text().contains(prompt)).count()
     }
 
@@ -300,6 +315,21 @@ async fn eventually_or<T>(seconds: u64, mut check: impl FnMut() -> Option<T>) ->
     poll(Duration::from_secs(seconds), Duration::from_millis(200), check).await
 }
 
+/// A request without a body; its status and the answer's text.
+pub(crate) async fn get(url: &str, credentials: &Credentials) -> (u16, String) {
+    let request = http::Request::get(url).header("authorization", credentials.header().unwrap());
+    sent(request.body(Full::default()).unwrap()).await
+}
+
+/// Sends a request; the status and the whole text of the answer.
+pub(crate) async fn sent(request: http::Request<Full<bytes::Bytes>>) -> (u16, String) {
+    let pool = Pool::builder(TokioExecutor::new()).build_http();
+    let answer = pool.request(request).await.expect("an answer");
+    let status = answer.status().as_u16();
+    let bytes = answer.into_body().collect().await.expect("a whole answer").to_bytes();
+    (status, String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// The synchronous prompt of opencode: the response is the whole answer, so a cut one fails here.
 async fn post(url: String, credentials: Credentials, prompt: String) -> String {
     let body = json!({"parts": [{"type": "text", "text": prompt}]}).to_string();
@@ -308,12 +338,8 @@ async fn post(url: String, credentials: Credentials, prompt: String) -> String {
         .header("content-type", "application/json")
         .body(Full::new(bytes::Bytes::from(body)))
         .unwrap();
-    let pool = Pool::builder(TokioExecutor::new()).build_http();
-    let answer = pool.request(request).await.expect("an answer of the agent");
-    let status = answer.status();
-    let bytes = answer.into_body().collect().await.expect("a whole answer").to_bytes();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    assert!(status.is_success(), "{status}: {text}");
+    let (status, text) = sent(request).await;
+    assert_eq!(status, 200, "{text}");
     let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
     let parts = value["parts"].as_array().cloned().unwrap_or_default();
     parts.iter().filter(|p| p["type"] == "text").filter_map(|p| p["text"].as_str()).collect()

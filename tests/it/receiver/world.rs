@@ -34,7 +34,7 @@ use crate::common::{
 };
 
 /// The token of the tests' webhooks.
-pub(super) const TOKEN: &str = "correct horse battery staple";
+pub(crate) const TOKEN: &str = "correct horse battery staple";
 
 /// A running receiver. Dropping it kills it.
 pub(super) struct Receiver {
