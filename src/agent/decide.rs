@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Desired,
+    Desired, beside,
     compare::covers,
     effect::{DRIFT, TEMPLATE, TEXT, classify},
     gate::{self, Applied, Change, GateInput, OnTimeout, Pending, Policy, Protect, Verdict, Work},
@@ -53,6 +53,9 @@ pub struct Situation<'a> {
     pub work: Work,
     /// How much of it is protected.
     pub policy: Policy,
+    /// Side by side: how many pods of older revisions end their work. `None` with other strategies, and for what needs no
+    /// new pod.
+    pub old: Option<usize>,
     /// The annotation `pilothouse.dev/rollout` of the Agent, if there is one.
     pub asked: Option<&'a str>,
     /// The present, as far as a wait goes: see [`gate::waited_until`].
@@ -120,6 +123,7 @@ pub fn server(desired: &Desired, live: Option<&Value>, at: &Situation<'_>) -> Ac
         causes: &causes,
         work: at.work,
         policy: at.policy,
+        beside: at.old.filter(|_| !desired.suspended && beside::can_be_left(live, &at.policy)),
         ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &desired.hash),
         now: at.now,
     };
@@ -153,6 +157,7 @@ pub fn text(desired: &Desired, live: Option<&Annotations>, suspended: bool, at: 
         causes: &causes,
         work: at.work,
         policy: at.policy,
+        beside: None,
         ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &desired.text_hash),
         now: at.now,
     };

@@ -17,6 +17,8 @@ pub use doors::{Said, activity, held_activity};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::beside::MOST_OLD;
+
 /// What an agent's server does, as far as anybody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
@@ -130,6 +132,9 @@ pub struct GateInput<'a> {
     pub work: Work,
     /// How much of it is protected.
     pub policy: Policy,
+    /// How many pods of older revisions end their work, where the change is to start beside what runs and that cuts
+    /// nothing; see [`super::beside`].
+    pub beside: Option<usize>,
     /// What somebody asks for, whatever the policy says.
     pub ask: Ask<'a>,
     /// The present, as far as this wait goes: see [`waited_until`].
@@ -173,6 +178,8 @@ pub fn decide(input: &GateInput<'_>) -> Verdict {
         let message = words::held(input, &pending, why);
         return Verdict::Wait { pending, until: None, message };
     }
+    // What it leaves ends its work by itself: nothing is cut, and a prompt that slips in is kept.
+    let free = free || input.beside.is_some_and(|old| old < MOST_OLD || input.ask == Ask::Now);
     if free || !is_protected(input.policy.protect, input.work) {
         return Verdict::Open { hold: !free && needs_hold(input) };
     }

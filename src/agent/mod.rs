@@ -4,6 +4,7 @@
 //! * [`references`](references::references): which other objects that reads.
 //! * [`pieces`]: which Git inputs it has; [`skills`]: which of them the server can load.
 //! * [`build`](build::build): every object of an agent, as a function of [`Inputs`].
+//! * [`beside`]: a new revision beside the old one, which ends its work.
 //! * [`effect`]: what changed between two versions of it, and how mildly it can arrive.
 //! * [`leaving`]: whether the time of a pod that ends suffices for its work.
 //! * [`preview`](preview::preview): the same for who sees manifests alone.
@@ -12,6 +13,7 @@
 //! * [`drain`]: whether new Tasks wait for a rollout.
 //! * [`state`]: what the annotations of the generated objects remember.
 
+pub mod beside;
 pub mod build;
 pub mod compare;
 pub mod config;

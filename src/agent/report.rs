@@ -1,5 +1,6 @@
 //! Status, conditions and events of an agent.
 
+mod beside;
 mod git;
 
 pub use git::Git;
@@ -90,6 +91,8 @@ pub struct Outcome<'a> {
     pub applied: Option<String>,
     /// Whether no pod is wanted and none is there.
     pub suspended: bool,
+    /// Side by side: names of the pods that end their work, sorted.
+    pub finishing: Vec<String>,
     /// Running and waiting Tasks.
     pub tasks: (usize, usize),
     /// What the sidecar said last.
@@ -177,6 +180,7 @@ fn rollout(applied: String, waits: Waits<'_>, outcome: &Outcome<'_>, before: Opt
         },
         applied: Some(applied),
         pending: waits.map(|(pending, ..)| pending.hash.clone()),
+        finishing: outcome.finishing.clone(),
         since: waits.map(|(pending, ..)| Time(pending.since)),
         until: waits.and_then(|(_, until, _)| until.map(Time)),
         causes: waits.map(|(pending, ..)| pending.causes.iter().cloned().collect()).unwrap_or_default(),
@@ -313,7 +317,9 @@ fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
     };
     match outcome.server {
         _ if outcome.suspended => settled(Condition::yes(kinds::READY, reasons::SUSPENDED, "suspended, as asked")),
-        Server::Ready if ready => settled(Condition::yes(kinds::READY, reasons::AVAILABLE, "the server takes work")),
+        Server::Ready if ready => {
+            settled(Condition::yes(kinds::READY, reasons::AVAILABLE, beside::takes_work(outcome)))
+        }
         Server::Rolling => progressing(&with_trouble("a new pod is on the way; the old one serves until it is ready")),
         // A Deployment that has failed is spoken of above.
         Server::Ready | Server::NotReady | Server::Missing | Server::Failed { .. } => {
@@ -424,6 +430,7 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
         notes.push(Note::warning(reasons::TEXT_FORCED, "Text", message.as_str()));
     }
     notes.extend(rollout_notes(before, after, outcome));
+    notes.extend(beside::note(before, after));
     notes
 }
 

@@ -25,7 +25,7 @@ pub struct Rollout {
     /// When changes that need no new pod arrive: `WhenIdle` (after `timeout` at the latest) or Immediately.
     #[serde(default)]
     pub live: Live,
-    /// How pods are replaced: `RollingUpdate` or Recreate. Decided by the volumes unless given.
+    /// How pods are replaced: `RollingUpdate`, `SideBySide` or Recreate. `RollingUpdate` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Strategy")]
     pub strategy: Option<Strategy>,
@@ -94,6 +94,9 @@ pub enum Live {
 pub enum Strategy {
     /// The new pod gets ready before the old one goes.
     RollingUpdate,
+    /// The new pod starts at once beside the old one and takes new work; the old one ends what it has begun, within
+    /// `timeout`, and goes. Not for agents with a claim that their pods write.
+    SideBySide,
     /// The old pod goes first.
     Recreate,
 }
@@ -126,6 +129,11 @@ pub struct RolloutStatus {
     /// Hash of the newest pod template whose pods got ready. The rollout is over when it is `desiredRevision`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_out_revision: Option<String>,
+    /// Pods of older revisions that end what they have begun beside the newest one, sorted. Only where `strategy` is
+    /// `SideBySide`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub finishing: Vec<String>,
     /// Since when it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,

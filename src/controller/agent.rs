@@ -263,6 +263,7 @@ impl Agents {
             server: report::server(deployment.as_deref()),
             applied: deployment.as_deref().and_then(observe::applied_hash),
             suspended: deployment.as_deref().is_some_and(observe::has_no_pods),
+            finishing: self.finishing(agent, deployment.as_deref()),
             tasks: self.open_tasks(&namespace, &name),
             activity: acted.activity.as_ref(),
             url: observe::url(agent, observe::config(&self.context).as_deref()),

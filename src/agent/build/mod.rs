@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    Inputs, Invalid, Pieces, config,
+    Inputs, Invalid, Pieces, beside, config,
     content::{self, Content},
     effect::Parts,
     gate::Pending,
@@ -143,6 +143,7 @@ fn plan<'a>(inputs: &'a Inputs<'a>) -> Result<Plan<'a>, Invalid> {
     let spec = inputs.spec;
     let name = inputs.agent.metadata.name.as_deref().unwrap_or_default();
     let workspace = workspace(spec.workspace_dir.as_deref())?;
+    beside::check(spec)?;
     check_ports(spec.extra_ports.as_deref().unwrap_or_default())?;
     let images = images::images(inputs)?;
     let content = content::content(inputs, &workspace)?;

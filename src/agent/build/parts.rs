@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Plan, env};
 use crate::agent::{
+    beside,
     content::Bytes,
     effect::{Parts, SUSPEND, TEMPLATE, TEXT},
     hash,
@@ -53,6 +54,9 @@ pub(super) fn parts(plan: &Plan<'_>, template: &Value) -> Parts {
     found.insert("env".into(), vec![environment(plan)]);
     found.insert("config".into(), vec![json!(plan.config.as_ref().and_then(|c| c.own.as_ref()))]);
     found.insert("port".into(), vec![json!(plan.inputs.spec.port)]);
+    if beside::is_wanted(plan.inputs.spec) {
+        found.insert("strategy".into(), vec![json!(true)]);
+    }
     found.insert(SUSPEND.into(), vec![json!(plan.inputs.suspended)]);
     for (name, hash) in &plan.credentials.hashes {
         found.insert(format!("credentials/{name}"), vec![credential(plan, name), json!(hash)]);

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Plan, containers, json, layout, security, sidecar};
 use crate::{
-    agent::{decide, gate::Protect},
+    agent::{beside, decide, gate::Protect},
     api::names::{self, annotation},
 };
 
@@ -74,6 +74,7 @@ fn spec(plan: &Plan<'_>) -> PodSpec {
 fn grace(plan: &Plan<'_>) -> i64 {
     let policy = decide::policy(plan.inputs.spec);
     let seconds = match policy.protect {
+        _ if beside::is_wanted(plan.inputs.spec) => beside::grace(&policy),
         Protect::None => LEAST_GRACE_S,
         Protect::Tasks | Protect::TasksAndSessions => policy.timeout.as_secs().clamp(LEAST_GRACE_S, MOST_GRACE_S),
     };

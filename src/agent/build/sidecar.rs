@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, ContainerPort, ExecAction, Lifecycle, LifecycleHandler, Probe};
 
 use super::{Plan, containers, env, layout, security};
+use crate::agent::beside;
 
 /// A native sidecar: starts before the server, outlives it.
 pub(super) fn sidecar(plan: &Plan<'_>) -> Container {
@@ -83,6 +84,9 @@ fn variables(plan: &Plan<'_>) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
     ];
     if let Some(address) = plan.inputs.voice_address {
         variables.push(env::var("PILOTHOUSE_VOICE_ADDRESS", address));
+    }
+    if beside::is_wanted(plan.inputs.spec) {
+        variables.push(env::var(beside::MARK, "true"));
     }
     if !plan.git.is_empty() {
         variables.push(env::var("PILOTHOUSE_CONTENT_DIR", layout::CONTENT));

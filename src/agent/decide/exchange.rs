@@ -60,6 +60,7 @@ pub fn exchange(desired: &Desired, live: Live<'_>, at: &Situation<'_>) -> Option
         causes: &causes,
         work: at.work,
         policy: at.policy,
+        beside: None,
         ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &wanted.hash),
         now: at.now,
     };

@@ -33,6 +33,7 @@ fn ask(
         causes: &causes,
         work,
         policy,
+        beside: None,
         ask,
         now: at(now),
     })
@@ -167,6 +168,7 @@ impl Process {
             causes: &causes,
             work: BUSY,
             policy: Policy::default(),
+            beside: None,
             ask: Ask::Nothing,
             now,
         });

@@ -79,6 +79,7 @@ fn every_combination() {
                         causes: &causes(),
                         work: Work { running_tasks, activity },
                         policy: Policy { protect, on_timeout, ..Policy::default() },
+                        beside: None,
                         ask: Ask::Nothing,
                         now: at(START),
                     });
@@ -113,6 +114,7 @@ fn busy<'a>(
         causes,
         work: Work { running_tasks: 2, activity: Activity::Busy },
         policy: Policy::default(),
+        beside: None,
         ask: Ask::Nothing,
         now: at(now),
     }
@@ -211,6 +213,7 @@ fn reconcile(world: &mut World, desired: &str, work: Work, policy: Policy, now: 
         causes: &causes,
         work,
         policy,
+        beside: None,
         ask: Ask::Nothing,
         now: at(now),
     });
@@ -234,7 +237,7 @@ proptest! {
         let pending = waited.map(|w| pending("new", START - w));
         let verdict = decide(&GateInput {
             change: Change::default(),
-            desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, ask: Ask::Nothing,
+            desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, beside: None, ask: Ask::Nothing,
                         now: at(START),
         });
         let active = match policy.protect {
@@ -260,7 +263,7 @@ proptest! {
         let pending = waited.map(|w| pending("new", START - w));
         let input = GateInput {
             change: Change::default(),
-            desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, ask: Ask::Nothing,
+            desired: "new", applied: Some(&applied), pending: pending.as_ref(), causes: &causes, work, policy, beside: None, ask: Ask::Nothing,
                         now: at(START),
         };
         let first = decide(&input);

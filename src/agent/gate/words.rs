@@ -50,7 +50,10 @@ pub(super) fn waits(input: &GateInput<'_>, pending: &Pending, until: Option<Time
     let limit = until.map_or_else(|| "without limit".into(), |t| format!("until {t} at the latest"));
     let (work, what, since) = (describe(input), causes(input), pending.since);
     match input.change {
-        Change::Template => format!("waiting for {work} to end before the rollout ({what}), since {since}, {limit}"),
+        Change::Template => {
+            let or = if input.beside.is_some() { ", or for a pod of an older revision to end its own," } else { "" };
+            format!("waiting for {work} to end{or} before the rollout ({what}), since {since}, {limit}")
+        }
         Change::Text | Change::Content => {
             format!("{what} waits for {work} to end and then comes without a new pod, since {since}, {limit}")
         }

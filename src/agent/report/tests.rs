@@ -15,6 +15,7 @@ fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
         server: Server::Ready,
         applied: None,
         suspended: false,
+        finishing: vec![],
         tasks: (0, 0),
         activity,
         url: String::new(),

@@ -57,6 +57,7 @@ impl Cluster {
         let at = Situation {
             work: Work { running_tasks: 0, activity: Activity::NoServer },
             policy: Policy::default(),
+            old: None,
             asked,
             now: jiff::Timestamp::UNIX_EPOCH,
         };

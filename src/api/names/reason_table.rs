@@ -291,6 +291,11 @@ pub mod text {
             "Wait, or set spec.rollout.live to Immediately.";
         ROLLOUT_STARTED "RolloutStarted" &["Agent"],
             "A new pod was asked for; the message names what changed.", "Nothing.";
+        OLD_REVISION_WORKS "OldRevisionWorks" &["Agent"],
+            "Side by side: the new revision takes work, and a pod of an older one ends what it has begun.",
+            "Nothing: it goes when that ends, after spec.rollout.timeout at the latest.";
+        OLD_REVISION_LEFT "OldRevisionLeft" &["Agent"],
+            "Side by side: no pod of an older revision works any more.", "Nothing.";
         SERVICE_CREATED "ServiceCreated" &["Agent"],
             "The agent's Service was created.", "Nothing.";
         DEPLOYMENT_CREATED "DeploymentCreated" &["Agent"],

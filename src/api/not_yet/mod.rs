@@ -73,7 +73,7 @@ impl Spec for AgentSpec {
         all("podSpec.systemContainers.pluginInit"),
         all("proxy"),
         all("quota"),
-        all("rollout.strategy"),
+        only("rollout.strategy", &["Recreate"]),
         all("rollout.verify"),
         all("share"),
         all("skills[].git.recurseSubmodules"),
@@ -94,7 +94,7 @@ impl Spec for AgentTemplateSpec {
         all("podSpec.systemContainers.pluginInit"),
         all("proxy"),
         all("quota"),
-        all("rollout.strategy"),
+        only("rollout.strategy", &["Recreate"]),
         all("rollout.verify"),
         all("skills[].git.recurseSubmodules"),
     ];

@@ -29,7 +29,7 @@ fn what_is_set_and_missing_is_named_in_order() {
             "spec.contexts[1].type (Runtime)",
             "spec.contexts[2].git.push",
             "spec.podSpec.systemContainers.pluginInit",
-            "spec.rollout.strategy",
+            "spec.rollout.strategy (Recreate)",
             "spec.skills[0].git.recurseSubmodules",
         ]
     );
@@ -39,7 +39,7 @@ fn what_is_set_and_missing_is_named_in_order() {
 fn values_that_ask_for_nothing_are_no_use() {
     let agent = json!({
         "skills": [], "plugins": [], "persistence": {}, "proxy": {}, "attachImage": "",
-        "rollout": {"verify": null},
+        "rollout": {"verify": null, "strategy": "SideBySide"},
     });
     assert_eq!(paths::<AgentSpec>(agent), [""; 0]);
     assert_eq!(paths::<TaskSpec>(json!({"agentRef": {"name": "a"}, "priority": 0})), [""; 0]);
@@ -156,6 +156,7 @@ fn supported(kind: &str) -> Vec<&'static str> {
         "rollout.onTimeout",
         "rollout.live",
         "rollout.drain",
+        "rollout.strategy",
         "rollout.progressDeadline",
         "rollout.autoRollback",
     ];

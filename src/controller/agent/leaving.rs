@@ -2,13 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use parking_lot::Mutex;
+use serde_json::json;
 
 use super::{Agents, act::Acted};
 use crate::{
-    agent::leaving::{Leaving, Look, look},
+    agent::{
+        beside,
+        leaving::{Leaving, Look, look},
+    },
     api::Agent,
 };
 
@@ -16,10 +20,23 @@ use crate::{
 pub(super) type Told = Mutex<HashMap<(String, String), HashSet<String>>>;
 
 impl Agents {
+    /// Side by side: names of the pods that end their work, as their sidecars say; sorted.
+    pub(super) fn finishing(&self, agent: &Agent, deployment: Option<&Deployment>) -> Vec<String> {
+        let mut pods: Vec<_> = self.pods(agent).iter().filter(|p| is_told(p)).map(|p| p.name_any()).collect();
+        if pods.is_empty() || !deployment.is_some_and(|d| beside::is_made_for(&json!(d))) {
+            return vec![];
+        }
+        let said = self.voice.leaving(&agent.namespace().unwrap_or_default(), &agent.name_any());
+        let works = |pod: &String| said.iter().any(|(name, a)| name == pod && (a.works_on() > 0 || a.attached > 0));
+        pods.retain(works);
+        pods.sort_unstable();
+        pods
+    }
+
     /// Looks at the agent's pods that were told to end.
     pub(super) fn leaving(&self, agent: &Agent, acted: &mut Acted) {
         let key = (agent.namespace().unwrap_or_default(), agent.name_any());
-        let pods: Vec<_> = self.pods(agent).into_iter().filter(|p| p.metadata.deletion_timestamp.is_some()).collect();
+        let pods: Vec<_> = self.pods(agent).into_iter().filter(|p| is_told(p)).collect();
         if pods.is_empty() {
             self.told.lock().remove(&key);
             return;
@@ -38,6 +55,11 @@ impl Agents {
         }
         told.retain(|uid| pods.iter().any(|pod| pod.uid().as_ref() == Some(uid)));
     }
+}
+
+/// Whether a pod was told to end.
+pub(super) fn is_told(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
 }
 
 fn leaving(pod: &Pod, work: usize) -> Option<Leaving> {

@@ -151,3 +151,27 @@ async fn a_controller_that_dies_while_a_change_waits_keeps_its_clock() {
     assert!(seen >= 3, "{story:#?}");
     assert!(at.iter().filter(|write| write.contains("deployments/a-server")).count() >= 3, "{at:#?}");
 }
+
+/// Side by side nothing waits, whatever goes on; and nothing is rolled out twice.
+#[tokio::test]
+async fn a_controller_that_dies_while_a_revision_comes_beside_another_rolls_out_once() {
+    let spec = |n: usize| {
+        json!({"executorImage": format!("devbox:{n}"), "config": {"model": format!("p/m{n}")},
+            "rollout": {"strategy": "SideBySide"}})
+    };
+    let mut scene = Scene::new("kills-beside", spec(0)).await;
+    let (mut at, mut n) = (vec![], 0);
+    for stop in stops() {
+        scene.place.let_run("a").await;
+        // Until the controller has seen that a server runs.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        n += 1;
+        let Some(write) = scene.change(spec(n), &format!("devbox:{n}"), stop).await else { break };
+        at.push(write);
+    }
+    let wanted: Vec<_> = (0..=n).map(|n| format!("devbox:{n}")).collect();
+    assert_eq!(scene.images(), wanted, "one after the other, each once");
+    let story = scene.story.lock().clone();
+    assert!(story.iter().all(|(_, since)| since.is_none()), "nothing waited: {story:#?}");
+    assert!(at.iter().any(|write| write.contains("deployments/a-server")), "{at:#?}");
+}

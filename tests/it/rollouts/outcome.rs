@@ -25,7 +25,7 @@ async fn pods(place: &Place) -> Vec<(String, Pod)> {
 }
 
 /// Plays the kubelet of the pod that has this image.
-async fn says(place: &Place, image: &str, status: Value) -> Pod {
+pub(super) async fn says(place: &Place, image: &str, status: Value) -> Pod {
     let pod = eventually(&format!("a pod with {image}"), 30, || async {
         pods(place).await.into_iter().find(|(i, _)| i == image).map(|(_, pod)| pod)
     })
@@ -34,7 +34,7 @@ async fn says(place: &Place, image: &str, status: Value) -> Pod {
     place.api::<Pod>().patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.unwrap()
 }
 
-async fn gets_ready(place: &Place, image: &str) -> Pod {
+pub(super) async fn gets_ready(place: &Place, image: &str) -> Pod {
     let pod =
         says(place, image, json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})).await;
     place

@@ -73,7 +73,7 @@ fn work(activity: Activity) -> Work {
 }
 
 fn situation(work: Work, policy: Policy, now: Timestamp) -> Situation<'static> {
-    Situation { work, policy, asked: None, now }
+    Situation { work, policy, old: None, asked: None, now }
 }
 
 fn policy(on_timeout: OnTimeout) -> Policy {

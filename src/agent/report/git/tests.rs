@@ -83,6 +83,7 @@ fn outcome(git: &Git, now: i64) -> Outcome<'_> {
         server: Server::Ready,
         applied: None,
         suspended: false,
+        finishing: vec![],
         tasks: (2, 0),
         activity: None,
         url: String::new(),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Acted, Who, settle};
 use crate::{
     agent::{
-        Desired,
+        Desired, beside,
         decide::{self, Action, Situation},
         gate::{self, Policy, Work},
         report,
@@ -22,7 +22,7 @@ use crate::{
     },
     api::names::{self, annotation, reasons},
     controller::agent::{
-        Agents,
+        Agents, leaving,
         observe::{self, Seen},
         voice, write,
     },
@@ -44,6 +44,8 @@ struct Turn<'a> {
     back: Option<Failed>,
     live: Option<Value>,
     policy: Policy,
+    /// Side by side: how many pods end their work.
+    old: Option<usize>,
     asked: Option<String>,
     /// Whether the revision that `live` has is, or was, ready.
     ready: bool,
@@ -142,6 +144,7 @@ impl Agents {
             desired: instead.map_or(Cow::Borrowed(desired), |(good, _)| Cow::Owned(good)),
             live,
             policy: decide::policy(&seen.spec),
+            old: beside::is_wanted(&seen.spec).then(|| pods.iter().filter(|p| leaving::is_told(p)).count()),
             asked,
             ready: server == report::Server::Ready || applied.is_some() && applied == was_ready,
             wanted,
@@ -154,6 +157,7 @@ impl Agents {
         let at = Situation {
             work: if turn.without_work { none } else { work },
             policy: turn.policy,
+            old: turn.old,
             asked: turn.asked.as_deref(),
             now: self.gate_now(turn.who, "Deployment", waiting),
         };

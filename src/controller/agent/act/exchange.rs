@@ -67,6 +67,7 @@ impl Agents {
         let at = Situation {
             work,
             policy: decide::live_policy(&seen.spec),
+            old: None,
             asked: who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str),
             now: self.gate_now(who, "content", decide::waiting(map)),
         };

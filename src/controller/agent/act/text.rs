@@ -42,6 +42,7 @@ impl Agents {
         let at = Situation {
             work,
             policy: decide::live_policy(&seen.spec),
+            old: None,
             asked: asked.map(String::as_str),
             now: self.gate_now(who, "text", decide::waiting(annotations.as_ref())),
         };
