@@ -61,8 +61,8 @@ pub(crate) async fn tell(once: bool) -> Result<(), String> {
     screen::chapter(5, "That was half of it");
     screen::good("this half happened", Some(started.elapsed()));
     for line in [
-        "what is missing, because pods are only played here (KWOK): opencode answering, a Task, a text that arrives in a",
-        "running container, a rollout that waits for a Task. To see it:",
+        "what is missing, because pods are only played here (KWOK): opencode answering, a Task, a text and a skill that",
+        "arrive in a running container, a rollout that waits for a Task. To see it:",
         "  as root on Linux        sudo make demo",
         "  on a cluster of yours   DEMO_CONTEXT=<kubectl context> DEMO_REGISTRY=<registry to push to> make demo",
     ] {

@@ -1,4 +1,4 @@
-//! The story: a push becomes agents, a text arrives without a restart, a rollout waits for a Task.
+//! The story: a push becomes agents, a text and a skill arrive without a restart, a rollout waits for a Task.
 
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,9 @@ pub(crate) async fn tell(once: bool) -> Result<(), String> {
     first_push(&world).await?;
     task(&world).await?;
     live_text(&world).await?;
+    live_skill(&world).await?;
     protected_rollout(&world).await?;
-    screen::chapter(7, "That was it");
+    screen::chapter(8, "That was it");
     screen::good("every step happened", Some(started.elapsed()));
     if once {
         return Ok(());
@@ -175,11 +176,91 @@ async fn live_text(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// Submits a Task that takes its time, and waits until it runs.
+async fn works(world: &World, task: &str, agent: &str, delay_ms: u32) -> Result<(), String> {
+    submit(world, task, agent, &format!("Think for a while. [[delay_ms={delay_ms}]]"))?;
+    let running = || (world.field(&format!("task/{task}"), "{.status.phase}") == "Running").then_some(());
+    until("a long Task runs", Duration::from_mins(1), || None, running).await.map(drop)
+}
+
+/// Waits for the end of a Task, which must not have been cut.
+async fn ends_whole(world: &World, task: &str) -> Result<(), String> {
+    let ended = || {
+        let phase = world.field(&format!("task/{task}"), "{.status.phase}");
+        ["Completed", "Failed"].contains(&phase.as_str()).then_some(phase)
+    };
+    let (phase, took) = until("the Task ends", Duration::from_mins(2), || agents(world), ended).await?;
+    if phase != "Completed" {
+        return Err(format!("the long Task was cut: it ended as {phase}"));
+    }
+    screen::good("the Task ended as Completed: nothing was cut", Some(took));
+    Ok(())
+}
+
+/// A skill that is pushed.
+const SKILL: &str = "---
+name: hand-over
+description: Writes what the next engineer on call has to know. Use it at the end of a shift.
+---
+
+# Hand over
+
+What is open, what was tried, what must not be touched: three lines each at most.
+";
+
+async fn live_skill(world: &World) -> Result<(), String> {
+    screen::chapter(6, "A new skill reaches a running agent, after the session that works: no restart");
+    works(world, "watch", "on-call", 200).await?;
+    let before = containers(world, "on-call")?;
+    world.add("skills/hand-over/SKILL.md", SKILL)?;
+    world.edit("handbook/releases.md", |text| text + "- On Fridays nothing is released after noon.\n")?;
+    let commit = world.push("Skill: hand over")?;
+    screen::command("git push        # a new folder skills/hand-over and a line in handbook/, while on-call works");
+    look_now(world)?;
+    let condition = |kind: &str, field: &str| {
+        world.field("agent/on-call", &format!("{{.status.conditions[?(@.type=='{kind}')].{field}}}"))
+    };
+    let waits = || (condition("GitSyncPending", "status") == "True").then(|| condition("GitSyncPending", "message"));
+    let (message, _) = until("it waits for the session", Duration::from_secs(20), || None, waits).await?;
+    screen::good(&format!("GitSyncPending: {message}"), None);
+    ends_whole(world, "watch").await?;
+    let at = || world.field("agent/on-call", "{.status.gitSyncStatuses[*].commitHash}");
+    let loaded = || {
+        let listed = condition("SkillsLoaded", "message");
+        let all = at().split_whitespace().filter(|one| *one == commit).count() == 2;
+        (all && condition("SkillsLoaded", "status") == "True" && listed.contains("hand-over")).then_some(listed)
+    };
+    let (listed, took) = until("the running server has it", Duration::from_secs(30), || None, loaded).await?;
+    screen::good(&format!("SkillsLoaded: {listed}"), Some(took));
+    let file = world.kubectl(&[
+        "exec",
+        "deployment/on-call-server",
+        "-c",
+        "opencode-server",
+        "--",
+        "cat",
+        "docs/handbook/releases.md",
+    ])?;
+    if !file.contains("On Fridays") {
+        return Err("the handbook in the running container is the old one".into());
+    }
+    if containers(world, "on-call")? != before {
+        return Err("the pod was replaced or restarted; a skill must not do that".into());
+    }
+    screen::good("docs/handbook is of the same commit, in the same pod as before", None);
+    Ok(())
+}
+
+/// An agent's pod, and how often its containers started again.
+fn containers(world: &World, agent: &str) -> Result<String, String> {
+    let restarts = "{.status.containerStatuses[*].restartCount} {.status.initContainerStatuses[*].restartCount}";
+    let pod = pod_of(world, agent)?;
+    Ok(format!("{pod} {}", world.field(&format!("pod/{pod}"), restarts)))
+}
+
 async fn protected_rollout(world: &World) -> Result<(), String> {
-    screen::chapter(6, "A new image waits for the Task that runs");
-    submit(world, "long", "reviewer", "Think for a while. [[delay_ms=400]]")?;
-    let running = || (world.field("task/long", "{.status.phase}") == "Running").then_some(());
-    until("the long Task runs", Duration::from_mins(1), || None, running).await?;
+    screen::chapter(7, "A new image waits for the Task that runs");
+    works(world, "long", "reviewer", 400).await?;
     let before = pod_of(world, "reviewer")?;
     let Some(next) = world.images.as_ref().map(|i| i.next.clone()) else { return Err("there is no next image".into()) };
     world.edit("overlays/dev/kustomization.yaml", |text| {
@@ -197,15 +278,7 @@ async fn protected_rollout(world: &World) -> Result<(), String> {
     until("the rollout waits", Duration::from_secs(30), || None, pending).await?;
     let message = world.field("agent/reviewer", "{.status.conditions[?(@.type=='RolloutPending')].message}");
     screen::good(&format!("RolloutPending: {message}"), None);
-    let ended = || {
-        let phase = world.field("task/long", "{.status.phase}");
-        ["Completed", "Failed"].contains(&phase.as_str()).then_some(phase)
-    };
-    let (phase, took) = until("the Task ends", Duration::from_mins(2), || agents(world), ended).await?;
-    if phase != "Completed" {
-        return Err(format!("the long Task was cut: it ended as {phase}"));
-    }
-    screen::good("the Task ended as Completed: nothing was cut", Some(took));
+    ends_whole(world, "long").await?;
     let rolled = || {
         let image = world.field("deployment/reviewer-server", "{.spec.template.spec.containers[0].image}");
         let ready = world.field("agent/reviewer", "{.status.state}") == "Ready";

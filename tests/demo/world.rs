@@ -157,6 +157,13 @@ impl World {
         std::fs::write(&path, change(text)).map_err(|e| format!("{file}: {e}"))
     }
 
+    /// Adds a file to the working copy.
+    pub(crate) fn add(&self, file: &str, text: &str) -> Result<(), String> {
+        let path = self.copy().join(file);
+        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        folder.and_then(|()| std::fs::write(&path, text)).map_err(|e| format!("{file}: {e}"))
+    }
+
     /// Runs kubectl in the agents' namespace.
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, String> {
         run(self.access.kubectl(&["-n", self.agents]).args(args))

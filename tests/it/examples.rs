@@ -68,3 +68,31 @@ async fn the_bootstrap_manifests_are_accepted() {
         assert!(out.status.success(), "{environment}: {}", String::from_utf8_lossy(&out.stderr));
     }
 }
+
+/// Every folder of `skills/` is one that the server loads, and what the agents take from Git is there.
+#[test]
+fn the_skills_and_folders_that_agents_take_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples-repo");
+    let folders: Vec<String> = std::fs::read_dir(root.join("skills"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let files: Vec<(String, String)> = folders
+        .iter()
+        .map(|folder| format!("{folder}/SKILL.md"))
+        .map(|path| (path.clone(), std::fs::read_to_string(root.join("skills").join(&path)).unwrap()))
+        .collect();
+    let tree = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    let chosen = pilothouse::agent::skills::skills(&tree, None);
+    assert_eq!((chosen.good.len(), chosen.bad), (folders.len(), vec![]), "{folders:?}");
+
+    for overlay in ["dev", "prod"] {
+        let text = rendered(overlay);
+        let paths: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("path: ")).collect();
+        assert_eq!(paths.iter().filter(|path| **path == "handbook").count(), 3, "{text}");
+        assert!(paths.contains(&"skills"), "{text}");
+        for path in paths {
+            assert!(root.join(path).is_dir(), "{path} is not in the repository");
+        }
+    }
+}
