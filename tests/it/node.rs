@@ -6,6 +6,7 @@ mod images;
 mod install;
 mod jobs;
 mod opencode;
+mod orders;
 mod pauses;
 mod sessions;
 mod texts;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::world::{NEXT_EXECUTOR, Place, condition, place, uid};
 
-fn submit(place: &Place, name: &str, description: &str) {
+pub(super) fn submit(place: &Place, name: &str, description: &str) {
     place.apply(&json!({
         "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task", "metadata": {"name": name},
         "spec": {"agentRef": {"name": "coder"}, "description": description},
