@@ -4,6 +4,8 @@
 //! and each is answered by an [`Ack`] with the same id. Losing the connection changes nothing in the pod. Unknown
 //! fields are ignored and unknown messages are skipped, so that a sidecar outlives many releases of the controller.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::content::{Load, Report};
@@ -80,9 +82,26 @@ pub enum FromController {
         /// What is wanted.
         load: Load,
     },
+    /// These are the agent's pods now, whoever is asked among them: who has a session is asked for it by the others.
+    Peers {
+        /// Id of the order.
+        id: u64,
+        /// The pods, sorted by uid.
+        peers: Vec<Peer>,
+    },
     /// A message of a newer controller; skipped.
     #[serde(other)]
     Unknown,
+}
+
+/// One of the agent's pods.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Uid of the pod.
+    pub pod: String,
+    /// Address of its door.
+    pub door: SocketAddr,
 }
 
 /// Who speaks. The controller believes the token that came with the connection, and checks that this agrees.

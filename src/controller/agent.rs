@@ -9,6 +9,7 @@ mod leaving;
 mod listen;
 mod maps;
 mod observe;
+mod peers;
 pub(super) mod sources;
 pub mod voice;
 mod waits;
@@ -78,6 +79,8 @@ pub struct Agents {
     touches: Mutex<HashMap<(String, String), act::Touch>>,
     /// Since when something waits for the first word about Git inputs, by namespace and agent.
     unread_since: Mutex<HashMap<(String, String), Instant>>,
+    /// Pods that were made known to each other.
+    introduced: peers::Introduced,
     /// Content that sidecars were told to exchange and do not have yet, by namespace and agent.
     loads: Mutex<HashMap<(String, String), act::Told>>,
     /// Deployments whose last write may still land, by namespace and agent.
@@ -108,6 +111,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         refused: Mutex::default(),
         told: leaving::Told::default(),
         touches: Mutex::default(),
+        introduced: peers::Introduced::default(),
         loads: Mutex::default(),
         unread_since: Mutex::default(),
         open_writes: Mutex::default(),
@@ -159,6 +163,7 @@ impl Reconcile for Agents {
         self.context.metrics.forget_agent(namespace, name);
         self.touches.lock().remove(&(namespace.into(), name.into()));
         self.unread_since.lock().remove(&(namespace.into(), name.into()));
+        self.introduced.lock().remove(&(namespace.into(), name.into()));
         self.loads.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
         self.first_deployments.take(namespace, name);

@@ -21,7 +21,7 @@ use crate::{
     api::{
         content::{Load, Report},
         names::reasons,
-        voice::Activity,
+        voice::{Activity, Peer},
     },
     server::voice::{
         AgentKey, Answer, Hub, Leadership,
@@ -165,6 +165,15 @@ impl AgentVoice for Voices {
                 tracing::debug!(namespace, agent, "the order to load content was not taken: {error}");
             }
         });
+    }
+
+    fn connected(&self, namespace: &str, agent: &str) -> Vec<String> {
+        self.hub.activity(namespace, agent).pods.into_iter().map(|pod| pod.pod).collect()
+    }
+
+    fn introduce(&self, namespace: &str, agent: &str, peers: Vec<Peer>) {
+        let (hub, namespace, agent) = (self.hub.clone(), namespace.to_owned(), agent.to_owned());
+        tokio::spawn(async move { hub.introduce(&namespace, &agent, peers).await });
     }
 
     fn authority(&self) -> Option<String> {

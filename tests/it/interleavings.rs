@@ -117,7 +117,7 @@ impl World {
     fn new(guards: Guards, beside: bool) -> Self {
         let now = Instant::now();
         let pod = |up| {
-            let mut activity = Activity::new(now);
+            let mut activity = if beside { Activity::lasting(now) } else { Activity::new(now) };
             activity.follow(true, now);
             Pod { activity, up, ready: up, prompts: [Prompt::None; 2] }
         };

@@ -89,6 +89,7 @@ impl Agents {
             self.prune(&who, desired).await?;
             self.prune_exchange(&who, seen, desired).await?;
         }
+        self.introduce(&who);
         self.tell(&who, seen, desired, acted);
         self.touch(&who, desired, said.as_ref(), acted).await
     }

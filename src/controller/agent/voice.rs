@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 pub use crate::agent::gate::Said;
 use crate::api::{
     content::{Load, Report},
-    voice::Activity,
+    voice::{Activity, Peer},
 };
 
 /// How long prompts are held while a change is decided and written: shorter than a person would notice. What is not
@@ -54,6 +54,12 @@ pub trait AgentVoice: Send + Sync + 'static {
     /// Tells the connected pods which content is wanted. Waits for nothing: what became of it is in
     /// [`content`](Self::content).
     fn load(&self, namespace: &str, agent: &str, load: Load);
+
+    /// Names of all connected pods, those that end included, sorted.
+    fn connected(&self, namespace: &str, agent: &str) -> Vec<String>;
+
+    /// Tells all connected pods which pods the agent has. Waits for nothing.
+    fn introduce(&self, namespace: &str, agent: &str, peers: Vec<Peer>);
 
     /// Certificate of the authority that sidecars trust, in PEM; `None` while nothing is served.
     fn authority(&self) -> Option<String>;

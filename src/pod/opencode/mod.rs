@@ -10,7 +10,7 @@ mod sse;
 mod types;
 
 pub use events::{Event, Follower, Payload, Properties, Signal};
-pub use pinned::{DOOR_HEADER, POD_HEADER};
+pub use pinned::{DOOR_HEADER, Door, POD_HEADER};
 pub use proof::{CHALLENGE_HEADER, Key, OFFERED, PROOF_HEADER, PROOF_PATH};
 pub use types::{
     Health, Message, MessageInfo, ModelRef, Part, Prompt, Rule, Session, SessionError, SessionStatus, Skill, Tokens,
@@ -232,6 +232,12 @@ impl Client {
         self.answer(Method::POST, &format!("/permission/{id}/reply"), Some(&body)).await.map(drop)
     }
 
+    /// Ids of what waits for a person: `GET /permission` or `GET /question`.
+    pub async fn asks(&self, kind: &str) -> Result<Vec<String>, Error> {
+        let found: Vec<types::Asked> = self.call(Method::GET, &format!("/{kind}"), None::<&()>).await?;
+        Ok(found.into_iter().map(|asked| asked.id).collect())
+    }
+
     /// `GET /skill`: the skills that the instance knows. It reads them once, at the first question or prompt.
     pub async fn skills(&self) -> Result<Vec<Skill>, Error> {
         self.call(Method::GET, "/skill", None::<&()>).await
@@ -337,7 +343,11 @@ impl Client {
 }
 
 /// New connections; `pin` is who must be at their other end.
-fn connections(pin: Option<Pin>) -> Pool<Connector, Full<Bytes>> {
+fn connections<B>(pin: Option<Pin>) -> Pool<Connector, B>
+where
+    B: hyper::body::Body + Send,
+    B::Data: Send,
+{
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_nodelay(true);

@@ -7,16 +7,69 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
+use hyper::body::Incoming;
 
-use super::{Client, Error, PROOF_HEADER, connections, proof::Pin};
+use super::{CALL_TIMEOUT, Client, Error, Key, PROOF_HEADER, chain, connections, proof::Pin};
 
 /// Uid of the pod: in every answer of a door, and in requests that mean this pod and no other.
 pub const POD_HEADER: HeaderName = HeaderName::from_static("x-pilothouse-pod");
 /// Address of the door in the pod, `ip:port`, past the Service: in every answer of a door that knows it.
 pub const DOOR_HEADER: HeaderName = HeaderName::from_static("x-pilothouse-door");
 
+/// The door of a pod, past the Service.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Uid of the pod.
+    pub pod: HeaderValue,
+    /// What it has to show that it knows.
+    pub key: Key,
+}
+
+impl Door {
+    fn pin(&self) -> Pin {
+        Pin { pod: self.pod.clone(), key: self.key.clone() }
+    }
+
+    fn base(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Takes a request there with all that it carries, once the door has shown that it is this pod's. The answer's body
+    /// comes as it is.
+    ///
+    /// # Errors
+    /// It is not reached, or something else has its address.
+    pub async fn take(&self, mut request: Request<Incoming>) -> Result<Response<Incoming>, Error> {
+        let url = self.base();
+        let failed = |why: String, sent| Error::Unreachable { url: url.clone(), why, sent };
+        let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let authority = self.address.to_string();
+        let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
+        *request.uri_mut() = uri.map_err(|e| failed(e.to_string(), false))?;
+        *request.version_mut() = http::Version::HTTP_11;
+        request.headers_mut().insert(POD_HEADER, self.pod.clone());
+        let answer = connections(Some(self.pin())).request(request).await;
+        answer.map_err(|e| failed(chain(&e), !e.is_connect()))
+    }
+}
+
 impl Client {
+    /// A client of a pod's door, which shows this as its `Authorization`.
+    pub fn of_door(door: &Door, auth: Option<HeaderValue>) -> Self {
+        Self {
+            base: door.base(),
+            auth,
+            key: None,
+            directory: None,
+            pod: Some(door.pod.clone()),
+            timeout: CALL_TIMEOUT,
+            pool: connections(Some(door.pin())),
+        }
+    }
+
     /// A client of the pod that answers now, with connections of its own. Where the door names no pod (an old one),
     /// it is a client of the same address as before.
     ///

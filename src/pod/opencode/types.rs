@@ -26,6 +26,14 @@ pub struct Skill {
     pub content: String,
 }
 
+/// Something that waits for a person.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    /// Its id.
+    pub(super) id: String,
+}
+
 /// A session.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]

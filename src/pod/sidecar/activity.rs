@@ -57,6 +57,8 @@ pub struct Activity {
     /// The same for a change that this pod makes by itself: neither lease ends the other.
     inside_until: Option<Instant>,
     draining: bool,
+    /// The pod goes on with its sessions while it ends.
+    lasting: bool,
 }
 
 /// A copy of the state that leaves the pod.
@@ -101,7 +103,18 @@ impl Activity {
             held_until: None,
             inside_until: None,
             draining: false,
+            lasting: false,
         }
+    }
+
+    /// The same of a pod that goes on with its sessions, also with new prompts in them, while it ends.
+    pub fn lasting(now: Instant) -> Self {
+        Self { lasting: true, ..Self::new(now) }
+    }
+
+    /// Whether a prompt in this session (empty for none) is refused because the pod ends.
+    pub fn refuses(&self, session: &str) -> bool {
+        self.draining && !(self.lasting && !session.is_empty())
     }
 
     /// Something else that is reported changed.
@@ -278,6 +291,13 @@ impl Activity {
     pub fn drain(&mut self, now: Instant) {
         if !self.draining {
             self.draining = true;
+            self.change(now);
+        }
+    }
+
+    /// Somebody left. While the pod ends that is worth a word.
+    pub fn left(&mut self, now: Instant) {
+        if self.draining {
             self.change(now);
         }
     }

@@ -35,6 +35,17 @@ impl Lock {
         own | standard
     }
 
+    /// What every door of the agent knows.
+    pub fn key(&self) -> Key {
+        self.0.clone()
+    }
+
+    /// What a request has shown, as `Authorization`.
+    pub fn pass(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let shown = [headers.get(header::AUTHORIZATION), headers.get(OWN_HEADER)];
+        shown.into_iter().flatten().find(|value| self.fits(value)).cloned()
+    }
+
     /// The answer to who asks whether this is the door of `pod` and knows the password.
     pub fn proof(&self, headers: &HeaderMap, pod: &HeaderValue) -> Option<HeaderValue> {
         self.0.answer(headers.get(CHALLENGE_HEADER)?, pod)

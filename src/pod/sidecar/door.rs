@@ -24,10 +24,11 @@ use crate::pod::opencode::{POD_HEADER, PROOF_HEADER};
 use super::{
     auth::{Lock, OWN_HEADER},
     callers::{Caller, Hall},
-    name::{Name, follows},
+    name::{Name, follows, listens},
+    peers::{Other, Peers},
     probes::Probes,
     route::{Probe, Route},
-    work::{Attached, Entered, Following, NotEnding, Refused, Work},
+    work::{Attached, Entered, Following, Listening, NotEnding, Refused, Work},
 };
 
 /// Longest request or answer head.
@@ -52,6 +53,8 @@ pub struct Door {
     pub name: Name,
     /// The work that is counted.
     pub work: Work,
+    /// The other pods of the agent.
+    pub peers: Peers,
     /// The door's own answers.
     pub probes: Probes,
     /// Connections to the server.
@@ -122,7 +125,10 @@ impl Door {
             return own(status, &text);
         }
         let mut answer = self.admit(request, route, caller).await;
-        self.name.sign(answer.headers_mut());
+        // Another door has signed what it answered.
+        if !answer.extensions().get::<Led>().is_some() {
+            self.name.sign(answer.headers_mut());
+        }
         answer
     }
 
@@ -156,7 +162,13 @@ impl Door {
         if self.name.is_not(request.headers()) {
             return own(StatusCode::MISDIRECTED_REQUEST, "another pod of the agent was meant; this one took its place");
         }
+        let lock = self.lock.read().clone();
+        if let Some(other) = self.peers.has(&request, &lock).await {
+            return lead(&other, request, &lock).await;
+        }
         let (session, waits) = match route {
+            // What would live in this pod alone.
+            Route::Change if opens_session(&request) && self.work.is_ending() => return busy(Refused::Ending),
             Route::Read | Route::Probe(_) => return self.forward(request, None, false).await,
             Route::Change => (None, false),
             Route::Prompt { session, waits } => (Some(session), waits),
@@ -189,6 +201,7 @@ impl Door {
     async fn forward(&self, mut request: Request<Incoming>, entered: Option<Entered>, waits: bool) -> Answer {
         let upgrade = upgrade_of(request.headers());
         let following = follows(&request).then(|| Following::new(&self.work));
+        let listening = listens(&request).then(|| Listening::new(&self.work)).flatten();
         let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         if let Err(text) = self.readdress(&mut request, upgrade.as_ref()) {
             return own(StatusCode::BAD_REQUEST, &text);
@@ -206,7 +219,7 @@ impl Door {
         }
         strip_hops(response.headers_mut());
         let whole = waits && response.status().is_success();
-        response.map(|body| Either::Left(Watched { body, entered, whole, _following: following }))
+        response.map(|body| Either::Left(Watched { body, entered, whole, _of: (following, listening) }))
     }
 
     /// Points the request at the server: absolute address, hop-by-hop headers and passwords off.
@@ -233,6 +246,34 @@ impl Door {
         }
         Ok(())
     }
+}
+
+/// An answer that another pod's door gave.
+#[derive(Clone, Copy, Debug)]
+struct Led;
+
+/// Takes a request to the pod that has what it is about.
+async fn lead(other: &Other, mut request: Request<Incoming>, lock: &Lock) -> Answer {
+    let pass = lock.pass(request.headers());
+    strip_hops(request.headers_mut());
+    request.headers_mut().remove(OWN_HEADER);
+    if let Some(pass) = pass {
+        request.headers_mut().insert(header::AUTHORIZATION, pass);
+    }
+    let mut answer = match other.take(request, lock).await {
+        Ok(answer) if other.has_signed(answer.headers()) => answer,
+        Ok(_) | Err(_) => {
+            return own(StatusCode::BAD_GATEWAY, "the pod of the agent that has this session does not answer");
+        }
+    };
+    strip_hops(answer.headers_mut());
+    answer.extensions_mut().insert(Led);
+    answer.map(|body| Either::Left(Watched { body, entered: None, whole: false, _of: (None, None) }))
+}
+
+/// Whether a request opens a session.
+fn opens_session<B>(request: &Request<B>) -> bool {
+    request.method() == http::Method::POST && request.uri().path().trim_end_matches('/').ends_with("/session")
 }
 
 /// The protocol that the client wants to switch to, if its `Connection` says so.
@@ -318,7 +359,7 @@ pub struct Watched {
     entered: Option<Entered>,
     /// Its end is the end of the work.
     whole: bool,
-    _following: Option<Following>,
+    _of: (Option<Following>, Option<Listening>),
 }
 
 impl Body for Watched {

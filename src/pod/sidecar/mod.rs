@@ -11,6 +11,7 @@ mod content;
 pub mod door;
 pub mod drain;
 pub mod name;
+pub mod peers;
 pub mod probes;
 pub mod route;
 mod text;
@@ -31,7 +32,7 @@ use parking_lot::RwLock;
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{auth::Lock, door::Door, name::Name, probes::Probes, voice::Voice, work::Work};
+use self::{auth::Lock, door::Door, name::Name, peers::Peers, probes::Probes, voice::Voice, work::Work};
 use super::opencode::{Client, Credentials, Error as ClientError};
 use crate::{
     api::{
@@ -102,6 +103,9 @@ pub struct SidecarArgs {
     /// Uid of the pod
     #[arg(long, env = "POD_UID", default_value = "", value_name = "UID")]
     pub pod_uid: String,
+    /// Whether the pod goes on with its sessions when it is told to end, beside a newer one
+    #[arg(long, env = "PILOTHOUSE_BESIDE")]
+    pub beside: bool,
     /// Version of the pod's layout
     #[arg(long, env = "PILOTHOUSE_LAYOUT", default_value_t = 1, value_name = "N")]
     pub layout: u32,
@@ -163,6 +167,8 @@ pub struct Sidecar {
     pub address: SocketAddr,
     /// What it counts.
     pub work: Work,
+    /// The other pods of the agent.
+    pub peers: Peers,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -179,7 +185,9 @@ impl Sidecar {
         let listener = TcpListener::bind(args.door).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
-        let (work, stop, mut tasks) = (Work::default(), CancellationToken::new(), JoinSet::new());
+        let work = if args.beside { Work::lasting() } else { Work::default() };
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let peers = Peers::new(&args.pod_uid, server.clone());
         let (placed, in_place) = tokio::sync::watch::channel(Err(Arc::from("the content is not in place yet")));
         let door = Arc::new(Door {
             upstream: Authority::try_from(upstream.as_str()).map_err(|_| ClientError::BadUrl(upstream))?,
@@ -187,6 +195,7 @@ impl Sidecar {
             upstream_auth: server_auth.as_ref().and_then(Credentials::header),
             name: Name::new(&args.pod_uid, args.pod_ip.map(|ip| SocketAddr::new(ip, address.port()))),
             work: work.clone(),
+            peers: peers.clone(),
             probes: Probes::new(server.clone().with_timeout(PROBE_TIMEOUT), in_place, door::Age::start()),
             pool: door::pool(),
         });
@@ -209,10 +218,10 @@ impl Sidecar {
         let parts = content::Parts { fetcher, work: work.clone(), server: server.clone(), orders, report };
         tasks.spawn(content::place(args.places(), parts, placed));
         if let Some(endpoint) = endpoint {
-            let (endpoint, hello, work) = (Arc::new(endpoint), args.hello(), work.clone());
-            tasks.spawn(Voice { endpoint, hello, work, server, text, content, loads, hurry }.speak());
+            let (endpoint, hello, work, peers) = (Arc::new(endpoint), args.hello(), work.clone(), peers.clone());
+            tasks.spawn(Voice { endpoint, hello, work, server, text, content, loads, peers, hurry }.speak());
         }
-        Ok(Self { address, work, tasks, stop })
+        Ok(Self { address, work, peers, tasks, stop })
     }
 
     /// Stops accepting, lets requests in flight end for [`door::DRAIN`] at most, and ends.

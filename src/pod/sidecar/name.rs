@@ -50,10 +50,14 @@ impl Name {
     }
 }
 
+/// Whether somebody listens to the server's events.
+pub fn listens<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET && request.uri().path().ends_with("/event")
+}
+
 /// Whether somebody listens to the server's events who stays with this pod to the end of a session.
 pub fn follows<B>(request: &Request<B>) -> bool {
-    let path = request.uri().path();
-    request.method() == Method::GET && path.ends_with("/event") && request.headers().contains_key(POD_HEADER)
+    listens(request) && request.headers().contains_key(POD_HEADER)
 }
 
 #[cfg(test)]

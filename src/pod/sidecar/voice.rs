@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
 
-use super::{activity::QUIET, watch::Server, work::Work};
+use super::{activity::QUIET, peers::Peers, watch::Server, work::Work};
 use crate::{
     api::{
         content::{Load, Report},
@@ -49,6 +49,8 @@ pub(super) struct Voice {
     pub(super) content: watch::Receiver<Report>,
     /// What is wanted in it: the newest order.
     pub(super) loads: watch::Sender<Option<Load>>,
+    /// The other pods of the agent.
+    pub(super) peers: Peers,
     /// Makes the follower of the text look more often.
     pub(super) hurry: Arc<Notify>,
 }
@@ -160,6 +162,10 @@ impl Voice {
                 });
                 id
             }
+            FromController::Peers { id, peers } => {
+                self.peers.set(&peers);
+                id
+            }
             FromController::Welcome { .. } | FromController::Unknown => return None,
         };
         Some(Ack { id, error: String::new(), activity: self.activity() })
@@ -173,7 +179,7 @@ impl Voice {
             busy_sessions,
             retrying: snapshot.retrying,
             pending_questions: 0, // a session that waits for a person is busy
-            attached: snapshot.attached,
+            attached: if snapshot.draining { snapshot.attached.max(self.work.attached()) } else { snapshot.attached },
             idle,
             held: snapshot.held,
             draining: snapshot.draining,

@@ -25,6 +25,8 @@ pub const LONGEST_HOLD: Duration = Duration::from_millis(MAX_HOLD_MS);
 pub struct Work {
     activity: Arc<Mutex<Activity>>,
     followers: Arc<AtomicUsize>,
+    /// Of a pod that goes on with its sessions while it ends: those who listen to the server's events. They are attached.
+    listeners: Option<Arc<AtomicUsize>>,
     sequence: watch::Sender<u64>,
 }
 
@@ -59,11 +61,30 @@ pub struct NotEnding;
 impl Default for Work {
     fn default() -> Self {
         let activity = Arc::new(Mutex::new(Activity::new(Instant::now())));
-        Self { activity, followers: Arc::default(), sequence: watch::Sender::new(0) }
+        Self { activity, followers: Arc::default(), listeners: None, sequence: watch::Sender::new(0) }
     }
 }
 
 impl Work {
+    /// Of a pod that goes on with its sessions while it ends, for as long as somebody is attached.
+    pub fn lasting() -> Self {
+        let work = Self { listeners: Some(Arc::default()), ..Self::default() };
+        *work.activity.lock() = Activity::lasting(Instant::now());
+        work
+    }
+
+    /// How many are attached to a pod that goes on with its sessions while it ends.
+    pub fn attached(&self) -> u32 {
+        let Some(listeners) = &self.listeners else { return 0 };
+        let listeners = u32::try_from(listeners.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        self.snapshot().attached.saturating_add(listeners)
+    }
+
+    /// Whether new sessions are refused because the pod ends.
+    pub fn is_ending(&self) -> bool {
+        self.snapshot().draining
+    }
+
     /// Changes the activity and tells those who follow it.
     pub fn update<R>(&self, change: impl FnOnce(&mut Activity, Instant) -> R) -> R {
         let (result, sequence) = {
@@ -171,7 +192,7 @@ impl Work {
                 heard = Instant::now();
             }
             worked |= !snapshot.without_work();
-            rests = if idle { rests.or_else(|| Some(Instant::now())) } else { None };
+            rests = if idle && self.attached() == 0 { rests.or_else(|| Some(Instant::now())) } else { None };
             let left = if followed {
                 FOLLOWED
             } else if worked {
@@ -211,8 +232,8 @@ impl Work {
 /// # Errors
 /// The pod ends.
 pub fn try_begin(activity: &mut Activity, session: Option<&str>, now: Instant) -> Result<Option<Instant>, Refused> {
-    if session.is_some() {
-        if activity.snapshot(now).draining {
+    if let Some(session) = session {
+        if activity.refuses(session) {
             return Err(Refused::Ending);
         }
         if let Some(until) = activity.held(now) {
@@ -284,6 +305,27 @@ impl Following {
 impl Drop for Following {
     fn drop(&mut self) {
         self.0.followers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Somebody listens to the server's events; dropping it ends that.
+#[derive(Debug)]
+pub struct Listening(Work);
+
+impl Listening {
+    /// Counts a listener, where they count.
+    pub fn new(work: &Work) -> Option<Self> {
+        work.listeners.as_ref()?.fetch_add(1, Ordering::Relaxed);
+        Some(Self(work.clone()))
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(listeners) = &self.0.listeners {
+            listeners.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.0.update(Activity::left);
     }
 }
 

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{
     content::Load,
-    voice::{Ack, Activity, FromController, MAX_HOLD_MS},
+    voice::{Ack, Activity, FromController, MAX_HOLD_MS, Peer},
 };
 use identity::Reviews;
 use table::Table;
@@ -93,6 +93,7 @@ struct Wish {
     max_ms: u64,
     context_hash: String,
     load: Option<Arc<Load>>,
+    peers: Arc<Vec<Peer>>,
 }
 
 #[derive(Debug)]
@@ -185,6 +186,15 @@ impl Hub {
         let make =
             |id, wish: &Wish| FromController::Load { id, load: wish.load.as_deref().cloned().unwrap_or_default() };
         self.order(namespace, agent, make, Wish { load: Some(Arc::new(load)), ..Wish::default() }).await
+    }
+
+    /// Says to all the agent's pods, those that end included, which pods there are.
+    pub async fn introduce(&self, namespace: &str, agent: &str, peers: Vec<Peer>) {
+        let pods = self.0.table.lock().all_handles(&AgentKey::new(namespace, agent));
+        let wish = Wish { peers: Arc::new(peers), ..Wish::default() };
+        let make = |id, wish: &Wish| FromController::Peers { id, peers: wish.peers.to_vec() };
+        // Who does not hear it is told when it is connected again.
+        join_all(pods.into_iter().map(|(pod, orders)| ask(pod, orders, make, wish.clone()))).await;
     }
 
     async fn order(

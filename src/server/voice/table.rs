@@ -194,6 +194,12 @@ impl<H: Clone> Table<H> {
         staying.map(|(_, pod)| (pod.name.clone(), pod.handle.clone())).collect()
     }
 
+    /// The same, those that end included.
+    pub(super) fn all_handles(&self, key: &AgentKey) -> Vec<(String, H)> {
+        let pods = self.agents.get(key).into_iter().flatten();
+        pods.map(|(_, pod)| (pod.name.clone(), pod.handle.clone())).collect()
+    }
+
     /// Number of connected pods.
     pub(super) fn len(&self) -> usize {
         self.len

@@ -2,6 +2,7 @@
 
 mod asks;
 pub(crate) mod bench;
+mod beside;
 mod content;
 mod door;
 mod drain;
@@ -61,6 +62,7 @@ fn args(files: &tempfile::TempDir, server_port: u16) -> SidecarArgs {
         namespace: "team".into(),
         pod: "coder-server-6c9f-x1b2c".into(),
         pod_uid: "uid-1".into(),
+        beside: false,
         layout: 1,
     }
 }

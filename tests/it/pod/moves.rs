@@ -63,17 +63,22 @@ impl Service {
 }
 
 /// An agent in the middle of a rollout.
-struct Rollout {
-    model: Model,
+pub(super) struct Rollout {
+    pub(super) model: Model,
     _servers: [Server; 2],
-    old: Pod,
-    new: Pod,
+    pub(super) old: Pod,
+    pub(super) new: Pod,
     service: Service,
 }
 
 async fn pod(port: u16, uid: &str) -> Pod {
+    pod_of(port, uid, false).await
+}
+
+async fn pod_of(port: u16, uid: &str, beside: bool) -> Pod {
     let files = tempfile::tempdir().unwrap();
     let mut args = args(&files, port);
+    args.beside = beside;
     args.pod_uid = uid.into();
     args.pod_ip = Some([127, 0, 0, 1].into());
     let pod = Pod { sidecar: Sidecar::start(&args).await.unwrap(), files };
@@ -82,11 +87,24 @@ async fn pod(port: u16, uid: &str) -> Pod {
 }
 
 impl Rollout {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
+        Self::of(false).await
+    }
+
+    /// Side by side.
+    pub(super) async fn beside() -> Self {
+        Self::of(true).await
+    }
+
+    pub(super) fn url(&self) -> String {
+        self.service.url()
+    }
+
+    async fn of(beside: bool) -> Self {
         let model = Model::start().await;
         let config = model.config();
         let (a, b) = tokio::join!(Server::start(&config), Server::start(&config));
-        let (old, new) = (pod(a.port, "old").await, pod(b.port, "new").await);
+        let (old, new) = (pod_of(a.port, "old", beside).await, pod_of(b.port, "new", beside).await);
         let service = Service::to(old.sidecar.address).await;
         Self { model, _servers: [a, b], old, new, service }
     }
@@ -99,7 +117,7 @@ impl Rollout {
     }
 
     /// The new pod is ready: the Service leads there, and the old one is told to end.
-    fn switch(&self) -> JoinHandle<Duration> {
+    pub(super) fn switch(&self) -> JoinHandle<Duration> {
         self.service.to.send_replace(self.new.sidecar.address);
         self.old.sidecar.work.drain();
         let (work, begun) = (self.old.sidecar.work.clone(), std::time::Instant::now());
