@@ -34,6 +34,8 @@ pub struct Wanted {
     pub source: Source,
     /// File or directory in the repository, normalised; `""` is its root.
     pub path: String,
+    /// The whole repository, with `.git` and so many commits of history (all for 0); else files alone.
+    pub whole: Option<u32>,
     /// Of skills: the names to take. All where `None`.
     pub names: Option<Vec<String>>,
     /// How new commits are followed. `None`: pinned at the commit of its first resolution until its source changes.
@@ -51,8 +53,6 @@ pub enum Source {
         reference: Option<String>,
         /// Secret with the credential, in the agent's namespace.
         secret: Option<String>,
-        /// Commits of history, 0 for all. Nothing depends on it but a checkout: a tree has no history.
-        depth: i32,
         /// Whether submodules are fetched too.
         submodules: bool,
     },
@@ -91,6 +91,9 @@ pub struct Resolved {
     /// Names of the skills in the artifact, sorted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skills: Vec<String>,
+    /// Of a whole repository: the branch that is checked out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
     /// Skills that were left out: name, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bad_skills: Vec<(String, String)>,
@@ -113,13 +116,16 @@ pub type Pieces = BTreeMap<String, Resolved>;
 
 impl Wanted {
     /// Hash of source, path and names: a decided commit of another one is somebody else's. How it is fetched
-    /// (credential, depth) and followed does not count.
+    /// (credential) and followed does not count; depth does for a whole repository alone.
     pub fn source_hash(&self) -> String {
         let source = match &self.source {
             Source::Remote { url, reference, submodules, .. } => json!(["remote", url, reference, submodules]),
             Source::Repository { name, follow } => json!(["repository", name, follow]),
         };
-        hash::short(&json!([source, self.path, self.names]))
+        match self.whole {
+            None => hash::short(&json!([source, self.path, self.names])),
+            Some(depth) => hash::short(&json!([source, "whole", depth])),
+        }
     }
 
     /// The name of the context or of the source of skills.
@@ -177,14 +183,12 @@ fn context(item: &ContextItem, at: &str) -> Result<Wanted, Invalid> {
     let name = name_of(item);
     check_name(&name, at)?;
     let path = path(git.path.as_deref(), at)?;
-    if path.is_empty() {
-        return Err(not_yet(&format!("{at}.git without path (a whole repository with .git): set path to a directory")));
-    }
     if git.push == Some(true) {
         return Err(not_yet(&format!("{at}.git.push: remove it")));
     }
-    let source = source(&Git::from(git), at)?;
-    Ok(Wanted { id: format!("{CONTEXTS}{name}"), source, path, names: None, sync: following(git.sync.as_ref()) })
+    let whole = if path.is_empty() { Some(depth(git.depth, at)?) } else { None };
+    let (id, sync) = (format!("{CONTEXTS}{name}"), following(git.sync.as_ref()));
+    Ok(Wanted { id, source: source(&Git::from(git), at)?, path, whole, names: None, sync })
 }
 
 fn skill(item: &SkillSource, at: &str) -> Result<Wanted, Invalid> {
@@ -196,8 +200,8 @@ fn skill(item: &SkillSource, at: &str) -> Result<Wanted, Invalid> {
         names.sort();
         names.dedup();
     }
-    let source = source(&Git::from(git), at)?;
-    Ok(Wanted { id: format!("{SKILLS}{}", item.name), source, path, names, sync: following(git.sync.as_ref()) })
+    let (id, sync) = (format!("{SKILLS}{}", item.name), following(git.sync.as_ref()));
+    Ok(Wanted { id, source: source(&Git::from(git), at)?, path, whole: None, names, sync })
 }
 
 /// What the two kinds of `git` blocks have in common.
@@ -205,7 +209,6 @@ struct Git<'a> {
     url: Option<&'a str>,
     repository: Option<&'a crate::api::context::RepositoryRef>,
     reference: Option<&'a str>,
-    depth: i32,
     submodules: Option<bool>,
     secret: Option<&'a str>,
 }
@@ -216,7 +219,6 @@ impl<'a> From<&'a GitContext> for Git<'a> {
             url: git.repository.as_deref(),
             repository: git.repository_ref.as_ref(),
             reference: git.reference.as_deref(),
-            depth: git.depth,
             submodules: git.recurse_submodules,
             secret: git.secret_ref.as_ref().map(|s| s.name.as_str()),
         }
@@ -229,7 +231,6 @@ impl<'a> From<&'a GitSkillSource> for Git<'a> {
             url: git.repository.as_deref(),
             repository: git.repository_ref.as_ref(),
             reference: git.reference.as_deref(),
-            depth: git.depth,
             submodules: git.recurse_submodules,
             secret: git.secret_ref.as_ref().map(|s| s.name.as_str()),
         }
@@ -246,7 +247,6 @@ fn source(git: &Git<'_>, at: &str) -> Result<Source, Invalid> {
             url: url.into(),
             reference: git.reference.filter(|r| !r.is_empty()).map(String::from),
             secret: git.secret.filter(|s| !s.is_empty()).map(String::from),
-            depth: git.depth,
             submodules: false,
         }),
         (None, Some(repository)) if git.reference.is_none_or(str::is_empty) => {
@@ -262,6 +262,11 @@ fn following(sync: Option<&GitSync>) -> Option<Following> {
     let interval = sync.interval.as_ref().map_or(DEFAULT_INTERVAL, |text| text.or(DEFAULT_INTERVAL));
     let interval = if interval.is_zero() { DEFAULT_INTERVAL } else { interval };
     Some(Following { interval, policy: sync.policy })
+}
+
+fn depth(depth: i32, at: &str) -> Result<u32, Invalid> {
+    u32::try_from(depth)
+        .map_err(|_| invalid(format!("{at}.git.depth must be a number of commits, or 0 for all of them")))
 }
 
 fn path(text: Option<&str>, at: &str) -> Result<String, Invalid> {

@@ -10,6 +10,8 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+/// What stands in [`Report::why`] where the agent's own work keeps a whole repository from going forward.
+pub const DIRTY: &str = "WorkspaceDirty";
 /// Most pieces that an agent may have.
 pub const MAX_PIECES: usize = 100;
 
@@ -71,6 +73,38 @@ impl Piece {
     /// disposed: skills.
     pub fn is_cached_by_server(&self) -> bool {
         self.id.starts_with(SKILLS)
+    }
+
+    /// Whether an exchange waits until nothing is at work, whatever `rollout.live` says: skills, and work trees.
+    pub fn waits_for_idleness(&self) -> bool {
+        self.is_cached_by_server() || self.form == Form::Checkout
+    }
+}
+
+/// How an artifact of [`Form::Checkout`] is laid out: an archive of plain files, so that nothing that reads archives has
+/// to know of links and `.git`.
+pub mod checkout {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Serialize};
+
+    /// What the paths of the work tree's files begin with.
+    pub const TREE: &str = "tree/";
+    /// What the paths of the files of `.git` begin with.
+    pub const GIT: &str = "git/";
+    /// The file with the [`Rest`].
+    pub const REST: &str = "checkout.json";
+    /// What may be in `.git`: first components of paths. No hooks, above all.
+    pub const ALLOWED: [&str; 7] = ["HEAD", "config", "index", "objects", "packed-refs", "refs", "shallow"];
+
+    /// What of a work tree is no file.
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(default)]
+    pub struct Rest {
+        /// Links: path and target, as in Git.
+        pub links: BTreeMap<String, String>,
+        /// Empty folders: where submodules would be.
+        pub folders: Vec<String>,
     }
 }
 

@@ -223,7 +223,7 @@ impl Repositories {
     }
 
     fn subscribe(&self, object: &Repository, plan: &Plan, spec: &RemoteSpec, known: Option<CommitId>) -> RemoteKey {
-        let demand = Demand { interval: plan.interval, timeout: plan.timeout, known };
+        let demand = Demand { interval: plan.interval, timeout: plan.timeout, trees: true, known };
         self.context.sources.subscribe(&subscriber(object), spec, demand)
     }
 

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::{
     address::Policy,
     budget::Budget,
+    checkout::{self, Whole},
     child,
     error::{GitError, Reason, from_server},
     http,
@@ -98,19 +99,46 @@ impl GixRemote {
         walk::read(repo, id, self.limits, &self.budget, stop)
     }
 
-    fn receive(&self, access: &Access, commit: &CommitId, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
-        let id = gix::ObjectId::from_hex(commit.as_str().as_bytes())
+    /// One commit, of what lies in the cache or is fetched. What was damaged there (by a crash, a full disk) is made anew
+    /// once before anything is reported.
+    fn obtain(&self, access: &Access, wish: &Wish<'_>, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
+        let _watch = Watch::start(stop);
+        let lock = self.lock(&access.cache);
+        let _held = lock.try_lock_for(stop.left()).ok_or_else(super::remote::timeout)?;
+        let folder = wish.folder(&access.cache);
+        let damaged = |error: &GitError| matches!(error.reason, Reason::ProtocolError | Reason::CommitNotFound);
+        let done = match self.receive(access, &folder, wish, stop) {
+            Err(error) if damaged(&error) && packs(&self.path(&folder)).0 > 0 => {
+                let _ = fs::remove_dir_all(self.path(&folder));
+                self.receive(access, &folder, wish, stop)
+            }
+            other => other,
+        };
+        if wish.depth > 1 {
+            // Where a history ends depends on what was fetched before; so each begins with nothing.
+            let _ = fs::remove_dir_all(self.path(&folder));
+        }
+        done
+    }
+
+    fn receive(&self, access: &Access, folder: &str, wish: &Wish<'_>, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
+        let id = gix::ObjectId::from_hex(wish.commit.as_str().as_bytes())
             .map_err(|_| GitError::new(Reason::CommitNotFound, "the commit id is malformed"))?;
-        let repo = self.repository(&access.cache, id.kind())?;
+        let repo = self.repository(folder, id.kind())?;
+        let read = |repo: &gix::Repository| match wish.whole {
+            Some(whole) => checkout::make(repo, &access.url, id, whole, (self.limits, &self.budget, &**stop)),
+            None => self.read(repo, id, stop),
+        };
         if repo.has_object(id) {
-            match self.read(&repo, id, stop) {
+            match read(&repo) {
                 // Nothing that the remote could send would change this.
-                Err(error) if !matches!(error.reason, Reason::TooLarge | Reason::Timeout) => {}
+                Err(error) if !error.is_final() && error.reason != Reason::Timeout => {}
                 done => return done,
             }
         }
-        self.converse(access, self.limits.pack, stop, &Fetch { repo: &repo, id, limits: self.limits })?;
-        self.read(&repo, id, stop)
+        let fetch = Fetch { repo: &repo, id, depth: wish.depth, limits: self.limits };
+        self.converse(access, self.limits.pack, stop, &fetch)?;
+        read(&repo)
     }
 
     /// Opens the right transport, has the conversation, and turns what went wrong into words.
@@ -156,26 +184,45 @@ impl GitRemote for GixRemote {
     }
 
     fn fetch(&self, access: &Access, commit: &CommitId, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
-        let _watch = Watch::start(stop);
-        let lock = self.lock(&access.cache);
-        let _held = lock.try_lock_for(stop.left()).ok_or_else(super::remote::timeout)?;
-        let first = self.receive(access, commit, stop);
-        // A repository that was damaged (a crash, a full disk) is made anew once before anything is reported.
-        let damaged = |error: &GitError| matches!(error.reason, Reason::ProtocolError | Reason::CommitNotFound);
-        match first {
-            Err(error) if damaged(&error) && packs(&self.path(&access.cache)).0 > 0 => {
-                let _ = fs::remove_dir_all(self.path(&access.cache));
-                self.receive(access, commit, stop)
-            }
-            other => other,
-        }
+        self.obtain(access, &Wish { commit, depth: 1, whole: None }, stop)
+    }
+
+    fn checkout(
+        &self,
+        access: &Access,
+        commit: &CommitId,
+        whole: &Whole,
+        stop: &Arc<Stop>,
+    ) -> Result<Fetched, GitError> {
+        self.obtain(access, &Wish { commit, depth: whole.depth, whole: Some(whole) }, stop)
     }
 
     fn forget(&self, cache: &str) {
         let lock = self.lock(cache);
         let _held = lock.lock();
-        let _ = fs::remove_dir_all(self.path(cache));
+        let below = |name: &str| name.strip_prefix(cache).is_some_and(|rest| rest.starts_with(['.', '-']));
+        for entry in fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(below) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
         self.locks.lock().remove(cache);
+    }
+}
+
+/// What is wanted of a remote.
+struct Wish<'a> {
+    commit: &'a CommitId,
+    /// Commits of history; 0 for all.
+    depth: u32,
+    /// As a repository; else as files.
+    whole: Option<&'a Whole>,
+}
+
+impl Wish<'_> {
+    /// Histories of different depth are kept apart.
+    fn folder(&self, cache: &str) -> String {
+        if self.depth == 1 { cache.to_owned() } else { format!("{cache}-{}", self.depth) }
     }
 }
 
@@ -217,6 +264,7 @@ impl Talk for List<'_> {
 struct Fetch<'a> {
     repo: &'a gix::Repository,
     id: gix::ObjectId,
+    depth: u32,
     limits: Limits,
 }
 
@@ -225,7 +273,7 @@ impl Talk for Fetch<'_> {
 
     fn run(&self, transport: &mut impl Transport, stop: &Stop) -> gix::Result<()> {
         let mut handshake = session::greet(transport)?;
-        session::fetch(transport, &mut handshake, self.repo, self.id, self.limits, stop.flag())
+        session::fetch(transport, &mut handshake, self.repo, (self.id, self.depth), self.limits, stop.flag())
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Reason {
     RateLimited,
     /// A listing, a pack or a tree exceeds its limit.
     TooLarge,
+    /// A file of the commit keeps it from being checked out as a whole repository.
+    CheckoutRefused,
     /// The address leads to where no remote may be.
     AddressRefused,
     /// What the server sent makes no sense.
@@ -51,6 +53,7 @@ impl Reason {
             Self::Unreachable => "Unreachable",
             Self::RateLimited => "RateLimited",
             Self::TooLarge => "TooLarge",
+            Self::CheckoutRefused => "CheckoutRefused",
             Self::AddressRefused => "AddressRefused",
             Self::ProtocolError => "ProtocolError",
             Self::StorageFailed => "StorageFailed",
@@ -77,6 +80,11 @@ impl GitError {
     pub fn new(reason: Reason, message: impl AsRef<str>) -> Self {
         let printable: String = message.as_ref().chars().map(printable).collect();
         Self { reason, message: truncate(&printable, 500), retry_after: None }
+    }
+
+    /// Whether the commit itself is the trouble: nothing but another one helps.
+    pub fn is_final(&self) -> bool {
+        matches!(self.reason, Reason::TooLarge | Reason::CheckoutRefused)
     }
 
     /// For a condition. All are transient: somebody may push the branch or mend the server without us seeing it.

@@ -7,6 +7,7 @@
 pub mod address;
 mod budget;
 mod cache;
+mod checkout;
 mod child;
 pub mod credential;
 pub mod error;
@@ -20,6 +21,7 @@ mod walk;
 
 pub use address::{Network, Policy};
 pub use cache::GixRemote;
+pub use checkout::Whole;
 pub use credential::Credential;
 pub use error::{GitError, Reason};
 pub use refs::{CommitId, Reference, RemoteRef, Resolved};

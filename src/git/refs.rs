@@ -135,6 +135,8 @@ pub struct Resolved {
     pub commit: CommitId,
     /// `main@sha1:<hex>`, `v1.2@sha1:<hex>`, or `sha1:<hex>` for a commit that was asked for by its id.
     pub revision: String,
+    /// The branch, where the name led to one.
+    pub branch: Option<String>,
 }
 
 /// Why a listing has no commit for a reference.
@@ -169,7 +171,8 @@ pub fn prefixes(reference: &Reference) -> Vec<String> {
 pub fn choose(refs: &[RemoteRef], reference: &Reference) -> Result<Resolved, RefError> {
     reference.check()?;
     if let Reference::Commit(id) = reference {
-        return Ok(Resolved { commit: id.clone(), revision: format!("{}:{id}", id.algorithm()) });
+        let revision = format!("{}:{id}", id.algorithm());
+        return Ok(Resolved { commit: id.clone(), revision, branch: None });
     }
     let names = reference.full_names();
     let Some(found) = names.iter().find_map(|name| refs.iter().find(|r| r.name == *name)) else {
@@ -177,7 +180,8 @@ pub fn choose(refs: &[RemoteRef], reference: &Reference) -> Result<Resolved, Ref
     };
     let commit = found.id.clone().ok_or_else(|| RefError::Unborn(reference.clone()))?;
     let label = reference.label(found).unwrap_or_default();
-    Ok(Resolved { revision: format!("{label}@{}:{commit}", commit.algorithm()), commit })
+    let branch = found.target.as_ref().unwrap_or(&found.name).strip_prefix("refs/heads/").map(Into::into);
+    Ok(Resolved { revision: format!("{label}@{}:{commit}", commit.algorithm()), commit, branch })
 }
 
 /// A help for typing errors is not worth more work than this.

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use super::{
     address::{self, Policy},
     budget::Share,
+    checkout::Whole,
     credential::Credential,
     error::{GitError, Reason},
     refs::{CommitId, RemoteRef},
@@ -98,6 +99,19 @@ pub trait GitRemote: Send + Sync + 'static {
 
     /// The files of one commit, without history.
     fn fetch(&self, access: &Access, commit: &CommitId, stop: &Arc<Stop>) -> Result<Fetched, GitError>;
+
+    /// One commit as a whole repository, with history: the files of an archive for
+    /// [`Form::Checkout`](crate::api::content::Form::Checkout).
+    fn checkout(
+        &self,
+        access: &Access,
+        commit: &CommitId,
+        whole: &Whole,
+        stop: &Arc<Stop>,
+    ) -> Result<Fetched, GitError> {
+        let _ = (access, commit, whole, stop);
+        Err(GitError::new(Reason::ProtocolError, "this remote gives no history"))
+    }
 
     /// Nobody follows what is kept under this [`Access::cache`] any more.
     fn forget(&self, cache: &str) {

@@ -67,18 +67,18 @@ fn remote_ref(line: Ref) -> RemoteRef {
     RemoteRef { name: name.to_string(), id, target: target.map(|t| t.to_string()) }
 }
 
-/// Brings one commit, without its history, into `repo`. Commits that are there already let the server send only
-/// what changed.
+/// Brings one commit into `repo`, with so many commits of its history, itself included; all for 0. Commits that are there
+/// already let the server send only what changed.
 pub(super) fn fetch(
     transport: &mut impl Transport,
     handshake: &mut Handshake,
     repo: &gix::Repository,
-    commit: gix::ObjectId,
+    (commit, depth): (gix::ObjectId, u32),
     limits: Limits,
     stop: &AtomicBool,
 ) -> gix::Result<()> {
-    let mut want = Want { commit, haves: haves(repo) };
-    let shallow = Shallow::DepthAtRemote(NonZeroU32::MIN);
+    let mut want = Want { commit, haves: if depth == 0 { tips(repo) } else { haves(repo) } };
+    let shallow = NonZeroU32::new(depth).map_or(Shallow::NoChange, Shallow::DepthAtRemote);
     let options = Options {
         shallow_file: repo.shallow_file()?,
         shallow: &shallow,
@@ -99,7 +99,20 @@ pub(super) fn fetch(
         context,
         options,
     )?;
+    if depth == 0 {
+        // Lost, it costs one larger pack.
+        let _ = std::fs::write(repo.path().join(TIPS), format!("{commit}\n"));
+    }
     Ok(())
+}
+
+/// Names the commit whose whole history was fetched last.
+const TIPS: &str = "pilothouse-tips";
+
+fn tips(repo: &gix::Repository) -> Vec<gix::ObjectId> {
+    let text = std::fs::read_to_string(repo.path().join(TIPS)).unwrap_or_default();
+    let ids = text.lines().filter_map(|line| gix::ObjectId::from_hex(line.as_bytes()).ok());
+    ids.filter(|id| repo.has_object(*id)).collect()
 }
 
 fn haves(repo: &gix::Repository) -> Vec<gix::ObjectId> {

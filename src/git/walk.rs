@@ -17,7 +17,7 @@ use crate::tree::{Entry, PathError, RepoPath};
 /// Links to links are followed this far.
 const MAX_LINKS: usize = 8;
 /// Bytes of a link's target; no system follows longer ones.
-const MAX_TARGET: u64 = 4096;
+pub(super) const MAX_TARGET: u64 = 4096;
 
 /// Reads all regular files of `commit`. Links that lead to a regular file of the tree become that file; other links,
 /// submodules and names that no path may have are left out and listed.
@@ -51,11 +51,11 @@ pub(super) fn read(
     Ok(walk.fetched)
 }
 
-fn busy() -> GitError {
+pub(super) fn busy() -> GitError {
     GitError::new(Reason::Timeout, "other large trees are being published; this one is read when they are done")
 }
 
-fn missing() -> GitError {
+pub(super) fn missing() -> GitError {
     GitError::new(Reason::CommitNotFound, "an object of the commit is missing from what the server sent")
 }
 
@@ -194,7 +194,7 @@ impl Walk<'_> {
     }
 }
 
-fn checked(name: &gix::bstr::BStr, full: &str) -> Result<RepoPath, &'static str> {
+pub(super) fn checked(name: &gix::bstr::BStr, full: &str) -> Result<RepoPath, &'static str> {
     if name.to_str().is_err() {
         return Err("a name that is no UTF-8");
     }

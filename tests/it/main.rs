@@ -6,6 +6,7 @@ mod agents;
 mod architecture;
 mod artifacts;
 mod chart;
+mod checkouts;
 mod clusters;
 mod commands;
 mod common;

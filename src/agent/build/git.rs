@@ -69,7 +69,7 @@ pub(super) fn git(inputs: &Inputs<'_>, workspace: &str) -> Result<Git, Invalid> 
             let item = item(inputs.spec, piece);
             let target = target(item, piece, workspace)?;
             if target == workspace {
-                roots.push(piece.name());
+                roots.push(piece);
             }
             git.context(piece, item, &target, resolved, workspace)
         };
@@ -113,14 +113,22 @@ fn target(item: Option<&ContextItem>, piece: &Wanted, workspace: &str) -> Result
     Ok(target)
 }
 
-/// What is exchanged there would be the agent's own work.
-fn check_roots(names: &[&str]) -> Result<(), Invalid> {
-    let Some(name) = names.first() else { return Ok(()) };
-    let message = format!(
-        "context {name:?}: this release does not support a Git context that is the workspace itself (mountPath \".\"); put it \
-         into a folder of the workspace"
-    );
-    Err(Invalid::stalled(reasons::NOT_YET_SUPPORTED, message))
+/// The workspace itself is one whole repository at most: of files alone, what is exchanged would be the agent's own work.
+fn check_roots(roots: &[&Wanted]) -> Result<(), Invalid> {
+    if let Some(piece) = roots.iter().find(|piece| piece.whole.is_none()) {
+        let message = format!(
+            "context {:?}: this release does not support a Git context with path that is the workspace itself (mountPath \
+             \".\"); remove path, for the whole repository, or put it into a folder of the workspace",
+            piece.name()
+        );
+        return Err(Invalid::stalled(reasons::NOT_YET_SUPPORTED, message));
+    }
+    if let [one, two, ..] = roots {
+        let message =
+            format!("mount path conflict: the workspace is used by both {:?} and {:?}", one.name(), two.name());
+        return Err(Invalid::stalled(reasons::CONTEXT_CONFLICT, message));
+    }
+    Ok(())
 }
 
 fn check_skills(git: &Git, workspace: &str) -> Result<(), Invalid> {
@@ -170,7 +178,11 @@ impl Git {
         workspace: &str,
     ) -> Placed {
         let owner = format!("context {:?}", piece.name());
-        let form = if resolved.is_file { Form::File } else { Form::Tree };
+        let form = match (piece.whole, resolved.is_file) {
+            (Some(_), _) => Form::Checkout,
+            (None, true) => Form::File,
+            (None, false) => Form::Tree,
+        };
         let mode = item.and_then(|item| item.file_mode).unwrap_or(DEFAULT_MODE) & 0o7777;
         let mode = resolved.is_file.then(|| u32::try_from(mode).unwrap_or_default());
         // Files of other contexts may lie beside those of one that fills the workspace itself.
@@ -180,7 +192,8 @@ impl Git {
         let inside = within(target, workspace);
         if !inside && !resolved.is_file {
             let volume = format!("content-{}", self.volumes.len());
-            self.server.push(containers::read_only(&volume, target));
+            let mount = if form == Form::Checkout { containers::mount } else { containers::read_only };
+            self.server.push(mount(&volume, target));
             self.sidecar.push(containers::mount(&volume, target));
             self.volumes.push(volume);
         }

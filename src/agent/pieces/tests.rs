@@ -46,19 +46,15 @@ fn what_is_wanted_is_read_from_the_spec() {
             id: "contexts/docs".into(),
             source: Source::Repository { name: "r".into(), follow: Some(Follow::Branch) },
             path: "docs".into(),
+            whole: None,
             names: None,
             sync: Some(Following { interval: Duration::from_secs(30), policy: SyncPolicy::Rollout }),
         },
         Wanted {
             id: "skills/team".into(),
-            source: Source::Remote {
-                url: "git@git:x".into(),
-                reference: None,
-                secret: None,
-                depth: 1,
-                submodules: false,
-            },
+            source: Source::Remote { url: "git@git:x".into(), reference: None, secret: None, submodules: false },
             path: String::new(),
+            whole: None,
             names: Some(vec!["a".into(), "b".into()]),
             sync: Some(Following { interval: Duration::from_mins(5), policy: SyncPolicy::HotReload }),
         },
@@ -107,7 +103,7 @@ fn what_cannot_be_is_named_by_its_field() {
     let twice = [&skills(&json!({})), &skills(&json!({}))].map(|s| s["skills"][0].clone());
     let unnamed = json!({"type": "Git", "mountPath": "a", "git": {"repository": "u", "path": "a"}});
     let table = [
-        (context(&json!({"git": {"path": "."}})), "NotYetSupported", "spec.contexts[0].git without path"),
+        (context(&json!({"git": {"path": ".", "depth": -1}})), "InvalidSpec", "spec.contexts[0].git.depth"),
         (context(&json!({"git": {"push": true}})), "NotYetSupported", "spec.contexts[0].git.push"),
         (context(&json!({"git": {"recurseSubmodules": true}})), "NotYetSupported", "contexts[0].git.recurseSubmodules"),
         (skills(&json!({"git": {"recurseSubmodules": true}})), "NotYetSupported", "skills[0].git.recurseSubmodules"),

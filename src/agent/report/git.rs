@@ -14,7 +14,7 @@ use crate::{
     api::{
         AgentStatus,
         agent::GitSyncStatus,
-        content::Report,
+        content::{DIRTY, Report},
         names::{condition as kinds, reasons},
     },
     status::{Condition, Note, condition},
@@ -157,6 +157,9 @@ pub(super) fn pending(git: &Git, outcome: &Outcome<'_>, before: &AgentStatus) ->
     }
     if let Some((.., message)) = waits(outcome.exchange) {
         return set(reasons::WAITING_FOR_RELOAD, message.into());
+    }
+    if let Some(why) = git.why().filter(|why| why.contains(DIRTY)) {
+        return set(reasons::WORKSPACE_DIRTY, format!("what is new is not in the pod: {why}"));
     }
     if let Some(why) = git.why() {
         return set(reasons::WAITING_FOR_RELOAD, format!("what is new is decided and not in the pod yet: {why}"));

@@ -122,6 +122,9 @@ pub mod text {
         TOO_LARGE "TooLarge" &["Repository", "Agent"],
             "A listing, a pack or a tree is larger than allowed, or a path that an Agent wants.",
             "Leave out files with spec.ignore where the tree is too large, choose a path below it, or use a smaller repository. The limits are fixed.";
+        CHECKOUT_REFUSED "CheckoutRefused" &["Agent"],
+            "A file of the commit has a name or a link that cannot be put into a pod, so the repository cannot be mounted as a whole.",
+            "Rename the file that the message names, or set `path` to a directory without it.";
         ADDRESS_REFUSED "AddressRefused" &["Repository", "Agent"],
             "The host of the URL, or of a redirect, leads to loopback, a link-local or metadata address, or the API server, where no Git server may be.",
             "Use another URL, or correct what the name resolves to. Where a Git server is there on purpose: `--allow-git-address` (chart: `controller.git.allowAddresses`).";
@@ -249,6 +252,9 @@ pub mod text {
         WAITING_FOR_RELOAD "WaitingForReload" &["Agent"],
             "New commits of Git contexts or skills are decided and not in the running pod yet.",
             "Wait: they arrive when the server is idle; the message says what is waited for.";
+        WORKSPACE_DIRTY "WorkspaceDirty" &["Agent"],
+            "A new commit of a whole repository changes files that were changed in the pod, or the branch there has commits of its own. Nothing was touched.",
+            "Push the work elsewhere or undo it; the commit comes in by itself then. A new pod begins with the commit.";
         CONTENT_PENDING "ContentPending" &["Agent"],
             "New commits of Git contexts or skills begin to wait for work to end.",
             "Wait, or set spec.rollout.live to Immediately: contexts do not wait then.";

@@ -121,7 +121,14 @@ mod tests {
 
     fn selection(path: &str) -> Selection {
         let source = Source::Repository { name: "r".into(), follow: None };
-        Selection::of(&Input { id: "contexts/c".into(), source, path: path.into(), names: None, sync: None })
+        Selection::of(&Input {
+            id: "contexts/c".into(),
+            source,
+            path: path.into(),
+            whole: None,
+            names: None,
+            sync: None,
+        })
     }
 
     #[test]

@@ -23,7 +23,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::hosts::Hosts;
-use super::{Access, CommitId, Credential, Fetched, GitError, GitRemote, Reference, RemoteUrl, Resolved};
+use super::{
+    Access, CommitId, Credential, Fetched, GitError, GitRemote, Reason, Reference, RemoteUrl, Resolved, Whole,
+};
 
 /// A remote as an object asks for it.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub struct Demand {
     pub interval: Duration,
     /// For one listing or one fetch. The largest of all subscribers counts.
     pub timeout: Duration,
+    /// Whether the subscriber wants trees at all; otherwise it asks for [`Sources::checkout`].
+    pub trees: bool,
     /// The commit that the subscriber needs no tree of, because it has made of it what it makes.
     pub known: Option<CommitId>,
 }
@@ -163,7 +167,7 @@ impl Status {
     }
 
     fn is_wanted(&self, commit: &CommitId) -> bool {
-        self.subscribers.values().any(|demand| demand.known.as_ref() != Some(commit))
+        self.subscribers.values().any(|demand| demand.trees && demand.known.as_ref() != Some(commit))
     }
 
     /// Whose places an operation takes: those of the first who follows.
@@ -265,6 +269,15 @@ impl Sources {
         let remote = self.remote(key)?;
         let status = remote.status.lock();
         status.tree.as_ref().filter(|(held, _)| held == commit).map(|(_, tree)| tree.clone())
+    }
+
+    /// One commit of a remote that is followed, as a whole repository. Takes the remote's turn at its host.
+    ///
+    /// # Errors
+    /// What the remote says, or that nobody follows it any more.
+    pub async fn checkout(&self, key: &RemoteKey, commit: &CommitId, whole: &Whole) -> Result<Fetched, GitError> {
+        let gone = || GitError::new(Reason::Cancelled, "nobody follows the remote any more");
+        poller::checkout(&self.inner, &self.remote(key).ok_or_else(gone)?, commit, whole).await
     }
 
     /// Numbers for metrics.

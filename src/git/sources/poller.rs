@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::{Counters, Inner, Remote, RemoteState, Subscriber, pace::Pace};
 use crate::git::{
-    CommitId, Fetched, GitError, Reason, Reference, RemoteRef, Resolved, Stop,
+    CommitId, Fetched, GitError, Reason, Reference, RemoteRef, Resolved, Stop, Whole,
     refs::{self, RefError},
 };
 
@@ -169,6 +169,31 @@ async fn fetch(inner: &Arc<Inner>, remote: &Arc<Remote>, commit: &CommitId) -> R
             debug!(url = %remote.access.url, files = fetched.tree.len(), took = ?started.elapsed(), "fetched");
         }
         Err(_) => Counters::add(&inner.counters.failed_fetches),
+    }
+    result
+}
+
+/// A commit as a whole repository.
+pub(super) async fn checkout(
+    inner: &Arc<Inner>,
+    remote: &Arc<Remote>,
+    commit: &CommitId,
+    whole: &Whole,
+) -> Result<Fetched, GitError> {
+    let namespace = remote.status.lock().namespace();
+    let url = &remote.access.url;
+    let Some(_turn) = inner.hosts.turn(url, &namespace).await else { return Err(crate::git::remote::timeout()) };
+    Counters::add(&inner.counters.fetches);
+    let (commit, whole) = (commit.clone(), whole.clone());
+    let work = move |inner: &Inner, remote: &Remote, stop: &Arc<Stop>| {
+        inner.git.checkout(&remote.access, &commit, &whole, stop)
+    };
+    let result = blocking(inner, remote, work).await;
+    if let Err(error) = &result {
+        Counters::add(&inner.counters.failed_fetches);
+        if let Some(pause) = error.retry_after {
+            inner.hosts.pause(url, pause);
+        }
     }
     result
 }

@@ -102,6 +102,7 @@ impl World {
         let demand = Demand {
             interval: Duration::from_secs(seconds),
             timeout: Duration::from_secs(10),
+            trees: true,
             known: known.map(commit),
         };
         self.sources.subscribe(&subscriber(name), &spec(url, "main"), demand)
@@ -293,7 +294,8 @@ async fn one_host_is_asked_by_two_at_a_time() {
 async fn a_missing_branch_is_looked_for_among_all_once() {
     let world = World::new();
     world.script.heads.lock().insert("feature/mian".into(), '3');
-    let demand = Demand { interval: Duration::from_secs(1), timeout: Duration::from_secs(10), known: None };
+    let demand =
+        Demand { interval: Duration::from_secs(1), timeout: Duration::from_secs(10), trees: true, known: None };
     let key = world.sources.subscribe(&subscriber("a"), &spec("https://example.com/a", "mian"), demand);
     calm().await;
     let error = world.sources.state(&key).unwrap().error.unwrap();
@@ -310,7 +312,8 @@ async fn a_missing_branch_is_looked_for_among_all_once() {
 async fn a_commit_is_never_listed() {
     let world = World::new();
     let spec = RemoteSpec { reference: Reference::Commit(commit('7')), ..spec("https://example.com/a", "main") };
-    let demand = Demand { interval: Duration::from_secs(1), timeout: Duration::from_secs(10), known: None };
+    let demand =
+        Demand { interval: Duration::from_secs(1), timeout: Duration::from_secs(10), trees: true, known: None };
     let key = world.sources.subscribe(&subscriber("a"), &spec, demand);
     calm().await;
     advance(Duration::from_hours(1)).await;

@@ -13,6 +13,7 @@ use http::Method;
 use pilothouse::{
     api::content::{Form, Load, Manifest, Piece, Report},
     artifact::{Digest, Store},
+    git::{Access, CommitId, Credential, GitRemote as _, GixRemote, Limits, Policy, RemoteUrl, Stop, Whole},
     pod::{
         opencode::{Client, Error, Prompt, Skill},
         sidecar::{Sidecar, SidecarArgs},
@@ -31,6 +32,7 @@ use super::{
     voice::{Replica, good_token, material},
 };
 use crate::common::{
+    git_server::GitServer,
     model::{Model, Script},
     opencode::Server,
 };
@@ -401,4 +403,68 @@ async fn eventually_sent(rig: &Rig, session: &str, prompts: u32) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("an answer never came");
+}
+
+/// A whole repository, made by the controller's own code from a real remote, as the workspace of a real server.
+#[tokio::test]
+async fn a_whole_repository_is_the_workspace_and_goes_forward_when_nothing_is_in_the_way() {
+    let remote = GitServer::http();
+    let repository = remote.repository("r.git");
+    let first = repository.commit("main", &[("a.md", "1"), ("src/lib.rs", "fn one() {}")]);
+    let git = Checkouts::new(&remote.url("r.git"));
+    let rig = Rig::start(&["contexts/repo"], |rig| vec![git.piece(rig, &first)]).await;
+    let workspace = rig.server.workspace.clone();
+    let run = |args: &[&str]| crate::checkouts::git(&workspace, args);
+    assert_eq!((run(&["status", "--porcelain"]), run(&["rev-parse", "HEAD"])), (String::new(), first));
+    assert_eq!(rig.read("src/lib.rs").as_deref(), Some("fn one() {}"));
+
+    std::fs::write(workspace.join("notes.txt"), "mine").unwrap();
+    let second = repository.commit("main", &[("a.md", "2"), ("new.md", "2")]);
+    rig.loaded(vec![git.piece(&rig, &second)]).await;
+    assert_eq!((run(&["status", "--porcelain"]), run(&["rev-parse", "HEAD"])), ("?? notes.txt".into(), second.clone()));
+    run(&["fsck", "--full"]);
+
+    std::fs::write(workspace.join("a.md"), "mine").unwrap();
+    let third = repository.commit("main", &[("a.md", "3"), ("new.md", "3")]);
+    let hash = rig.load(vec![git.piece(&rig, &third)]).await;
+    let report = rig.until("it is held back", |report| report.why.contains("WorkspaceDirty: a.md")).await;
+    assert!(report.loaded != hash && !report.failed, "{report:?}");
+    assert_eq!((rig.read("a.md").as_deref(), rig.read("new.md").as_deref()), (Some("mine"), Some("2")));
+    assert_eq!(run(&["rev-parse", "HEAD"]), second);
+    run(&["checkout", "-q", "a.md"]);
+    rig.until("it is loaded", |report| report.loaded == hash).await;
+    assert_eq!((run(&["status", "--porcelain"]), run(&["rev-parse", "HEAD"])), ("?? notes.txt".into(), third));
+}
+
+/// What the controller would make of commits.
+struct Checkouts {
+    remote: GixRemote,
+    access: Access,
+    _folder: tempfile::TempDir,
+}
+
+impl Checkouts {
+    fn new(url: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Policy::new(vec!["127.0.0.0/8".parse().unwrap()], vec![]);
+        let url = RemoteUrl::parse(url, false).unwrap();
+        let access = Access { credential: Arc::new(Credential::default()), cache: "cache".into(), url };
+        Self { remote: GixRemote::new(folder.path(), Limits::default(), policy).unwrap(), access, _folder: folder }
+    }
+
+    fn piece(&self, rig: &Rig, commit: &str) -> Piece {
+        let whole = Whole { depth: 1, branch: Some("main".into()) };
+        let stop = Arc::new(Stop::after(Duration::from_secs(60)));
+        let fetched = self.remote.checkout(&self.access, &CommitId::parse(commit).unwrap(), &whole, &stop).unwrap();
+        let stored = rig.store.put(&fetched.tree).unwrap();
+        Piece {
+            id: "contexts/repo".into(),
+            target: rig.server.workspace.to_str().unwrap().into(),
+            form: Form::Checkout,
+            revision: format!("main@sha1:{commit}"),
+            digest: stored.digest.to_string(),
+            size: stored.size,
+            ..Piece::default()
+        }
+    }
 }

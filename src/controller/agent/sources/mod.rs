@@ -211,7 +211,7 @@ impl GitInputs {
             return Ok(());
         };
         let (want, secret) = match self.remote(asking.agent, asking.wanted).await? {
-            Ok(remote) => remote.at(commit).want(asking.selection(), None),
+            Ok(remote) => remote.on(lost.branch.clone()).at(commit).want(asking.selection(), None),
             Err(problem) => {
                 settled.problem.get_or_insert(problem);
                 return Ok(());

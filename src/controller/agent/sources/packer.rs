@@ -14,7 +14,7 @@ use super::select::Selection;
 use crate::{
     api::names::reasons,
     artifact::{self, Digest, Store, StoreError},
-    git::{CommitId, Fetched, RemoteKey, Subscriber},
+    git::{CommitId, Fetched, GitError, RemoteKey, Sources, Subscriber, Whole},
     status::{Backoff, Failure},
 };
 
@@ -30,6 +30,8 @@ const RETRIES: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::
 pub(super) enum Origin {
     /// A commit of a remote.
     Commit { remote: RemoteKey, commit: CommitId, rules: Rules },
+    /// A commit of a remote as a whole repository, with this branch checked out.
+    Whole { remote: RemoteKey, commit: CommitId, branch: Option<String> },
     /// An artifact of a Repository.
     Artifact(Digest),
 }
@@ -57,6 +59,7 @@ pub(super) struct Packed {
     pub(super) size: u64,
     pub(super) is_file: bool,
     pub(super) skills: Vec<String>,
+    pub(super) branch: Option<String>,
     pub(super) bad_skills: Vec<(String, String)>,
 }
 
@@ -77,6 +80,8 @@ pub(super) enum Files {
     Tree(Arc<Fetched>),
     /// Those of the origin, which is in the store.
     Stored,
+    /// Those of the origin, which the remote has.
+    Remote(Sources),
 }
 
 struct Slot {
@@ -160,8 +165,17 @@ impl Packer {
     /// One try. The inner error is final.
     async fn pack(&self, key: &Key, files: &Arc<Files>) -> Result<Result<Packed, Failure>, Failure> {
         let lost = || Failure::transient(reasons::INTERNAL_ERROR, "making the artifact panicked");
+        // Not at a place: the network takes its time.
+        let files = match &**files {
+            Files::Remote(sources) => match fetch(sources, key).await {
+                Ok(fetched) => Arc::new(Files::Tree(Arc::new(fetched))),
+                Err(error) if error.is_final() => return Ok(Err(refused(&error))),
+                Err(error) => return Err(error.to_failure()),
+            },
+            _ => files.clone(),
+        };
         let _place = self.places.acquire().await.map_err(|_| lost())?;
-        let (store, key, files) = (self.store.clone(), key.clone(), files.clone());
+        let (store, key) = (self.store.clone(), key.clone());
         tokio::task::spawn_blocking(move || pack(&store, &key, &files)).await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -240,7 +254,7 @@ fn pack(store: &Store, key: &Key, files: &Files) -> Result<Result<Packed, Failur
             let tree = store.open(digest).map_err(|error| trouble(&error))?;
             key.selection.take(&tree, &[])
         }
-        (Origin::Commit { .. }, Files::Stored) => {
+        (_, Files::Stored | Files::Remote(_)) => {
             return Err(Failure::transient(reasons::INTERNAL_ERROR, "a commit is not in the store"));
         }
     };
@@ -248,14 +262,28 @@ fn pack(store: &Store, key: &Key, files: &Files) -> Result<Result<Packed, Failur
         Ok(selected) => selected,
         Err(failure) => return Ok(Err(failure)),
     };
+    let branch = if let Origin::Whole { branch, .. } = &key.origin { branch.clone() } else { None };
     let stored = store.put(&selected.tree).map_err(|error| trouble(&error))?;
     Ok(Ok(Packed {
         digest: stored.digest,
         size: stored.size,
         is_file: selected.is_file,
         skills: selected.skills,
+        branch,
         bad_skills: selected.bad_skills,
     }))
+}
+
+async fn fetch(sources: &Sources, key: &Key) -> Result<Fetched, GitError> {
+    let (Origin::Whole { remote, commit, branch }, Some(depth)) = (&key.origin, key.selection.whole()) else {
+        return Err(GitError::new(crate::git::Reason::ProtocolError, "no whole repository was asked for"));
+    };
+    sources.checkout(remote, commit, &Whole { depth, branch: branch.clone() }).await
+}
+
+/// Another commit helps, or another spec.
+fn refused(error: &GitError) -> Failure {
+    Failure::stalled(error.reason.as_str(), error.message.clone())
 }
 
 /// All of it passes: an artifact of a Repository that is missing is fetched again by its reconciler.

@@ -52,12 +52,28 @@ pub(super) struct Remote {
     interval: Duration,
     timeout: Duration,
     secret: Option<String>,
+    branch: Option<String>,
 }
 
 impl Remote {
     pub(super) fn want(self, selection: Selection, known: Option<CommitId>) -> (Box<Want>, Option<String>) {
-        let Self { spec, rules, interval, timeout, secret, .. } = self;
-        (Box::new(Want { spec, interval, timeout, rules, selection, known }), secret)
+        let Self { spec, rules, interval, timeout, secret, branch, .. } = self;
+        (Box::new(Want { spec, interval, timeout, rules, selection, branch, known }), secret)
+    }
+
+    /// The branch of a whole repository, where it is known.
+    pub(super) fn on(self, branch: Option<String>) -> Self {
+        Self { branch, ..self }
+    }
+
+    /// The branch that this revision of the reference is of.
+    fn branch_of(&self, revision: &str) -> Option<String> {
+        match &self.spec.reference {
+            Reference::Branch(name) => Some(name.clone()),
+            Reference::Name(name) => name.strip_prefix("refs/heads/").map(Into::into),
+            Reference::Head => revision.rsplit_once('@').map(|(name, _)| name.to_owned()).filter(|name| name != "HEAD"),
+            Reference::Short(_) | Reference::Tag(_) | Reference::Commit(_) => None,
+        }
     }
 
     /// The same remote at one commit.
@@ -106,7 +122,7 @@ impl GitInputs {
             Err(problem) => return Ok(Route::Stay(Some(problem))),
         };
         let by_sync = self.is_applied_from(agent, name);
-        match follow {
+        let route = match follow {
             Some(Follow::Sync) if !by_sync => {
                 let message = format!(
                     "repositoryRef.follow is Sync, but no Sync of Repository {name} has applied this Agent; apply it by \
@@ -117,7 +133,39 @@ impl GitInputs {
             Some(Follow::Branch) => Ok(branch(&repository, wanted, before)),
             None if !by_sync => Ok(branch(&repository, wanted, before)),
             Some(Follow::Sync) | None => self.stamped(agent, wanted, &repository, before).await,
+        };
+        match route {
+            Ok(Route::Artifact { revision, problem, .. }) if wanted.whole.is_some() => {
+                self.whole(agent, wanted, revision, problem, before).await
+            }
+            route => route,
         }
+    }
+
+    /// A whole repository is more than the artifact of its files: its commit is fetched again, with history.
+    async fn whole(
+        &self,
+        agent: &Agent,
+        wanted: &Wanted,
+        revision: String,
+        problem: Option<Failure>,
+        before: Before<'_>,
+    ) -> Result<Route, Failure> {
+        let Some(commit) = commit_of(&revision) else { return Ok(Route::Stay(problem)) };
+        let best = before.best().filter(|best| self.has(&best.digest));
+        if best.is_some_and(|best| commit_of(&best.revision).as_ref() == Some(&commit)) {
+            return Ok(Route::Stay(problem));
+        }
+        Ok(match self.remote(agent, wanted).await? {
+            Ok(remote) => Self::commit(remote, wanted, commit, revision),
+            Err(other) => Route::Stay(Some(problem.unwrap_or(other))),
+        })
+    }
+
+    fn commit(remote: Remote, wanted: &Wanted, commit: CommitId, revision: String) -> Route {
+        let branch = remote.branch_of(&revision);
+        let (want, secret) = remote.on(branch).at(commit).want(Selection::of(wanted), None);
+        Route::Commit(want, secret, revision)
     }
 
     fn repository(&self, agent: &Agent, name: &str) -> Result<Arc<Repository>, Failure> {
@@ -175,10 +223,7 @@ impl GitInputs {
             return Ok(Route::Stay(None));
         }
         Ok(match self.remote(agent, wanted).await? {
-            Ok(remote) => {
-                let (want, secret) = remote.at(commit).want(Selection::of(wanted), None);
-                Route::Commit(want, secret, revision)
-            }
+            Ok(remote) => Self::commit(remote, wanted, commit, revision),
             Err(problem) => Route::Stay(Some(problem)),
         })
     }
@@ -214,7 +259,7 @@ impl GitInputs {
         };
         let interval = wanted.sync.map_or(UNSYNCED, |sync| sync.interval).max(SHORTEST);
         let spec = RemoteSpec { url: url.clone(), credential, reference };
-        Ok(Ok(Remote { url, spec, rules, interval, timeout, secret }))
+        Ok(Ok(Remote { url, spec, rules, interval, timeout, secret, branch: None }))
     }
 }
 

@@ -28,6 +28,8 @@ enum What {
     Files,
     /// Skills, which are checked; all where there are no names.
     Skills(Option<Vec<String>>),
+    /// The repository itself, with so many commits of history.
+    Whole(u32),
 }
 
 /// What was taken.
@@ -47,13 +49,25 @@ impl Selection {
     /// What an input asks for. The path of a [`Wanted`] is normalised, so it always parses.
     pub(in crate::controller) fn of(wanted: &Wanted) -> Self {
         let path = RepoPath::parse(&wanted.path).unwrap_or_default();
-        let what = if wanted.is_skills() { What::Skills(wanted.names.clone()) } else { What::Files };
+        let what = match wanted.whole {
+            Some(depth) => What::Whole(depth),
+            None if wanted.is_skills() => What::Skills(wanted.names.clone()),
+            None => What::Files,
+        };
         Self { path, what }
+    }
+
+    /// Commits of history, where the whole repository is wanted: it is made by [`crate::git::Sources::checkout`].
+    pub(in crate::controller) fn whole(&self) -> Option<u32> {
+        if let What::Whole(depth) = self.what { Some(depth) } else { None }
     }
 
     /// Takes it of `tree`. `skipped` is what of the commit could not be part of the tree. Nothing but another commit or
     /// another spec mends a failure; its message does not depend on the commit.
     pub(in crate::controller) fn take(&self, tree: &FileTree, skipped: &[Skipped]) -> Result<Selected, Failure> {
+        if self.whole().is_some() {
+            return Ok(Selected { tree: tree.clone(), ..Selected::default() });
+        }
         let (files, is_file) = match self.file(tree) {
             Some(file) => (file, true),
             None => (self.folder(tree, skipped)?, false),
@@ -135,7 +149,7 @@ mod tests {
     fn selection(id: &str, path: &str, names: Option<&[&str]>) -> Selection {
         let names = names.map(|names| names.iter().map(ToString::to_string).collect());
         let source = Source::Repository { name: "r".into(), follow: None };
-        Selection::of(&Wanted { id: id.into(), source, path: path.into(), names, sync: None })
+        Selection::of(&Wanted { id: id.into(), source, path: path.into(), whole: None, names, sync: None })
     }
 
     fn tree() -> FileTree {

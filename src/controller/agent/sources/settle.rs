@@ -100,6 +100,7 @@ fn resolved(source_hash: &str, revision: String, packed: &Arc<Packed>, before: B
         size: packed.size,
         is_file: packed.is_file,
         skills: packed.skills.clone(),
+        branch: packed.branch.clone(),
         bad_skills,
         source_hash: source_hash.into(),
     }
@@ -130,6 +131,7 @@ mod tests {
             size: 1,
             is_file: false,
             skills: vec![],
+            branch: None,
             bad_skills: vec![("bad".into(), "why".into())],
         };
         Packing::Done(Ok(Arc::new(packed)))

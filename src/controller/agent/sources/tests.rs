@@ -95,7 +95,8 @@ impl World {
 
     fn want(path: &str, known: Option<CommitId>) -> Want {
         let source = Source::Repository { name: "r".into(), follow: None };
-        let wanted = Wanted { id: "contexts/c".into(), source, path: path.into(), names: None, sync: None };
+        let wanted =
+            Wanted { id: "contexts/c".into(), source, path: path.into(), whole: None, names: None, sync: None };
         let spec = RemoteSpec {
             url: RemoteUrl::parse("https://git.example.com/r", false).unwrap(),
             credential: Arc::new(Credential::default()),
@@ -106,6 +107,7 @@ impl World {
             interval: Duration::from_hours(1),
             timeout: Duration::from_secs(10),
             rules: Rules::None,
+            branch: None,
             selection: Selection::of(&wanted),
             known,
         }

@@ -19,6 +19,8 @@ pub(super) struct Want {
     pub(super) timeout: Duration,
     pub(super) rules: Rules,
     pub(super) selection: Selection,
+    /// The branch to check out of a whole repository, where the remote's answer does not say it.
+    pub(super) branch: Option<String>,
     /// The commit whose artifact is known and in the store.
     pub(super) known: Option<CommitId>,
 }
@@ -95,15 +97,27 @@ impl Tracks {
     fn advance(&self, who: &Subscriber, track: &Track) -> Progress {
         let want = &track.want;
         let RemoteState { observed, error, .. } = self.sources.state(&track.key).unwrap_or_default();
-        let packing = observed.as_ref().map_or(Packing::Absent, |observed| self.packing(who, track, &observed.commit));
+        let packing = observed.as_ref().map_or(Packing::Absent, |observed| self.packing(who, track, observed));
         let made = matches!(packing, Packing::Done(_)).then(|| observed.as_ref().map(|o| o.commit.clone())).flatten();
         let known = made.or_else(|| want.known.clone());
-        self.sources.subscribe(who, &want.spec, Demand { interval: want.interval, timeout: want.timeout, known });
+        let (interval, timeout, trees) = (want.interval, want.timeout, want.selection.whole().is_none());
+        self.sources.subscribe(who, &want.spec, Demand { interval, timeout, trees, known });
         Progress { observed, error, packing }
     }
 
-    fn packing(&self, who: &Subscriber, track: &Track, commit: &CommitId) -> Packing {
-        let want = &track.want;
+    fn packing(&self, who: &Subscriber, track: &Track, observed: &Resolved) -> Packing {
+        let (want, commit) = (&track.want, &observed.commit);
+        if want.selection.whole().is_some() {
+            let branch = observed.branch.clone().or_else(|| want.branch.clone());
+            let origin = Origin::Whole { remote: track.key.clone(), commit: commit.clone(), branch };
+            let key = Key { origin, selection: want.selection.clone() };
+            let packing = self.packer.look(&key, who);
+            if packing != Packing::Absent || want.known.as_ref() == Some(commit) {
+                return packing;
+            }
+            self.packer.start(key, who, Files::Remote(self.sources.clone()));
+            return Packing::Running;
+        }
         let origin = Origin::Commit { remote: track.key.clone(), commit: commit.clone(), rules: want.rules.clone() };
         let key = Key { origin, selection: want.selection.clone() };
         match (self.packer.look(&key, who), self.sources.tree(&track.key, commit)) {

@@ -20,9 +20,10 @@ use super::{
     index::{Edits, Index},
     state::{Entry, Kept, Placing, State},
     unpack::{Rights, unpack},
+    whole::{self, Outcome},
 };
 use crate::{
-    api::content::{Piece, Placed},
+    api::content::{Form, Piece, Placed},
     tree::RepoPath,
 };
 
@@ -82,6 +83,15 @@ pub(super) struct Done {
     before: Option<Entry>,
     step: Step,
     kept: Option<String>,
+    /// It was not put in place, and why.
+    held: Option<String>,
+}
+
+impl Done {
+    /// The piece that was not put in place, and why.
+    pub(super) fn held(&self) -> Option<String> {
+        self.held.as_ref().map(|why| format!("{}: {why}", self.id))
+    }
 }
 
 #[derive(Debug)]
@@ -222,6 +232,26 @@ impl Area {
         Ok(path)
     }
 
+    /// Where below the root a piece goes: a whole repository may be the root itself.
+    fn home(&self, piece: &Piece) -> io::Result<RepoPath> {
+        let is_root = Path::new(&piece.target) == self.root && self.kind != Kind::Mount;
+        if is_root && piece.form == Form::Checkout { Ok(RepoPath::root()) } else { self.relative(&piece.target) }
+    }
+
+    /// Whether a piece may go where it wants to.
+    pub(super) fn check(&self, piece: &Piece) -> io::Result<()> {
+        self.home(piece).map(drop)
+    }
+
+    /// The work tree of a whole repository; `None` where nothing is.
+    fn work_tree(&self, piece: &Piece) -> io::Result<Option<Folder>> {
+        match Folder::open(&self.root)?.descend(self.home(piece)?.as_str(), None) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether exactly this is in place.
     pub(super) fn holds(&self, piece: &Piece) -> bool {
         let now = self.state.pieces.get(&piece.id).and_then(|entry| entry.now.as_ref());
@@ -238,6 +268,11 @@ impl Area {
         if self.kind == Kind::Mount {
             let root = Folder::open(&self.root)?;
             return Ok(super::mount::slot(&root).as_deref() == Some(now.slot.as_str()));
+        }
+        if now.piece.form == Form::Checkout {
+            return Ok(self
+                .work_tree(&now.piece)?
+                .is_some_and(|tree| tree.kind(".git").is_ok_and(|kind| kind.is_some())));
         }
         let (parent, name) = self.parent(&now.piece.target, None)?;
         let wanted = match (now.linked, now.piece.form) {
@@ -258,8 +293,11 @@ impl Area {
     /// How what is in place differs from what was put there.
     fn edits(&self, root: &Folder, placing: &Placing) -> io::Result<Edits> {
         let (_, trees, indexes) = self.folders()?;
-        let bytes = indexes.read(&placing.slot, MAX_INDEX)?.ok_or(io::ErrorKind::NotFound)?;
-        let index = Index::parse(&String::from_utf8_lossy(&bytes));
+        let index = read_index(&indexes, &placing.slot)?;
+        if placing.piece.form == Form::Checkout {
+            let tree = self.work_tree(&placing.piece)?.ok_or(io::ErrorKind::NotFound)?;
+            return whole::edits(&tree, &index);
+        }
         if placing.linked || self.kind == Kind::Mount {
             return index.compare(&trees, &placing.slot);
         }
@@ -270,7 +308,7 @@ impl Area {
 
     /// Unpacks a piece beside. Nothing of it shows before [`Self::put`].
     pub(super) fn stage(&mut self, piece: &Piece, archive: File) -> io::Result<()> {
-        self.relative(&piece.target)?;
+        self.check(piece)?;
         let (_, trees, indexes) = self.folders()?;
         let slot = self.state.slot(&piece.id);
         let rights = match self.kind {
@@ -310,6 +348,9 @@ impl Area {
 
     /// Puts something unpacked in place, as `piece`: its revision may be another one by now.
     pub(super) fn put(&mut self, staged: &Staged, piece: &Piece, live: bool) -> io::Result<Done> {
+        if piece.form == Form::Checkout {
+            return self.put_whole(staged, piece, live).map_err(|error| self.explained(&error));
+        }
         let id = piece.id.clone();
         let before = self.state.pieces.get(&id).cloned();
         let linked =
@@ -336,7 +377,81 @@ impl Area {
         }
         self.set_entry(&id, Some(Entry { now: Some(next), next: None, live, synced: false, made, note }));
         self.save()?;
-        Ok(Done { id, before, step, kept: old })
+        Ok(Done { id, before, step, kept: old, held: None })
+    }
+
+    /// Fills a work tree, or brings it forward. What cannot be is said, and changes nothing.
+    fn put_whole(&mut self, staged: &Staged, piece: &Piece, live: bool) -> io::Result<Done> {
+        let (id, slot) = (piece.id.clone(), staged.slot.clone());
+        let before = self.state.pieces.get(&id).cloned();
+        let mut made = before.as_ref().map_or(0, |entry| entry.made);
+        let next = Placing { piece: piece.clone(), slot: slot.clone(), linked: false };
+        self.state.pieces.entry(id.clone()).or_default().next = Some(next.clone());
+        self.save()?;
+        let old = before.as_ref().and_then(|entry| entry.now.as_ref());
+        let outcome = match self.bring(staged, old, &mut made) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.set_entry(&id, before);
+                self.save()?;
+                return Err(error);
+            }
+        };
+        let mut done = Done { id: id.clone(), before: before.clone(), step: Step::Nothing, kept: None, held: None };
+        if let Outcome::Held(why) = outcome {
+            let note = why.clone();
+            self.set_entry(&id, before.map(|before| Entry { note, ..before }));
+            done.held = Some(why);
+        } else {
+            let foreign = "a repository was there before, which is left as it is";
+            let note = if outcome == Outcome::Foreign { foreign.into() } else { String::new() };
+            self.set_entry(&id, Some(Entry { now: Some(next), next: None, live, synced: false, made, note }));
+            self.staged.retain(|other| other.slot != slot);
+            self.doubtful.remove(&id);
+            self.folders()?.1.remove(&slot)?;
+        }
+        self.save()?;
+        Ok(done)
+    }
+
+    fn bring(&self, staged: &Staged, old: Option<&Placing>, made: &mut usize) -> io::Result<Outcome> {
+        let (_, trees, indexes) = self.folders()?;
+        let target = &staged.piece.target;
+        if self.home(&staged.piece)?.is_root() {
+            let root = Folder::open(&self.root)?;
+            let outcome = self.forward(&root, staged, old, &trees, &indexes)?;
+            super::text_link::exclude(&self.root, super::CONTROL)?;
+            if root.kind(super::text_link::FOLDER)?.is_some() {
+                super::text_link::exclude(&self.root, super::text_link::FOLDER)?;
+            }
+            return Ok(outcome);
+        }
+        let (parent, name) = self.parent(target, Some(made))?;
+        parent.remove_empty(&name);
+        if parent.kind(&name)?.is_none() {
+            trees.rename(&staged.slot, &parent, &name)?;
+            return Ok(Outcome::Done);
+        }
+        self.forward(&parent.enter(&name)?, staged, old, &trees, &indexes)
+    }
+
+    fn forward(
+        &self,
+        target: &Folder,
+        staged: &Staged,
+        old: Option<&Placing>,
+        trees: &Folder,
+        indexes: &Folder,
+    ) -> io::Result<Outcome> {
+        let old = old.filter(|old| (old.piece.form, &old.piece.target) == (Form::Checkout, &staged.piece.target));
+        let old = old.map(|old| read_index(indexes, &old.slot)).transpose()?;
+        let mut new = read_index(indexes, &staged.slot)?;
+        let outcome = whole::put(target, &trees.enter(&staged.slot)?, &new, old.as_ref())?;
+        if let (Outcome::Done, Some(old)) = (&outcome, &old) {
+            new.inherit(old);
+            indexes.replace(&staged.slot, new.to_text().as_bytes())?;
+        }
+        Ok(outcome)
     }
 
     /// The one moment in which readers see the new tree.
@@ -433,8 +548,14 @@ impl Area {
         let before = self.state.pieces.get(id).cloned();
         let Some(now) = before.as_ref().and_then(|entry| entry.now.clone()) else {
             self.state.pieces.remove(id);
-            return Ok(Done { id: id.into(), before, step: Step::Nothing, kept: None });
+            return Ok(Done { id: id.into(), before, step: Step::Nothing, kept: None, held: None });
         };
+        if now.piece.form == Form::Checkout {
+            // Somebody works in it.
+            self.state.pieces.remove(id);
+            self.save()?;
+            return Ok(Done { id: id.into(), before, step: Step::Nothing, kept: None, held: None });
+        }
         let step = self.take_out(&now)?;
         let (note, kept) = self.put_aside(id, Some(&now), &step)?;
         if !note.is_empty() {
@@ -443,7 +564,7 @@ impl Area {
         self.state.pieces.remove(id);
         self.save()?;
         self.remove_folders_above(&now.piece.target, before.as_ref().map_or(0, |entry| entry.made));
-        Ok(Done { id: id.into(), before, step, kept })
+        Ok(Done { id: id.into(), before, step, kept, held: None })
     }
 
     fn take_out(&mut self, now: &Placing) -> io::Result<Step> {
@@ -496,13 +617,14 @@ impl Area {
         now.piece = piece.clone();
         entry.live = live;
         self.save()?;
-        Ok(Some(Done { id: piece.id.clone(), before, step: Step::Nothing, kept: None }))
+        Ok(Some(Done { id: piece.id.clone(), before, step: Step::Nothing, kept: None, held: None }))
     }
 
     /// Takes back what was done; the newest first.
     pub(super) fn undo(&mut self, done: Done) -> io::Result<()> {
         let (_, trees, _) = self.folders()?;
         match &done.step {
+            // A work tree that went forward stays: somebody may have begun to use it.
             Step::Nothing => {}
             Step::Put { linked: true, .. } => super::mount::clear(&Folder::open(&self.root)?)?,
             Step::Put { target, slot, .. } => {
@@ -528,6 +650,9 @@ impl Area {
                 let (parent, name) = self.parent(target, Some(&mut 0))?;
                 trees.rename(slot, &parent, &name)?;
             }
+        }
+        if self.state.pieces.get(&done.id).is_some_and(Entry::is_whole) {
+            return Ok(());
         }
         // What was put and is taken back was nobody's but ours.
         let returned = self.state.pieces.get(&done.id).and_then(|entry| Some(entry.now.as_ref()?.slot.clone()));
@@ -615,7 +740,11 @@ impl Area {
             if !edits.any() {
                 continue;
             }
-            let note = format!("edited in the pod ({edits}): the next commit replaces it, and the edits are kept then");
+            let note = if now.piece.form == Form::Checkout {
+                format!("changed in the pod ({edits}): a new commit that changes the same waits")
+            } else {
+                format!("edited in the pod ({edits}): the next commit replaces it, and the edits are kept then")
+            };
             let Some(entry) = self.state.pieces.get_mut(&id) else { continue };
             changed |= std::mem::replace(&mut entry.note, note.clone()) != note;
         }
@@ -659,6 +788,11 @@ impl Area {
 /// Whether two pieces are the same bytes at the same place.
 fn is_same(a: &Piece, b: &Piece) -> bool {
     (&a.target, a.form, a.mode, &a.digest) == (&b.target, b.form, b.mode, &b.digest)
+}
+
+fn read_index(indexes: &Folder, slot: &str) -> io::Result<Index> {
+    let bytes = indexes.read(slot, MAX_INDEX)?.ok_or(io::ErrorKind::NotFound)?;
+    Ok(Index::parse(&String::from_utf8_lossy(&bytes)))
 }
 
 fn kept(slot: String, id: String, edited: bool) -> Kept {

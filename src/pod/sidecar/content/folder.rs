@@ -124,6 +124,24 @@ impl Folder {
         }
     }
 
+    /// Moves a file over whatever file has the other name.
+    pub(super) fn rename_over(&self, name: impl AsRef<OsStr>, to: &Self, new: impl AsRef<OsStr>) -> io::Result<()> {
+        Ok(sys::renameat(&self.0, name.as_ref(), &to.0, new.as_ref())?)
+    }
+
+    /// A new link; something that has the name is an error.
+    pub(super) fn symlink(&self, name: impl AsRef<OsStr>, to: &str) -> io::Result<()> {
+        Ok(sys::symlinkat(to, &self.0, name.as_ref())?)
+    }
+
+    /// Removes a file or a link; a folder is an error.
+    pub(super) fn unlink(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        match sys::unlinkat(&self.0, name.as_ref(), AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Exchanges two names in one step; `Ok(false)` where the file system cannot.
     pub(super) fn exchange(&self, name: impl AsRef<OsStr>, with: &Self, other: impl AsRef<OsStr>) -> io::Result<bool> {
         use rustix::io::Errno;

@@ -51,7 +51,9 @@ impl Ground {
         // A volume of its own: of single files, or one that is the target itself.
         let (root, kind) = match piece.form {
             Form::File => (target.parent().unwrap_or(&target), Kind::Folder(Rights::Editable)),
-            Form::Tree | Form::Checkout => (target.as_path(), Kind::Mount),
+            Form::Tree => (target.as_path(), Kind::Mount),
+            // Nothing in a work tree may be a link of ours.
+            Form::Checkout => (target.as_path(), Kind::Folder(Rights::Editable)),
         };
         self.areas.push(Area::open(root, kind, &self.pod).map_err(|error| super::named(root, &error))?);
         Ok(self.areas.len() - 1)
@@ -63,7 +65,7 @@ impl Ground {
             let at = self.area(piece)?;
             let area = &self.areas[at];
             if !area.holds(piece) && area.staged(piece).is_none() {
-                area.relative(&piece.target)?;
+                area.check(piece)?;
                 return Ok(Some(piece.clone()));
             }
         }
@@ -249,7 +251,9 @@ pub(super) fn check(fixed: &[Piece], live: &[Piece]) -> Result<(), String> {
         if !path.is_absolute() || !plain {
             return Err(format!("{id}: {:?} is no absolute path", piece.target));
         }
-        let around = all.iter().find(|other| other.id != *id && path.starts_with(&other.target));
+        // In a whole repository others may lie; what it has there itself it leaves alone.
+        let is_whole = |other: &Piece| other.form == Form::Checkout && other.target != piece.target;
+        let around = all.iter().find(|other| other.id != *id && path.starts_with(&other.target) && !is_whole(other));
         if let Some(other) = around {
             return Err(format!("{id}: {} is in the place of {}: choose another path", piece.target, other.id));
         }

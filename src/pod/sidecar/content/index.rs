@@ -15,15 +15,15 @@ const FOREIGN: usize = 10_000;
 /// Stands for the path of a single file.
 pub(super) const ALONE: &str = ".";
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
     size: u64,
     time: (i64, u64),
     mode: u32,
 }
 
 impl Mark {
-    fn of(stat: &Stat) -> Self {
+    pub(super) fn of(stat: &Stat) -> Self {
         Self {
             size: u64::try_from(stat.st_size).unwrap_or_default(),
             time: (stat.st_mtime, stat.st_mtime_nsec),
@@ -34,7 +34,11 @@ impl Mark {
 
 /// The files of a tree, or one file as [`ALONE`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Index(BTreeMap<String, Mark>);
+pub(super) struct Index {
+    marks: BTreeMap<String, Mark>,
+    /// Of whole repositories: what each file holds.
+    contents: BTreeMap<String, String>,
+}
 
 /// How a tree differs from its index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +53,7 @@ impl Edits {
         self.count > 0
     }
 
-    fn add(&mut self, name: &str) {
+    pub(super) fn add(&mut self, name: &str) {
         self.count += 1;
         self.names.push(name.chars().filter(|c| !c.is_control()).take(100).collect());
         self.names.sort_unstable();
@@ -70,15 +74,46 @@ impl std::fmt::Display for Edits {
 impl Index {
     /// Adds a file as it is now.
     pub(super) fn add(&mut self, path: &str, stat: &Stat) {
-        self.0.insert(path.to_owned(), Mark::of(stat));
+        self.marks.insert(path.to_owned(), Mark::of(stat));
+    }
+
+    /// Adds a file with the name of its content, which has no spaces.
+    pub(super) fn add_content(&mut self, path: &str, mark: Option<Mark>, content: String) {
+        self.marks.extend(mark.map(|mark| (path.to_owned(), mark)));
+        self.contents.insert(path.to_owned(), content);
+    }
+
+    /// What a file holds, and how it looked.
+    pub(super) fn content(&self, path: &str) -> (Option<&str>, Option<Mark>) {
+        (self.contents.get(path).map(String::as_str), self.marks.get(path).copied())
+    }
+
+    /// Files that are the same in both look as they did before.
+    pub(super) fn inherit(&mut self, old: &Self) {
+        for (path, mark) in &mut self.marks {
+            if let (Some(content), Some(before)) = old.content(path)
+                && self.contents.get(path).is_some_and(|own| own == content)
+            {
+                *mark = before;
+            }
+        }
+    }
+
+    /// Paths of whole repositories.
+    pub(super) fn contents(&self) -> impl Iterator<Item = &str> {
+        self.contents.keys().map(String::as_str)
     }
 
     /// One line a file.
     pub(super) fn to_text(&self) -> String {
-        self.0.iter().fold(String::new(), |mut text, (path, m)| {
+        let mut text = self.marks.iter().fold(String::new(), |mut text, (path, m)| {
             let _ = writeln!(text, "{} {} {} {:o} {path}", m.size, m.time.0, m.time.1, m.mode);
             text
-        })
+        });
+        for (path, content) in &self.contents {
+            let _ = writeln!(text, "= {content} {path}");
+        }
+        text
     }
 
     /// Reads what [`Self::to_text`] wrote; lines that are none are left out.
@@ -90,13 +125,17 @@ impl Index {
             let mode = u32::from_str_radix(parts.next()?, 8).ok()?;
             Some((parts.next()?.to_owned(), Mark { size, time, mode }))
         };
-        Self(text.lines().filter_map(line).collect())
+        let content = |line: &str| {
+            let (content, path) = line.strip_prefix("= ")?.split_once(' ')?;
+            Some((path.to_owned(), content.to_owned()))
+        };
+        Self { marks: text.lines().filter_map(line).collect(), contents: text.lines().filter_map(content).collect() }
     }
 
     /// How what has `name` now differs from it.
     pub(super) fn compare(&self, parent: &Folder, name: &str) -> io::Result<Edits> {
         let mut edits = Edits::default();
-        let mut left = self.0.clone();
+        let mut left = self.marks.clone();
         if let Some(alone) = left.remove(ALONE) {
             let now = parent.stat(name)?;
             if now.is_none_or(|stat| !is_plain(&stat) || Mark::of(&stat) != alone) {

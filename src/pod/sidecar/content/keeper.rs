@@ -59,6 +59,8 @@ pub(super) struct Keeper {
     pub(super) loaded: String,
     /// Whether the server knows what is in place.
     pub(super) fresh: bool,
+    /// Pieces that could not be brought forward, and why.
+    pub(super) held_back: Vec<String>,
 }
 
 /// What became of an order.
@@ -101,6 +103,7 @@ impl Keeper {
         let (pinned, moving, loaded) = (fixed, live, self.loaded.clone());
         let placed = self.on_ground(move |ground| {
             let stays = |id: &str| pinned.iter().chain(&moving).any(|piece| piece.id == id);
+            // What of a work tree cannot be brought forward is told in its note: the pod starts with what is there.
             ground.apply(&pinned, false, |piece, _| !stays(&piece.id))?;
             ground.apply(&moving, true, |_, live| live)?;
             ground.set_loaded(&loaded)?;
@@ -187,10 +190,10 @@ impl Keeper {
         let immediately = load.immediately || load.force;
         let cached = self.on_ground(move |ground| {
             if immediately {
-                let contexts: Vec<Piece> = wanted.iter().filter(|p| !p.is_cached_by_server()).cloned().collect();
-                ground.apply(&contexts, true, |piece, live| live && !piece.is_cached_by_server())?;
+                let contexts: Vec<Piece> = wanted.iter().filter(|p| !p.waits_for_idleness()).cloned().collect();
+                ground.apply(&contexts, true, |piece, live| live && !piece.waits_for_idleness())?;
             }
-            ground.differs(&wanted, |piece| !immediately || piece.is_cached_by_server())
+            ground.differs(&wanted, |piece| !immediately || piece.waits_for_idleness())
         });
         let waits = cached.await.map_err(|error| error.to_string())?;
         if load.force || !waits && self.fresh {
@@ -257,6 +260,10 @@ impl Keeper {
         let exchanged = held.during(self.exchange_held(order)).await;
         drop(held);
         match exchanged {
+            Ok(()) if !self.held_back.is_empty() => {
+                self.fresh = true;
+                End::Again(self.held_back.join("; "))
+            }
             Ok(()) => {
                 self.fresh = true;
                 if let Some(load) = order {
@@ -282,17 +289,19 @@ impl Keeper {
     async fn exchange_held(&mut self, order: Option<&Load>) -> Result<(), Trouble> {
         let wanted = order.map(|load| self.manifests.own(&load.manifest));
         let stale = !self.fresh;
-        let (undo, before, after) = self
+        let (undo, before, after, held_back) = self
             .on_ground(move |ground| {
                 let before = ground.skills()?;
                 let undo = match wanted {
                     Some(wanted) => ground.apply(&wanted, true, |_, live| live)?,
                     None => ground::Undo::new(),
                 };
-                Ok((undo, before, ground.skills()?))
+                let held_back = undo.iter().filter_map(|(_, done)| done.held()).collect();
+                Ok((undo, before, ground.skills()?, held_back))
             })
             .await
             .map_err(|error| Trouble::Later(error.to_string()))?;
+        self.held_back = held_back;
         if before == after && !stale {
             return Ok(());
         }

@@ -17,6 +17,7 @@ mod skills;
 mod state;
 mod text_link;
 mod unpack;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -93,6 +94,7 @@ impl Places {
             manifests: Manifests::default(),
             loaded: String::new(),
             fresh: true,
+            held_back: vec![],
         }
     }
 }

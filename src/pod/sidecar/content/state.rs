@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
-use crate::api::content::Piece;
+use crate::api::content::{Form, Piece};
 
 const FILE: &str = "state.json";
 /// Longest file that is read: more than a hundred pieces make.
@@ -83,6 +83,13 @@ pub(super) struct Kept {
     pub(super) until: Option<u64>,
     /// Somebody edited it.
     pub(super) edited: bool,
+}
+
+impl Entry {
+    /// Whether it is a whole repository.
+    pub(super) fn is_whole(&self) -> bool {
+        self.now.as_ref().is_some_and(|now| now.piece.form == Form::Checkout)
+    }
 }
 
 impl State {

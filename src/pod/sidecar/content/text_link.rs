@@ -6,7 +6,8 @@ use rustix::fs::FileType;
 
 use super::{TEXT, folder::Folder, named};
 
-const FOLDER: &str = ".kubeopencode";
+/// Where the link is.
+pub(super) const FOLDER: &str = ".kubeopencode";
 /// Longest list of excluded files that is changed.
 const MAX_EXCLUDE: u64 = 1 << 20;
 

@@ -9,12 +9,20 @@ use std::{
 
 use super::{
     folder::Folder,
-    index::{ALONE, Index},
+    index::{ALONE, Index, Mark},
+    whole::{Hashing, content_of_link, is_pointer},
 };
 use crate::{
-    api::content::{Form, Piece},
+    api::content::{
+        Form, Piece,
+        checkout::{self as layout, Rest},
+    },
     artifact::archive::{self, ArchiveError},
+    tree::RepoPath,
 };
+
+/// Longest list of links that is read.
+const MAX_REST: u64 = 64 << 20;
 
 /// How files are put down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +45,9 @@ enum Trouble {
 /// is removed.
 pub(super) fn unpack(from: impl Read, trees: &Folder, slot: &str, piece: &Piece, rights: Rights) -> io::Result<Index> {
     let made = match piece.form {
-        Form::Tree => tree(from, &trees.make(slot)?, rights),
+        Form::Tree => trees.make(slot).map_err(Trouble::from).and_then(|folder| tree(from, &folder, rights)),
         Form::File => file(from, trees, slot, piece.mode),
-        Form::Checkout => {
-            let text = "this release of the sidecar does not support whole repositories with .git (NotYetSupported)";
-            Err(Trouble::Disk(io::Error::new(io::ErrorKind::Unsupported, text)))
-        }
+        Form::Checkout => trees.make(slot).map_err(Trouble::from).and_then(|folder| checkout(from, &folder)),
     };
     made.map_err(|trouble| {
         let _ = trees.remove(slot);
@@ -86,6 +91,62 @@ fn tree(from: impl Read, folder: &Folder, rights: Rights) -> Result<Index, Troub
     }
     folder.set_own_mode(0o755)?;
     Ok(index)
+}
+
+/// A work tree with its `.git`. Links come last: nothing is written through one.
+fn checkout(from: impl Read, folder: &Folder) -> Result<Index, Trouble> {
+    let (mut index, mut rest) = (Index::default(), None);
+    archive::for_each(from, |path, executable, content| {
+        let name = path.as_str();
+        if name == layout::REST {
+            let mut bytes = vec![];
+            content.take(MAX_REST).read_to_end(&mut bytes)?;
+            rest = serde_json::from_slice::<Rest>(&bytes).ok();
+            return Ok(());
+        }
+        let (below, mode) = match (name.strip_prefix(layout::TREE), name.strip_prefix(layout::GIT)) {
+            (Some(below), _) => (below.to_owned(), if executable { 0o755 } else { 0o644 }),
+            (None, Some(git)) if is_allowed(git) => (format!(".git/{git}"), 0o644),
+            _ => return Err(ArchiveError::Foreign(name.into()).into()),
+        };
+        let (parent, name) = below.rsplit_once('/').unwrap_or(("", &below));
+        let here = folder.descend(parent, Some(&mut 0))?;
+        let mut hashing = Hashing::new(content);
+        write(&here, name, &mut hashing, mode)?;
+        if !below.starts_with(".git/") || is_pointer(&below) {
+            index.add_content(&below, here.stat(name)?.as_ref().map(Mark::of), hashing.content(executable));
+        }
+        Ok::<_, Trouble>(())
+    })?;
+    let rest = rest.ok_or_else(|| ArchiveError::Malformed(format!("it holds no {}", layout::REST)))?;
+    put_rest(folder, &rest, &mut index)?;
+    for needed in [".git/refs/heads", ".git/refs/tags", ".git/objects/info", ".git/info"] {
+        folder.descend(needed, Some(&mut 0))?;
+    }
+    Ok(index)
+}
+
+fn put_rest(folder: &Folder, rest: &Rest, index: &mut Index) -> Result<(), Trouble> {
+    let checked = |path: &str| {
+        let good = RepoPath::parse(path).is_ok_and(|parsed| parsed.as_str() == path && !parsed.is_root());
+        if good { Ok(()) } else { Err(ArchiveError::Foreign(path.into())) }
+    };
+    for path in &rest.folders {
+        checked(path)?;
+        folder.descend(path, Some(&mut 0))?;
+    }
+    for (path, target) in &rest.links {
+        checked(path)?;
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let here = folder.descend(parent, Some(&mut 0))?;
+        here.symlink(name, target)?;
+        index.add_content(path, here.stat(name)?.as_ref().map(Mark::of), content_of_link(target.as_bytes()));
+    }
+    Ok(())
+}
+
+fn is_allowed(git: &str) -> bool {
+    git.split('/').next().is_some_and(|first| layout::ALLOWED.contains(&first))
 }
 
 fn file(from: impl Read, trees: &Folder, slot: &str, mode: Option<u32>) -> Result<Index, Trouble> {
