@@ -20,7 +20,7 @@ use kube::{
 };
 use pilothouse::{
     agent::{Pieces, Resolved, state},
-    api::{Agent, Repository},
+    api::Agent,
 };
 use serde_json::{Value, json};
 
@@ -390,45 +390,4 @@ async fn what_is_wrong_is_said_and_what_was_applied_stays() {
     let mended = repository.commit("main", &[("d/a", "2"), ("skills/one/SKILL.md", &skill("one", "2"))]);
     world.at("a", "contexts/c", &mended).await;
     world.at("a", "skills/team", &mended).await;
-}
-
-/// A whole repository follows its branch like anything else, and costs one fetch a push.
-#[tokio::test]
-async fn whole_repositories_come_from_urls_and_from_repositories() {
-    let world = World::new().await;
-    let repository = world.server.repository("r.git");
-    let first = repository.commit("main", &[("a", "1")]);
-    world
-        .apply::<Repository>("Repository", "r", json!({}), json!({"url": world.server.url("r.git"), "interval": "1s"}))
-        .await;
-    let whole = |name: &str, git: Value| json!({"name": name, "type": "Git", "mountPath": name, "git": git});
-    let url = json!({"repository": world.server.url("r.git"), "sync": synced("HotReload"), "ref": "main"});
-    let by_object = json!({"repositoryRef": {"name": "r"}, "path": ".", "sync": synced("Rollout"), "depth": 0});
-    world.agent("a", json!([whole("url", url.clone()), whole("object", by_object)]), json!([])).await;
-    for commit in [first, repository.commit("main", &[("a", "2")])] {
-        let url = world.at("a", "contexts/url", &commit).await;
-        let object = world.at("a", "contexts/object", &commit).await;
-        assert_eq!((url.branch.as_deref(), object.branch.as_deref()), (Some("main"), Some("main")));
-        assert_ne!(url.digest, object.digest, "another depth is other bytes");
-    }
-    let content = world.api::<ConfigMap>().get("a-server-content").await.unwrap().data.unwrap();
-    let manifest: Value = serde_json::from_str(&content["content.json"]).unwrap();
-    assert_eq!(manifest["pieces"][0]["form"], "checkout");
-    assert_eq!(manifest["pieces"][0]["target"], "/workspace/url");
-
-    // Alone, it costs what files would.
-    let other = world.server.repository("other.git");
-    let first = other.commit("main", &[("a", "1")]);
-    let mut git = url;
-    git["repository"] = json!(world.server.url("other.git"));
-    let at_root = json!({"name": "repo", "type": "Git", "mountPath": ".", "git": git});
-    world.server.forget();
-    world.agent("b", json!([at_root]), json!([])).await;
-    world.at("b", "contexts/repo", &first).await;
-    let fetched =
-        || world.server.log().iter().filter(|l| l.asked == Asked::Fetch && l.path.contains("other.git")).count();
-    assert_eq!(fetched(), 1);
-    let second = other.commit("main", &[("a", "2")]);
-    world.at("b", "contexts/repo", &second).await;
-    assert_eq!(fetched(), 2);
 }
