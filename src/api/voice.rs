@@ -4,8 +4,6 @@
 //! and each is answered by an [`Ack`] with the same id. Losing the connection changes nothing in the pod. Unknown
 //! fields are ignored and unknown messages are skipped, so that a sidecar outlives many releases of the controller.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::content::{Load, Report};
@@ -100,8 +98,8 @@ pub enum FromController {
 pub struct Peer {
     /// Uid of the pod.
     pub pod: String,
-    /// Address of its door.
-    pub door: SocketAddr,
+    /// Address of its door, `ip:port`.
+    pub door: String,
 }
 
 /// Who speaks. The controller believes the token that came with the connection, and checks that this agrees.

@@ -49,5 +49,6 @@ fn peer(pod: &Pod) -> Option<Peer> {
         return None;
     }
     let address: IpAddr = status.pod_ip.as_ref()?.parse().ok()?;
-    Some(Peer { pod: pod.uid()?, door: SocketAddr::new(address, u16::try_from(DOOR_PORT).ok()?) })
+    let door = SocketAddr::new(address, u16::try_from(DOOR_PORT).ok()?).to_string();
+    Some(Peer { pod: pod.uid()?, door })
 }

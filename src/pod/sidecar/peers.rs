@@ -57,7 +57,8 @@ impl Peers {
     /// These are the agent's pods now, this one perhaps among them.
     pub fn set(&self, peers: &[Peer]) {
         let others = peers.iter().filter(|peer| *peer.pod != *self.own && !peer.pod.is_empty());
-        let others = others.filter_map(|p| Some(Other { door: p.door, pod: HeaderValue::from_str(&p.pod).ok()? }));
+        let others =
+            others.filter_map(|p| Some(Other { door: p.door.parse().ok()?, pod: HeaderValue::from_str(&p.pod).ok()? }));
         let list: Vec<_> = others.take(MOST_PEERS).map(Arc::new).collect();
         let mut state = self.state.lock();
         if state.list != list {

@@ -12,7 +12,7 @@ use super::{PASSWORD, Pod, credentials, eventually, moves::Rollout};
 use crate::common::model::Script;
 
 fn introduce(rollout: &Rollout) {
-    let peer = |pod: &Pod, uid: &str| Peer { pod: uid.into(), door: pod.sidecar.address };
+    let peer = |pod: &Pod, uid: &str| Peer { pod: uid.into(), door: pod.sidecar.address.to_string() };
     let peers = [peer(&rollout.new, "new"), peer(&rollout.old, "old")];
     rollout.old.sidecar.peers.set(&peers);
     rollout.new.sidecar.peers.set(&peers);
