@@ -1,6 +1,7 @@
 //! Reading the tree: every read is recorded, every size bounded.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
     collections::BTreeSet,
 };
@@ -74,6 +75,8 @@ impl<'a> Files<'a> {
 
     /// The kustomization of a folder, if it has one.
     pub(super) fn kustomization(&self, dir: &RepoPath) -> Result<Option<RepoPath>> {
+        let templates = KUSTOMIZATION.iter().filter_map(|name| dir.join(&format!("{name}.j2")).ok());
+        templates.filter(|path| self.is_file(path)).try_for_each(|path| no_template(&path))?;
         let found: Vec<RepoPath> =
             KUSTOMIZATION.iter().filter_map(|name| dir.join(name).ok()).filter(|path| self.is_file(path)).collect();
         match found.as_slice() {
@@ -129,16 +132,38 @@ impl<'a> Files<'a> {
 
     /// The documents of a YAML, JSON or template file.
     pub(super) fn documents(&self, path: &RepoPath) -> Result<Vec<Document>> {
-        let text = self.text(path)?;
         if !template::is_template(path) {
-            return self.parse(text).map_err(|e| RenderError::yaml(path, &e));
+            return self.parse(self.text(path)?).map_err(|e| RenderError::yaml(path, &e));
         }
+        let output = self.written(path)?;
+        self.parse(&output).map_err(|e| template::yaml_error(path, &output, &e))
+    }
+
+    /// The bytes that a file stands for: of a template, what it writes.
+    pub(super) fn content(&self, path: &RepoPath) -> Result<Cow<'a, [u8]>> {
+        if template::is_template(path) {
+            return Ok(Cow::Owned(self.written(path)?.into_bytes()));
+        }
+        self.bytes(path).map(Cow::Borrowed)
+    }
+
+    /// The same of a file that is text.
+    pub(super) fn words(&self, path: &RepoPath) -> Result<Cow<'a, str>> {
+        if template::is_template(path) {
+            self.written(path).map(Cow::Owned)
+        } else {
+            self.text(path).map(Cow::Borrowed)
+        }
+    }
+
+    fn written(&self, path: &RepoPath) -> Result<String> {
+        let text = self.text(path)?;
         self.go_on(path)?;
         template::check_source(path, text)?;
         let output = self.templates.render(path, text)?;
         self.charge(path, output.text.len())?;
         self.read.borrow_mut().extend(output.read);
-        self.parse(&output.text).map_err(|e| template::yaml_error(path, &output.text, &e))
+        Ok(output.text)
     }
 
     /// The documents of a text, paid for.
@@ -148,6 +173,7 @@ impl<'a> Files<'a> {
 
     /// The manifests of a file, lists taken apart, other API groups mapped to ours.
     pub(super) fn resources(&self, path: &RepoPath) -> Result<Vec<Resource>> {
+        no_template(path)?;
         let mut found = vec![];
         for document in self.documents(path)? {
             let origin = Origin::of(path, document.line, document.lines.into());
@@ -235,4 +261,12 @@ impl<'a> Files<'a> {
         }
         Ok(())
     }
+}
+
+/// A kustomization says which files are read before any template is rendered; so it is none itself, and no manifest.
+fn no_template(path: &RepoPath) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.strip_suffix(".j2"));
+    let Some(name) = name.filter(|name| KUSTOMIZATION.contains(name)) else { return Ok(()) };
+    let message = format!("a kustomization cannot be a template; write {name}, and let its resources be templates");
+    Err(RenderError::new(path, 0, Reason::NotSupported, message))
 }

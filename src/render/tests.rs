@@ -83,6 +83,46 @@ fn a_copy_of_a_copy_is_bounded() {
     assert!(failed.message.contains("copies more than"), "{failed}");
 }
 
+/// A generator asks for what a template writes, not for its source.
+#[test]
+fn generators_take_what_templates_write() {
+    let files = [
+        (
+            "k/kustomization.yaml",
+            "configMapGenerator:\n- name: a\n  options: {disableNameSuffixHash: true}\n  files: \
+          [conf/app.conf.j2, other.conf=conf/app.conf.j2, raw.j2=conf/raw]\n  envs: [vars.env.j2]\n",
+        ),
+        ("k/conf/app.conf.j2", "{% include 'part.j2' %} of {{ values.name }}\n"),
+        ("k/conf/part.j2", "part"),
+        ("k/conf/raw", "{{ raw }}"),
+        ("k/vars.env.j2", "{% for n in values.list %}KEY_{{ n }}={{ loop.index }}\n{% endfor %}"),
+    ];
+    let rendered = run(&files, "k").unwrap();
+    let want = serde_json::json!({
+        "KEY_a": "1", "KEY_b": "2", "app.conf": "part of web\n", "other.conf": "part of web\n", "raw.j2": "{{ raw }}",
+    });
+    assert_eq!(rendered.objects[0].object.value()["data"], want);
+    assert_eq!(rendered.read.len(), files.len(), "what they include is read too: {:?}", rendered.read);
+    let failed = error(&[files[0], ("k/conf/app.conf.j2", "{{ values.nane }}"), files[3], files[4]], "k");
+    assert_eq!((failed.reason, failed.file.as_str()), (Reason::TemplateFailed, "k/conf/app.conf.j2"));
+}
+
+#[test]
+fn a_kustomization_is_no_template() {
+    let manifest = ("k/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n");
+    for name in ["kustomization.yaml", "kustomization.yml", "Kustomization"] {
+        let template = format!("k/{name}.j2");
+        let other = format!("resources: [../k/{name}.j2]\n");
+        let whole = [manifest, (template.as_str(), "resources: [a.yaml]\n"), ("x/kustomization.yaml", other.as_str())];
+        // The folder itself, one above it, the very file, and a kustomization that names it.
+        for at in ["k", "", template.as_str(), "x"] {
+            let failed = error(&whole, at);
+            assert_eq!((failed.reason, failed.file.as_str()), (Reason::NotSupported, template.as_str()), "{at:?}");
+            assert!(failed.message.contains(&format!("write {name}")), "{failed}");
+        }
+    }
+}
+
 #[test]
 fn a_render_stops_when_nobody_waits() {
     let tree: FileTree = [("a.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n")].into_iter().collect();

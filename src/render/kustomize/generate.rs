@@ -124,7 +124,7 @@ impl One<'_> {
         let mut pairs = vec![];
         for (index, file) in self.generator.envs.iter().enumerate() {
             let path = self.path(&format!("/envs/{index}"), file)?;
-            let text = self.files.text(&path)?;
+            let text = self.files.words(&path)?;
             for (line, text) in text.trim_start_matches('\u{feff}').lines().enumerate() {
                 let text = text.trim_start();
                 if text.is_empty() || text.starts_with('#') {
@@ -146,7 +146,7 @@ impl One<'_> {
         for (index, source) in self.generator.files.iter().enumerate() {
             let pointer = format!("/files/{index}");
             let (key, file) = match source.split_once('=') {
-                None => (source.rsplit('/').next().unwrap_or_default(), source.as_str()),
+                None => (key_of(source), source.as_str()),
                 Some((key, file)) if !key.is_empty() && !file.is_empty() && !file.contains('=') => (key, file),
                 Some(_) => {
                     let message = format!("files[{index}] must be a path or key=path");
@@ -155,7 +155,7 @@ impl One<'_> {
             };
             self.check_key(&pointer, key, &format!("files[{index}]"))?;
             let path = self.path(&pointer, file)?;
-            pairs.push((key.to_owned(), self.files.bytes(&path)?.to_vec()));
+            pairs.push((key.to_owned(), self.files.content(&path)?.into_owned()));
         }
         Ok(pairs)
     }
@@ -183,6 +183,12 @@ impl One<'_> {
         let message = format!("{field} {}: {}", self.generator.name, message.as_ref());
         self.kustomization.error(&format!("{}{pointer}", self.pointer), reason, message)
     }
+}
+
+/// The key of a file: its name, of a template that of what it writes.
+fn key_of(source: &str) -> &str {
+    let name = source.rsplit('/').next().unwrap_or_default();
+    name.strip_suffix(".j2").filter(|name| !name.is_empty()).unwrap_or(name)
 }
 
 /// One pair of quotes around a literal's value is taken off.
