@@ -162,7 +162,13 @@ fn kustomize_makes_the_same_objects() {
     let (mut asked, mut wrong) = (0, vec![]);
     for case in cases() {
         let folder = case.join("in").join(start(&case).as_str());
-        let differs = case.join("differs").exists() || case.join("error.txt").exists();
+        let refused = case.join("error.txt").exists();
+        let about = case.file_name().unwrap().to_string_lossy();
+        assert!(
+            refused == about.starts_with("error-"),
+            "{about}: cases that are refused are named error-*, and only they"
+        );
+        let differs = case.join("differs").exists() || refused;
         if differs || !folder.join("kustomization.yaml").exists() {
             continue;
         }
