@@ -391,17 +391,25 @@ impl Body for Watched {
 
 /// How long something has been there; a door that has just started knows nothing bad of the server.
 #[derive(Clone, Copy, Debug)]
-pub struct Age(Instant);
+pub struct Age {
+    since: Instant,
+    before: Duration,
+}
 
 impl Age {
     /// Begins now.
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self::of(Duration::ZERO)
+    }
+
+    /// Has this age now.
+    pub fn of(before: Duration) -> Self {
+        Self { since: Instant::now(), before }
     }
 
     /// Whether it is younger than `limit`.
     pub fn younger_than(self, limit: Duration) -> bool {
-        self.0.elapsed() < limit
+        self.before + self.since.elapsed() < limit
     }
 }
 
