@@ -83,7 +83,7 @@ pub struct Artifact {
     pub size: Option<i64>,
     /// When this artifact was published first.
     pub last_update_time: Time,
-    /// Where the controller serves the archive. Not set yet: this version serves no archives.
+    /// Never set: what is stored is named by its digest, and only the pods of agents that use it may fetch it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }

@@ -187,7 +187,7 @@ fn fetched(status: &mut RepositoryStatus, seen: &Seen<'_>, published: Published)
         size: size.or_else(|| prior.filter(|a| a.digest == digest).and_then(|a| a.size)),
         last_update_time: Time(seen.now),
         digest,
-        // Until archives are served.
+        // Pods ask their own controller for a digest.
         url: None,
     });
     vec![Note::normal(reasons::FETCHED, "Fetch", message)]

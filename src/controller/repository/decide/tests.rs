@@ -118,7 +118,7 @@ fn the_artifact_changes_with_the_content_or_the_revision() {
     let first = story(&[(1, published(REVISION, b"1"))]);
     let artifact = first.status.artifact.clone().unwrap();
     assert_eq!(artifact.digest, Digest::of(b"1").to_string());
-    assert_eq!(artifact.url, None, "nothing serves it yet");
+    assert_eq!(artifact.url, None, "it is asked for by its digest");
     assert_eq!((artifact.size, artifact.last_update_time), (Some(1536), Time(at(0))));
     assert_eq!(first.notes.len(), 1);
     let same_tree = story(&[(1, published(REVISION, b"1")), (1, published(NEXT, b"1"))]);
