@@ -31,6 +31,9 @@ const REST: Duration = Duration::from_mins(2);
 /// Interval of the Repository while it rests.
 const INTERVAL_S: u64 = 20;
 
+/// Most listings an interval: each interval is up to a tenth shorter or longer, so that remotes are not all asked at once.
+const JITTER: f64 = 1.1;
+
 /// How often it starts from nothing, unless `BENCH_ROUNDS` says something else.
 const ROUNDS: usize = 5;
 
@@ -69,7 +72,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
             Number::new("cold_100_syncs_s", "s", 3.0, of(|l| l.cold)),
             Number::new("create_100_agents_s", "s", 1.5, of(|l| l.created)),
             Number::new("steady_api_writes", "writes", 0.0, vec![writes]),
-            Number::new("steady_ref_listings_per_interval", "count", 1.0, vec![listings]),
+            Number::new("steady_ref_listings_per_interval", "count", JITTER, vec![listings]),
             Number::new("controller_rss_mib", "MiB", 64.0, vec![resident]),
         ]
     })
@@ -151,21 +154,30 @@ async fn within(counted: tokio::task::JoinHandle<()>) {
 
 /// Writes, listings an interval, and MiB, while nothing changes.
 async fn rest(cluster: &Cluster, git: &GitServer, load: &Load) -> [f64; 3] {
-    let (audit, listings) = (cluster.audit().later(), git.count(Asked::Listing));
+    // From one listing to a later one, so that no part of an interval counts.
+    let (first, began) = next_listing(git).await;
+    let audit = cluster.audit().later();
     tokio::time::sleep(REST).await;
+    let (last, ended) = next_listing(git).await;
     let user = load.release.user();
     let writes = audit.writes(&user);
     if !writes.is_empty() {
         eprintln!("writes at rest: {:?}", audit.summary(&user));
     }
-    // The first listing of the time ends an interval that began before it; jitter evens out over the others.
-    let ended = (git.count(Asked::Listing) - listings).saturating_sub(1);
     #[allow(clippy::cast_precision_loss, reason = "small counts")]
     [
         writes.len() as f64,
-        ended as f64 / (REST.as_secs() as f64 / INTERVAL_S as f64),
+        (last - first) as f64 * INTERVAL_S as f64 / (ended - began).as_secs_f64(),
         load.controller.resident() as f64 / 1024.0 / 1024.0,
     ]
+}
+
+/// Waits for a listing: how many there were then, and when.
+async fn next_listing(git: &GitServer) -> (usize, Instant) {
+    let before = git.count(Asked::Listing);
+    let limit = Duration::from_secs(3 * INTERVAL_S);
+    let count = world::until(limit, || async { Some(git.count(Asked::Listing)).filter(|count| *count > before) }).await;
+    (count, Instant::now())
 }
 
 async fn create<T>(api: &Api<T>, manifest: impl Fn(usize) -> serde_json::Value)

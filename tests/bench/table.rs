@@ -1,6 +1,6 @@
 //! Numbers, as a table and as JSON.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// One measured number; lower is better.
 pub(crate) struct Number {
@@ -23,7 +23,8 @@ impl Number {
     }
 
     fn median(&self) -> f64 {
-        self.samples[self.samples.len() / 2]
+        let (low, high) = ((self.samples.len() - 1) / 2, self.samples.len() / 2);
+        f64::midpoint(self.samples[low], self.samples[high])
     }
 }
 
@@ -44,9 +45,9 @@ pub(crate) fn print(numbers: &[Number]) {
     }
 }
 
-/// Writes `target/bench.json`.
-pub(crate) fn write(numbers: &[Number]) {
-    let list: Vec<_> = numbers
+/// What is written of the numbers. Of those that were not measured again `before` is kept.
+pub(crate) fn list(numbers: &[Number], before: Vec<Value>) -> Vec<Value> {
+    let mut list: Vec<Value> = numbers
         .iter()
         .map(|n| {
             json!({
@@ -55,8 +56,16 @@ pub(crate) fn write(numbers: &[Number]) {
             })
         })
         .collect();
+    list.splice(0..0, before.into_iter().filter(|old| numbers.iter().all(|n| old["name"] != n.name)));
+    list
+}
+
+/// Writes `target/bench.json`; when `partial`, what it has of other numbers stays.
+pub(crate) fn write(numbers: &[Number], partial: bool) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench.json");
     std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+    let before = std::fs::read(path).ok().filter(|_| partial).and_then(|text| serde_json::from_slice(&text).ok());
+    let list = list(numbers, before.unwrap_or_default());
     std::fs::write(path, serde_json::to_string_pretty(&list).unwrap()).unwrap();
     println!("\nwritten to target/bench.json");
 }
