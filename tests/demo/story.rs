@@ -127,12 +127,18 @@ async fn task(world: &World) -> Result<(), String> {
     };
     let (phase, took) = until("the Task ends", Duration::from_secs(90), || agents(world), phase).await?;
     let answer = world.kubectl(&["logs", "first-pod"])?;
-    screen::say(&format!("the answer: {}", answer.trim()));
     if phase != "Completed" {
+        screen::say(&format!("its log: {}", answer.trim()));
         return Err(format!("the Task ended as {phase}"));
     }
+    screen::say(&format!("the answer: {}", said(&answer)?));
     screen::good("the Task is Completed", Some(took));
     Ok(())
+}
+
+/// What a Task has said: something.
+pub(crate) fn said(log: &str) -> Result<&str, String> {
+    Some(log.trim()).filter(|text| !text.is_empty()).ok_or_else(|| "the Task is Completed and said nothing".into())
 }
 
 fn pod_of(world: &World, agent: &str) -> Result<String, String> {

@@ -4,6 +4,8 @@
 
 #[path = "../demo/embedded.rs"]
 mod embedded;
+#[path = "../demo/ending.rs"]
+mod ending;
 #[path = "../demo/foreign.rs"]
 mod foreign;
 #[path = "../demo/half.rs"]
@@ -21,12 +23,97 @@ mod story;
 #[path = "../demo/world.rs"]
 mod world;
 
+use std::{
+    io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
 use live::{Live, Size};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_half_without_pods_is_told() {
     let told = tokio::spawn(half::tell(true)).await.unwrap();
     assert_eq!(told, Err("only the half without pods was shown: see above what is missing".into()));
+}
+
+/// Set in the process that [`ctrl_c_takes_everything_away`] breaks off: it tells the story.
+const TELLS: &str = "PILOTHOUSE_TEST_TELLS_THE_DEMO";
+
+/// What the demo's `main` does.
+fn tell() -> ! {
+    let once = std::env::var_os("DEMO_ONCE").is_some();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let told = runtime.block_on(async {
+        tokio::spawn(ending::interrupts());
+        tokio::spawn(half::tell(once)).await.unwrap_or_else(|_| Err("the demo broke".into()))
+    });
+    std::process::exit(ending::code(told, once).into())
+}
+
+/// The exit code of a process that ends within a minute and a half.
+fn ended(child: &mut Child) -> Option<i32> {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(90) {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = child.kill();
+    panic!("it did not end");
+}
+
+/// Files below a folder, and command lines that name it. Reserved numbers of ports stay, for all clusters of a user.
+fn left(folder: &Path) -> Vec<String> {
+    let files = ignore::WalkBuilder::new(folder).standard_filters(false).build();
+    let files = files
+        .filter_map(Result::ok)
+        .filter(|e| !e.path().is_dir() && !e.path().to_str().unwrap().contains("/.ports/"))
+        .map(|e| e.path().display().to_string());
+    let lines = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok).filter_map(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains(folder.to_str().unwrap()).then_some(line)
+    });
+    files.chain(lines).collect()
+}
+
+/// In the middle of a step, as a terminal does it: the signal goes to all processes of the group.
+#[test]
+fn ctrl_c_takes_everything_away() {
+    if std::env::var_os(TELLS).is_some() {
+        tell();
+    }
+    for (once, code, step) in [(true, 130, "3. A push becomes agents"), (false, 0, "2. The controller")] {
+        // Short: sockets lie in it.
+        let folder = tempfile::Builder::new().prefix("d").tempdir_in("/tmp").unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "demo::ctrl_c_takes_everything_away", "--nocapture"]);
+        command.env(TELLS, "1").env("TMPDIR", folder.path()).env_remove("DEMO_ONCE");
+        if once {
+            command.env("DEMO_ONCE", "1");
+        }
+        let mut child = command.process_group(0).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains(step)), "it ended before {step:?}");
+        assert!(!left(folder.path()).is_empty(), "nothing runs that could be taken away");
+        let group = format!("-{}", child.id());
+        assert!(Command::new("kill").args(["-s", "INT", "--", &group]).status().unwrap().success());
+        let rest: Vec<String> = lines.collect();
+        assert_eq!(ended(&mut child), Some(code), "{rest:#?}");
+        assert_eq!(left(folder.path()), Vec::<String>::new(), "{rest:#?}");
+        assert!(rest.iter().any(|line| line.contains("cleaning up")), "{rest:#?}");
+    }
+}
+
+#[test]
+fn a_task_that_says_nothing_is_no_answer() {
+    for (answer, said) in [("", false), (" \n", false), ("The README is clear.\n", true)] {
+        assert_eq!(story::said(answer).is_ok(), said, "{answer:?}");
+    }
 }
 
 /// A terminal: what stands in its rows, and where the cursor is. It has scrolled nothing away.
