@@ -2,6 +2,7 @@
 
 mod rights;
 mod schemas;
+mod words;
 
 use std::{collections::BTreeSet, process::Command};
 

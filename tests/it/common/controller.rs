@@ -100,12 +100,15 @@ impl Release {
         Self::install_with(cluster, agents, &[]).await
     }
 
-    /// The same with more settings of the chart.
+    /// The same with more settings of the chart; without namespaces they must say `rbac.clusterWide=true`.
     pub(crate) async fn install_with(cluster: &Cluster, agents: &[String], more: &[&str]) -> Self {
         install_crds(cluster);
         let namespace = cluster.namespace("system").await;
         let name = unique(&format!("ph{}", std::process::id()));
-        let mut settings = vec!["config.create=false".into(), format!("agentNamespaces={{{}}}", agents.join(","))];
+        let mut settings = vec!["config.create=false".into()];
+        if !agents.is_empty() {
+            settings.push(format!("agentNamespaces={{{}}}", agents.join(",")));
+        }
         for (i, agent) in agents.iter().enumerate() {
             settings.push(format!("syncAccounts[{i}].namespace={agent}"));
             settings.push(format!("syncAccounts[{i}].name=default"));
@@ -159,7 +162,11 @@ impl Release {
             .args(["controller", "--log-format", "json", "--log", "info,pilothouse=debug"])
             .args(["--listen", "127.0.0.1:0", "--pod-name", replica])
             .args(["--namespace", &self.namespace, "--lease-name", &self.name])
-            .args(["--watch-namespaces", &self.agents.join(",")])
+            .args(if self.agents.is_empty() {
+                vec![]
+            } else {
+                vec!["--watch-namespaces".into(), self.agents.join(",")]
+            })
             .args(["--sync-cluster-role", &format!("{}:{}:sync", self.name, self.namespace)])
             .args(["--system-image", "localhost/pilothouse:test"])
             .args(if arguments.contains(&"--voice-address") { &[][..] } else { &["--voice-address", "localhost:9443"] })
