@@ -1,5 +1,7 @@
 //! Repositories on a real control plane with a real Git server.
 
+mod transports;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -28,12 +30,22 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        let namespace = control_plane().namespace("repo").await;
+        Self::among(&[namespace], &[]).await
+    }
+
+    /// In the first of `namespaces`, with a controller that works in all of them.
+    async fn among(namespaces: &[String], arguments: &[&str]) -> Self {
         let cluster = control_plane();
-        let namespace = cluster.namespace("repo").await;
-        let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
-        let controller = release.start(&[]);
+        let release = Release::install(cluster, namespaces).await;
+        let controller = release.start(arguments);
         let client = cluster.client().await;
-        Self { cluster, client, namespace, release, controller, server: GitServer::http() }
+        Self { cluster, client, namespace: namespaces[0].clone(), release, controller, server: GitServer::http() }
+    }
+
+    /// What happens now happens in this namespace.
+    fn go_to(&mut self, namespace: &str) {
+        self.namespace = namespace.to_owned();
     }
 
     fn api(&self) -> Api<Repository> {
