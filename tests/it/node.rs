@@ -3,6 +3,7 @@
 mod beside;
 mod content;
 mod drains;
+mod files;
 mod images;
 mod install;
 mod jobs;

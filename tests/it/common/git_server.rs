@@ -400,6 +400,7 @@ const NO_SSHD: &str = "PILOTHOUSE_TEST_WITHOUT_SSHD";
 pub(crate) struct SshServer {
     folder: tempfile::TempDir,
     child: Child,
+    host: String,
     port: u16,
     user: String,
 }
@@ -407,6 +408,11 @@ pub(crate) struct SshServer {
 impl SshServer {
     /// Starts it; `None` where there is no `sshd` and [`NO_SSHD`] says that nobody minds.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_on("127.0.0.1")
+    }
+
+    /// The same at another address of this machine, for pods on a node's network.
+    pub(crate) fn start_on(host: &str) -> Option<Self> {
         let Some(sshd) = ["/usr/sbin/sshd", "/usr/bin/sshd"].into_iter().find(|p| Path::new(p).exists()) else {
             assert!(
                 std::env::var_os(NO_SSHD).is_some_and(|value| value == "1"),
@@ -422,10 +428,10 @@ impl SshServer {
         std::fs::copy(folder.path().join("client.pub"), folder.path().join("authorized_keys")).unwrap();
         // sshd wants this folder when it runs as root.
         let _ = std::fs::create_dir_all("/run/sshd");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
         let at = folder.path().display();
         let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {at}/host\nAuthorizedKeysFile {at}/authorized_keys\n\
+            "ListenAddress {host}:{port}\nHostKey {at}/host\nAuthorizedKeysFile {at}/authorized_keys\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n\
              AcceptEnv GIT_PROTOCOL\nPidFile none\n"
         );
@@ -434,14 +440,14 @@ impl SshServer {
         command.args(["-D", "-e", "-f"]).arg(folder.path().join("sshd_config"));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let user = run(Command::new("id").arg("-un"));
-        let server = Self { folder, child, port, user };
+        let server = Self { folder, child, host: host.to_owned(), port, user };
         server.wait();
         Some(server)
     }
 
     fn wait(&self) {
         for _ in 0..500 {
-            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            if std::net::TcpStream::connect((self.host.as_str(), self.port)).is_ok() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -451,7 +457,7 @@ impl SshServer {
 
     /// URL of a repository that lies at `path` on this disk.
     pub(crate) fn url(&self, path: &Path) -> String {
-        format!("ssh://{}@127.0.0.1:{}{}", self.user, self.port, path.display())
+        format!("ssh://{}@{}:{}{}", self.user, self.host, self.port, path.display())
     }
 
     /// The private key that is let in.
@@ -478,7 +484,7 @@ impl SshServer {
         let public = std::fs::read_to_string(self.folder.path().join(format!("{key}.pub"))).unwrap();
         let mut words = public.split_whitespace();
         let (kind, body) = (words.next().unwrap(), words.next().unwrap());
-        format!("[127.0.0.1]:{} {kind} {body}\n", self.port).into_bytes()
+        format!("[{}]:{} {kind} {body}\n", self.host, self.port).into_bytes()
     }
 }
 

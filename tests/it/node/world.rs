@@ -20,7 +20,7 @@ use crate::common::{
 pub(crate) const NEXT_EXECUTOR: &str = "localhost/executor:next";
 /// Where the release that the tests share lives.
 pub(crate) const SYSTEM: &str = "pilothouse-system";
-const PLACES: [&str; 8] = ["sessions", "jobs", "texts", "pauses", "drains", "content", "orders", "beside"];
+const PLACES: [&str; 9] = ["sessions", "jobs", "texts", "pauses", "drains", "content", "orders", "beside", "files"];
 
 /// What the tests share: a node, one release of the chart, one Git server.
 struct World {
