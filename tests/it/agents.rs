@@ -20,7 +20,7 @@ use pilothouse::api::{Agent, AgentState, AgentTemplate};
 use serde_json::{Value, json};
 
 use crate::common::{
-    cluster::control_plane,
+    cluster::{Cluster, control_plane},
     controller::{Controller, Release},
     wait::eventually,
 };
@@ -35,7 +35,11 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) async fn new(name: &str) -> Self {
-        let cluster = control_plane();
+        Self::on(control_plane(), name).await
+    }
+
+    /// The same on a cluster of the test's own.
+    pub(crate) async fn on(cluster: &Cluster, name: &str) -> Self {
         let namespace = cluster.namespace(name).await;
         let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
         let controller = release.start(&[]);
@@ -59,7 +63,7 @@ impl Place {
         self.api::<Agent>().patch(name, &PatchParams::apply("test").force(), &Patch::Apply(body)).await.unwrap()
     }
 
-    async fn create<K>(&self, object: Value) -> K
+    pub(crate) async fn create<K>(&self, object: Value) -> K
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
             + serde::de::DeserializeOwned
@@ -401,6 +405,26 @@ async fn what_is_not_ours_or_not_supported_is_left_alone() {
     );
     assert!(place.api::<Deployment>().get_opt("new-server").await.unwrap().is_none());
     assert!(place.api::<Secret>().get_opt("new-server-auth").await.unwrap().is_none());
+
+    // A template that asks for one is refused, and so is whoever is made from it; nothing is made without it.
+    let template = json!({"metadata": {"name": "later"}, "spec": {"workspaceDir": "/w", "serviceAccountName": "default",
+        "agentImage": "t:1", "executorImage": "t:1", "quota": {"maxTaskStarts": 1, "windowSeconds": 60}}});
+    place.create::<AgentTemplate>(template).await;
+    place.agent("made", json!({"templateRef": {"name": "later"}})).await;
+    let refused = eventually("the template is judged", 30, || async {
+        let status = place.api::<AgentTemplate>().get("later").await.unwrap().status?;
+        status.conditions.into_iter().find(|c| c.type_ == "Ready")
+    })
+    .await;
+    let agent = place.agent_where("it is judged", "made", |a| condition(a, "Ready").is_some()).await;
+    let (_, reason, message) = condition(&agent, "Ready").unwrap();
+    assert_eq!([refused.reason.as_str(), reason], ["NotYetSupported"; 2]);
+    assert!(refused.message.contains("does not support spec.quota;"), "{}", refused.message);
+    assert!(message.starts_with("AgentTemplate later: ") && message.contains("spec.quota"), "{message}");
+    assert_eq!(condition(&agent, "Stalled").map(|c| c.0), Some("True"));
+    assert!(place.api::<Deployment>().get_opt("made-server").await.unwrap().is_none());
+    place.merge::<AgentTemplate>("later", json!({"spec": {"quota": null}})).await;
+    place.deployment_where("the template is whole", "made-server", |_| true).await;
 
     // A field that comes later changes nothing of what runs.
     place.agent("old", json!({})).await;

@@ -1,6 +1,7 @@
 //! `pilothouse render` and `pilothouse diff` as people run them.
 
 mod program;
+mod uninstall;
 
 use std::{
     path::Path,

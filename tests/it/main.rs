@@ -5,6 +5,7 @@
 mod agents;
 mod architecture;
 mod artifacts;
+mod bench;
 mod chart;
 mod checkouts;
 mod clusters;
@@ -19,6 +20,7 @@ mod git_inputs;
 mod git_remote;
 mod import;
 mod interleavings;
+mod lint;
 mod node;
 mod pod;
 mod receiver;

@@ -2,6 +2,7 @@
 //! die at each of its writes. There are no nodes; the tests play the kubelet.
 
 mod beside;
+mod causes;
 mod kills;
 mod orders;
 mod outcome;

@@ -4,6 +4,8 @@
 mod claims;
 mod health;
 mod moves;
+mod order;
+mod rest;
 mod words;
 
 use std::{sync::Arc, time::Duration};
@@ -423,25 +425,31 @@ async fn a_suspended_sync_leaves_everything_as_it_is() {
 async fn deleting_a_sync_does_what_its_policy_says() {
     let w = World::new("sync-delete").await;
     let files = [("keep/a.yaml", map("a", "one")), ("drop/b.yaml", map("b", "one")), ("fixed/c.yaml", map("c", "one"))];
+    let files = [&files[..], &[("all/d.yaml", map("d", "one"))]].concat();
     let first = w.commit(1, &files).await;
     w.sync("keep", json!({"path": "keep", "deletionPolicy": "Orphan"})).await;
     w.sync("drop", json!({"path": "drop"})).await;
     w.sync("fixed", json!({"path": "fixed", "prune": false})).await;
-    for name in ["keep", "drop", "fixed"] {
+    w.sync("all", json!({"path": "all", "prune": false, "deletionPolicy": "Delete"})).await;
+    for name in ["keep", "drop", "fixed", "all"] {
         w.until_applied(name, &first).await;
         let finalizers = w.syncs().get(name).await.unwrap().finalizers().to_vec();
-        assert_eq!(!finalizers.is_empty(), name == "drop", "a finalizer only where a deletion has something to do");
+        assert_eq!(
+            !finalizers.is_empty(),
+            ["drop", "all"].contains(&name),
+            "a finalizer only where a deletion has something to do"
+        );
         w.syncs().delete(name, &DeleteParams::default()).await.unwrap();
     }
-    for name in ["keep", "drop", "fixed"] {
+    for name in ["keep", "drop", "fixed", "all"] {
         eventually("the Sync is gone", 20, || async { w.syncs().get_opt(name).await.unwrap().is_none().then_some(()) })
             .await;
     }
     let mut there = vec![];
-    for name in ["a", "b", "c"] {
+    for name in ["a", "b", "c", "d"] {
         there.push(w.maps().get_opt(name).await.unwrap().is_some());
     }
-    assert_eq!(there, [true, false, true]);
+    assert_eq!(there, [true, false, true, false]);
 }
 
 #[tokio::test]

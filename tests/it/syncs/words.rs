@@ -6,12 +6,17 @@ use kube::api::ListParams;
 use super::*;
 
 impl World {
-    /// Type, note and count of the events of a reason, oldest first.
-    async fn told(&self, of: &str, reason: &str) -> Vec<(String, String, i32)> {
+    /// Type, note and count of the events of a reason, oldest first; without a reason of all warnings.
+    pub(super) async fn told(&self, of: &str, reason: &str) -> Vec<(String, String, i32)> {
         let all: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut found = all.list(&ListParams::default()).await.unwrap().items;
         found.retain(|e| {
-            e.reason.as_deref() == Some(reason) && e.regarding.as_ref().unwrap().name.as_deref() == Some(of)
+            let right = if reason.is_empty() {
+                e.type_.as_deref() == Some("Warning")
+            } else {
+                e.reason.as_deref() == Some(reason)
+            };
+            right && e.regarding.as_ref().unwrap().name.as_deref() == Some(of)
         });
         found.sort_by_key(|e| e.event_time.as_ref().unwrap().0);
         let text = |text: Option<String>| text.unwrap_or_default();
@@ -80,6 +85,35 @@ async fn agents_for_a_namespace_that_nobody_watches_are_refused() {
     // What needs no controller of ours may go anywhere.
     w.sync("plain", json!({"targetNamespace": elsewhere, "path": "m"})).await;
     w.until_reason("plain", "Applied").await;
+}
+
+/// What would be a hole or a surprise if it were left out: nothing is applied while it is there.
+#[tokio::test]
+async fn a_field_that_is_not_there_yet_is_refused_by_name() {
+    let w = World::new("words-gaps").await;
+    w.commit(1, &[("a.yaml", map("a", "one"))]).await;
+    let table = [
+        ("decryption", json!({"provider": "sops"})),
+        ("dependsOn", json!([{"name": "other"}])),
+        ("force", json!(true)),
+        ("images", json!([{"name": "a", "newTag": "1"}])),
+        ("patches", json!([{"patch": "a: b"}])),
+        ("valuesFrom", json!([{"kind": "ConfigMap", "name": "v"}])),
+    ];
+    for (field, value) in &table {
+        w.sync(&field.to_lowercase(), json!({*field: value})).await;
+    }
+    for (field, _) in &table {
+        let status = w.until_reason(&field.to_lowercase(), "NotYetSupported").await;
+        assert!(message(&status).contains(&format!("does not support spec.{field};")), "{}", message(&status));
+        assert!(status.conditions.iter().any(|c| c.type_ == "Stalled" && c.status == "True"), "{field}");
+        assert_eq!((status.last_applied_revision, status.inventory), (None, None), "{field}");
+    }
+    assert!(w.maps().get_opt("a").await.unwrap().is_none());
+    // Without it the Sync goes on by itself.
+    let patch = json!({"spec": {"dependsOn": null}});
+    w.syncs().patch("dependson", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    w.until_reason("dependson", "Applied").await;
 }
 
 #[tokio::test]
