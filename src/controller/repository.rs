@@ -98,7 +98,8 @@ fn listen(repositories: &Arc<Repositories>, triggers: &Triggers<Repository>) {
         if change.deleted {
             repositories.credentials.drop_secret(&namespace, &change.object.name_any());
         }
-        for name in repositories.memories.lock().readers_of(&namespace, &change.object.name_any()) {
+        let readers = repositories.memories.lock().readers_of(&namespace, &change.object.name_any());
+        for name in readers {
             woken.now(&namespace, &name);
         }
     });

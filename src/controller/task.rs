@@ -208,7 +208,8 @@ impl Tasks {
     fn wake(&self, namespace: &str, agent: &str) {
         let limit = self.agent(namespace, agent).and_then(|a| a.max_running);
         let tickets = self.tickets(namespace, agent);
-        for ticket in self.ledger.lock().next(limit, &tickets) {
+        let next = self.ledger.lock().next(limit, &tickets);
+        for ticket in next {
             self.triggers.now(namespace, &ticket.name);
         }
     }

@@ -169,7 +169,9 @@ impl Stop {
     }
 
     pub(super) fn kill_child(&self) {
-        if let Some(mut child) = self.child.lock().take() {
+        // Not in the condition: the lock would be held until the child has ended.
+        let child = self.child.lock().take();
+        if let Some(mut child) = child {
             // Both fail only when it has ended already.
             let _ = child.kill();
             let _ = child.wait();

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{task::JoinError, time::Instant};
 use tracing::{debug, info, warn};
 
 use super::{Counters, Inner, Remote, RemoteState, Subscriber, pace::Pace};
@@ -210,9 +210,20 @@ async fn blocking<T: Send + 'static>(
     let work = tokio::task::spawn_blocking(move || work(&inner, &remote, &given));
     let _stopped = StopOnDrop(stop);
     match tokio::time::timeout(limit + GRACE, work).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(GitError::new(Reason::ProtocolError, "a bug in Pilothouse: reading the remote panicked")),
+        Ok(ended) => match outcome(ended) {
+            Some(result) => result,
+            None => std::future::pending().await,
+        },
         Err(_) => Err(crate::git::remote::timeout()),
+    }
+}
+
+/// What came of a thread; `None` where it never ran, because the process ends: then there is nothing to say.
+fn outcome<T>(ended: Result<Result<T, GitError>, JoinError>) -> Option<Result<T, GitError>> {
+    match ended {
+        Ok(result) => Some(result),
+        Err(error) if error.is_cancelled() => None,
+        Err(_) => Some(Err(GitError::new(Reason::ProtocolError, "a bug in Pilothouse: reading the remote panicked"))),
     }
 }
 
@@ -221,5 +232,20 @@ struct StopOnDrop(Arc<Stop>);
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_ends_reports_no_bug() {
+        let never = tokio::spawn(std::future::pending::<Result<(), GitError>>());
+        never.abort();
+        assert_eq!(outcome(never.await), None);
+        let panicked = tokio::spawn(async { assert!(std::hint::black_box(false), "as a test") });
+        let error = outcome(panicked.await.map(Ok)).unwrap().unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
     }
 }
