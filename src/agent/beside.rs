@@ -4,6 +4,7 @@
 //! [`super::drain`] for Tasks, the sidecar for sessions) within its time to end. So where that time is what the policy
 //! protects, and few such pods are left, a new revision cuts nothing by coming at once.
 
+use k8s_openapi::api::core::v1::Volume;
 use serde_json::Value;
 
 use super::{
@@ -53,6 +54,12 @@ pub fn is_made_for(live: &Value) -> bool {
     sidecar.any(|c| c["env"].as_array().into_iter().flatten().any(|v| v["name"] == MARK))
 }
 
+/// A volume that two pods should not have at a time: a claim that they write.
+pub(super) fn written_claim(spec: &AgentSpec) -> Option<&Volume> {
+    let claim = |v: &&Volume| v.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only != Some(true));
+    spec.pod_spec.as_ref()?.extra_volumes.iter().find(claim)
+}
+
 /// Refuses what two pods cannot have at a time, and what would end the old one too early.
 pub(super) fn check(spec: &AgentSpec) -> Result<(), Invalid> {
     let Some(pod) = spec.pod_spec.as_ref().filter(|_| is_wanted(spec)) else { return Ok(()) };
@@ -60,10 +67,7 @@ pub(super) fn check(spec: &AgentSpec) -> Result<(), Invalid> {
         let message = format!("spec.rollout.strategy: SideBySide: {what}; take the claim or the strategy out");
         Err(Invalid::stalled(reasons::INVALID_SPEC, message))
     };
-    let claim = |v: &&k8s_openapi::api::core::v1::Volume| {
-        v.persistent_volume_claim.as_ref().is_some_and(|claim| claim.read_only != Some(true))
-    };
-    if let Some(volume) = pod.extra_volumes.iter().find(claim) {
+    if let Some(volume) = written_claim(spec) {
         let name = &volume.name;
         return refuse(format!(
             "podSpec.extraVolumes {name:?} is a claim that the pods write, and two pods would write it at a time"

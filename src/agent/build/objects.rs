@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 
 use super::{Plan, containers, git, layout, own_labels};
 use crate::{
-    agent::hash,
+    agent::{beside, hash},
     api::{
         API_VERSION, Agent,
         names::{self, annotation, label},
+        rollout::Strategy,
     },
     object::Object,
 };
@@ -79,11 +80,21 @@ pub(super) fn deployment(plan: &Plan<'_>, template: &Value) -> Object {
             "revisionHistoryLimit": 2,
             "progressDeadlineSeconds": progress_deadline(plan),
             "selector": { "matchLabels": selector(plan.name) },
-            // The new pod is ready before the old one goes.
-            "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
+            "strategy": strategy(plan),
             "template": template,
         },
     }))
+}
+
+/// The new pod is ready before the old one goes, but where both would write one claim: two servers would write the same files,
+/// and on two nodes the new one would wait for a volume that the old one has.
+fn strategy(plan: &Plan<'_>) -> Value {
+    let spec = plan.inputs.spec;
+    let given = spec.rollout.as_ref().and_then(|rollout| rollout.strategy);
+    if given != Some(Strategy::RollingUpdate) && beside::written_claim(spec).is_some() {
+        return json!({ "type": "Recreate" });
+    }
+    json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } })
 }
 
 /// Seconds; the API server takes 32 bits.

@@ -257,6 +257,26 @@ fn a_first_setting_of_the_pod_names_itself_alone() {
 }
 
 #[test]
+fn two_servers_never_write_one_claim() {
+    let strategy = |settings: Value, given: Value| {
+        let mut world = minimal();
+        (world.spec["podSpec"], world.spec["rollout"]) = (settings, json!({ "strategy": given }));
+        let objects = serde_json::to_value(world.objects()).unwrap();
+        let all = objects.as_array().unwrap().iter();
+        let deployment = all.filter(|o| o["kind"] == "Deployment").next_back().unwrap();
+        deployment["spec"]["strategy"]["type"].as_str().unwrap().to_owned()
+    };
+    let claim = |read_only: bool| {
+        let source = json!({"claimName": "c", "readOnly": read_only});
+        json!({"extraVolumes": [{"name": "scratch", "emptyDir": {}}, {"name": "data", "persistentVolumeClaim": source}]})
+    };
+    assert_eq!(strategy(json!({}), Value::Null), "RollingUpdate");
+    assert_eq!(strategy(claim(true), Value::Null), "RollingUpdate", "readers are no harm");
+    assert_eq!(strategy(claim(false), Value::Null), "Recreate");
+    assert_eq!(strategy(claim(false), json!("RollingUpdate")), "RollingUpdate", "who says so knows better");
+}
+
+#[test]
 fn gathered_text_names_its_context() {
     let mut world = full();
     let before = world.build().unwrap();
