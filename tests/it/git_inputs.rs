@@ -36,6 +36,8 @@ struct World {
     cluster: &'static Cluster,
     client: Client,
     namespace: String,
+    /// All of them; `namespace` is the first.
+    namespaces: Vec<String>,
     release: Release,
     controller: Controller,
     server: GitServer,
@@ -43,18 +45,35 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::among(1).await
+    }
+
+    /// With a controller that works in so many namespaces.
+    async fn among(count: usize) -> Self {
         let cluster = control_plane();
-        let namespace = cluster.namespace("inputs").await;
-        let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
-        let controller = release.start(&[]);
-        Self { client: cluster.client().await, cluster, namespace, release, controller, server: GitServer::http() }
+        let mut namespaces = vec![];
+        for _ in 0..count {
+            namespaces.push(cluster.namespace("inputs").await);
+        }
+        let (release, namespace) = (Release::install(cluster, &namespaces).await, namespaces[0].clone());
+        let (controller, client) = (release.start(&[]), cluster.client().await);
+        Self { client, cluster, namespace, namespaces, release, controller, server: GitServer::http() }
     }
 
     fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
-        Api::namespaced(self.client.clone(), &self.namespace)
+        self.api_of("").0
+    }
+
+    /// Where `namespace/name` is, and its name; without a namespace it is in the first one.
+    fn api_of<'a, K>(&self, name: &'a str) -> (Api<K>, &'a str)
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        let (namespace, name) = name.split_once('/').unwrap_or((&self.namespace, name));
+        (Api::namespaced(self.client.clone(), namespace), name)
     }
 
     async fn agent(&self, name: &str, contexts: Value, skills: Value) {
@@ -70,10 +89,11 @@ impl World {
             + Clone
             + std::fmt::Debug,
     {
+        let (api, name) = self.api_of::<K>(name);
         let mut body =
             json!({"apiVersion": "pilothouse.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
         body["metadata"].as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
-        self.api::<K>().patch(name, &PatchParams::apply("test").force(), &Patch::Apply(body)).await.unwrap();
+        api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(body)).await.unwrap();
     }
 
     async fn merge<K>(&self, name: &str, patch: Value)
@@ -87,19 +107,20 @@ impl World {
     }
 
     async fn secret(&self, name: &str, data: &[(&str, &[u8])]) {
+        let (api, name) = self.api_of::<Secret>(name);
         let data = data.iter().map(|(k, v)| ((*k).to_owned(), ByteString(v.to_vec()))).collect();
         let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
         let secret = Secret { metadata, data: Some(data), ..Secret::default() };
-        let api = self.api::<Secret>();
         api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(secret)).await.unwrap();
     }
 
     /// What was applied of an agent, of both policies.
     async fn applied(&self, agent: &str) -> Pieces {
         let mut found = Pieces::new();
-        let deployment = self.api::<Deployment>().get_opt(&format!("{agent}-server")).await.unwrap();
+        let (deployments, name) = self.api_of::<Deployment>(agent);
+        let deployment = deployments.get_opt(&format!("{name}-server")).await.unwrap();
         found.extend(deployment.map(|d| state::pieces(d.annotations())).unwrap_or_default());
-        let map = self.api::<ConfigMap>().get_opt(&format!("{agent}-server-content")).await.unwrap();
+        let map = self.api_of::<ConfigMap>(agent).0.get_opt(&format!("{name}-server-content")).await.unwrap();
         found.extend(map.map(|m| state::pieces(m.annotations())).unwrap_or_default());
         found
     }
@@ -116,7 +137,8 @@ impl World {
     /// The reason and message of Ready once `check` holds of them.
     async fn ready(&self, agent: &str, what: &str, check: impl Fn(&str, &str) -> bool) {
         eventually(what, 60, || async {
-            let status = self.api::<Agent>().get(agent).await.unwrap().status?;
+            let (agents, name) = self.api_of::<Agent>(agent);
+            let status = agents.get(name).await.unwrap().status?;
             let ready = status.conditions.into_iter().find(|c| c.type_ == "Ready")?;
             check(&ready.reason, &ready.message).then_some(())
         })
@@ -176,30 +198,39 @@ fn skill(name: &str, body: &str) -> String {
     format!("---\nname: {name}\ndescription: does {name}\n---\n{body}\n")
 }
 
-/// W2, W3, W4, W31: one remote is asked once an interval, with its password, however many agents have it.
+/// One remote is asked once an interval, with its password, however many agents have it. `PILOTHOUSE_AGENTS` and
+/// `PILOTHOUSE_NAMESPACES` say how many there are, and in how many namespaces.
 #[tokio::test]
-async fn fifty_agents_on_a_private_remote_are_one_listing_an_interval_and_one_fetch_a_push() {
-    let world = World::new().await;
+async fn agents_on_a_private_remote_are_one_listing_an_interval_and_one_fetch_a_push() {
+    let of = |name: &str, default| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok()).unwrap_or(default);
+    let (count, namespaces) = (of("PILOTHOUSE_AGENTS", 50), of("PILOTHOUSE_NAMESPACES", 2));
+    let world = World::among(namespaces).await;
     let repository = world.server.repository("r.git");
     let first = repository.commit("main", &[("docs/a", "1"), ("other", "1")]);
     world.server.behave(|b| b.authorization = Some(basic("me", "s3cret")));
     let sync = json!({"enabled": true, "interval": "2s", "policy": "HotReload"});
     let more = json!({"sync": sync, "secretRef": {"name": "git"}});
-    let names: Vec<String> = (0..50).map(|n| format!("a{n}")).collect();
-    for name in &names {
-        world.agent(name, json!([context("docs", &world.server.url("r.git"), "docs", &more)]), json!([])).await;
+    let names: Vec<String> = (0..count).map(|n| format!("{}/a{n}", world.namespaces[n % namespaces])).collect();
+    let contexts = json!([context("docs", &world.server.url("r.git"), "docs", &more)]);
+    for names in names.chunks(20) {
+        let all = names.iter().map(|name| world.agent(name, contexts.clone(), json!([])));
+        futures::future::join_all(all).await;
     }
     world
-        .ready("a49", "the Secret is waited for", |reason, message| {
+        .ready(&names[count - 1], "the Secret is waited for", |reason, message| {
             reason == "SecretNotFound" && message.contains("contexts/docs") && message.contains("git")
         })
         .await;
     assert_eq!(world.server.log().len(), 0, "nobody is asked without the credential");
-    world.secret("git", &[("username", b"me"), ("password", b"s3cret")]).await;
+    let begun = std::time::Instant::now();
+    for namespace in &world.namespaces {
+        world.secret(&format!("{namespace}/git"), &[("username", b"me"), ("password", b"s3cret")]).await;
+    }
     let mut before = BTreeMap::new();
     for name in &names {
         before.insert(name, world.at(name, "contexts/docs", &first).await);
     }
+    println!("{count} agents in {namespaces} namespaces: {:.0?} to the first commit", begun.elapsed());
     assert_eq!(world.server.count(Asked::Fetch), 1, "one fetch for all");
     world.calm().await;
     world.server.forget();
@@ -209,11 +240,12 @@ async fn fifty_agents_on_a_private_remote_are_one_listing_an_interval_and_one_fe
     assert_eq!(world.server.count(Asked::Fetch), 0);
 
     // A push that touches the path, and one that does not.
-    let second = repository.commit("main", &[("docs/a", "2")]);
+    let (second, pushed) = (repository.commit("main", &[("docs/a", "2")]), std::time::Instant::now());
     for name in &names {
         let after = world.at(name, "contexts/docs", &second).await;
         assert_ne!(after.digest, before[name].digest);
     }
+    println!("{:.1?} from a push to the last agent, RSS {} MiB", pushed.elapsed(), world.controller.resident() >> 20);
     assert_eq!(world.server.count(Asked::Fetch), 1, "one fetch a push");
     world.calm().await;
     let audit = world.cluster.audit().later();
@@ -221,7 +253,7 @@ async fn fifty_agents_on_a_private_remote_are_one_listing_an_interval_and_one_fe
     eventually("the commit is fetched", 30, || async { (world.server.count(Asked::Fetch) == 2).then_some(()) }).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(world.all_writes(&audit), Vec::<String>::new(), "nothing of it concerns an agent");
-    assert!(world.at("a0", "contexts/docs", &second).await.revision.ends_with(&second));
+    assert!(world.at(&names[0], "contexts/docs", &second).await.revision.ends_with(&second));
     let text = world.controller.log();
     assert!(!text.contains("s3cret"), "a secret is shown");
 }
