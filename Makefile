@@ -14,6 +14,9 @@ test: ## Run all tests, on real clusters too
 lint: ## Format, clippy, rustdoc, licences and advisories
 	@tests/lint
 
+chaos: ## Let everything fail at once for 20 minutes (SEED=, MINUTES=, AGENTS=, LIVE=: agents with a sidecar)
+	@SEED=$(SEED) MINUTES=$(MINUTES) AGENTS=$(AGENTS) LIVE=$(LIVE) tests/chaos
+
 bench: ## Measure; prints a table and writes target/bench.json (BENCH=name: one)
 	@tests/bench/run
 
@@ -23,4 +26,4 @@ generate: ## Write crds/, the chart's copies and docs/reference anew
 clean: ## Remove what was built here (the cache of cluster programs stays: tests/cluster/cluster clean)
 	@cargo clean
 
-.PHONY: help demo test lint bench generate clean
+.PHONY: help demo test lint chaos bench generate clean

@@ -6,6 +6,7 @@ mod agents;
 mod architecture;
 mod artifacts;
 mod bench;
+mod chaos;
 mod chart;
 mod checkouts;
 mod clusters;

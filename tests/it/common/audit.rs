@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 /// The audit log of one cluster, from a position on.
@@ -32,6 +33,12 @@ pub(crate) struct Request {
     object_ref: Object,
     #[serde(default)]
     response_status: Status,
+    /// When the API server had it.
+    #[serde(rename = "requestReceivedTimestamp")]
+    pub(crate) received: Timestamp,
+    /// When the answer was whole.
+    #[serde(rename = "stageTimestamp")]
+    pub(crate) answered: Timestamp,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -127,8 +134,9 @@ impl AuditLog {
         let start = usize::try_from(self.from).unwrap().min(bytes.len());
         let text = String::from_utf8_lossy(&bytes[start..]);
         let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-        let all = whole.lines().map(|line| serde_json::from_str::<Request>(line).expect("a line of the audit log"));
-        all.filter(|r| r.user() == user).collect()
+        let all = whole.lines().map(|line| serde_json::from_str::<Request>(line));
+        // An API server that was killed has left half a line.
+        all.filter_map(Result::ok).filter(|r| r.user() == user).collect()
     }
 
     /// A user's writes.

@@ -231,6 +231,11 @@ impl Controller {
         panic!("the controller did not stop:\n{}", self.log());
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Kills it at once, as a crash would.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();

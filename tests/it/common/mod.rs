@@ -7,6 +7,7 @@
     reason = "a test that cannot go on ends by a panic, and says why"
 )]
 
+pub(crate) mod agent_server;
 pub(crate) mod audit;
 pub(crate) mod between;
 pub(crate) mod cluster;

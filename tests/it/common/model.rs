@@ -81,7 +81,7 @@ impl Script {
         Self { hold: true, ..Self::default() }
     }
 
-    fn with_directive(mut self, prompt: &str) -> Self {
+    pub(crate) fn with_directive(mut self, prompt: &str) -> Self {
         let Some((_, rest)) = prompt.rsplit_once("[[") else { return self };
         let inner = rest.split("]]").next().unwrap_or_default();
         for item in inner.split_whitespace() {

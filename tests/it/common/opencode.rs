@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use pilothouse::pod::opencode::Client;
+use pilothouse::pod::opencode::{Client, Credentials};
 use serde_json::Value;
 
 use super::controller::program;
@@ -25,6 +25,9 @@ pub(crate) struct Server {
     pub(crate) workspace: PathBuf,
     child: Child,
     home: tempfile::TempDir,
+    host: String,
+    config: Value,
+    password: Option<String>,
 }
 
 impl Drop for Server {
@@ -42,33 +45,40 @@ impl Server {
 
     /// Starts it on another address than loopback.
     pub(crate) async fn start_on(host: &str, config: &Value) -> Self {
+        Self::start_with(host, config, None).await
+    }
+
+    /// The same with a password that it asks for; its user is `opencode`.
+    pub(crate) async fn start_with(host: &str, config: &Value, password: Option<&str>) -> Self {
         let home = tempfile::tempdir().expect("a home");
         let workspace = home.path().join("workspace");
         std::fs::create_dir(&workspace).expect("a workspace");
-        let log = std::fs::File::create(home.path().join("server.log")).expect("a log");
-        let port = free_port();
-        let child = Command::new(binary())
-            .args(["serve", "--hostname", host, "--port", &port.to_string(), "--print-logs"])
-            .current_dir(&workspace)
-            .env_clear()
-            .env("HOME", home.path())
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("OPENCODE_CONFIG_CONTENT", config.to_string())
-            .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
-            .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("opencode starts");
-        let server = Self { port, workspace, child, home };
+        let (port, host, config, password) = (free_port(), host.to_owned(), config.clone(), password.map(String::from));
+        let child = spawn(&home, &host, port, &config, password.as_deref());
+        let server = Self { port, workspace, child, home, host, config, password };
         server.wait().await;
         server
     }
 
+    /// Kills it and starts it again, with the same disk.
+    pub(crate) async fn restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = spawn(&self.home, &self.host, self.port, &self.config, self.password.as_deref());
+        self.wait().await;
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args(["-s", signal]).arg(self.child.id().to_string()).status();
+        assert!(sent.expect("kill").success(), "{signal}");
+    }
+
     /// A client without the door.
     pub(crate) fn client(&self) -> Client {
-        Client::new(&format!("http://127.0.0.1:{}", self.port), None).expect("a client")
+        let password = self.password.clone();
+        let credentials = password.map(|password| Credentials { username: "opencode".into(), password });
+        Client::new(&format!("http://127.0.0.1:{}", self.port), credentials.as_ref()).expect("a client")
     }
 
     async fn wait(&self) {
@@ -83,6 +93,25 @@ impl Server {
         let log = std::fs::read_to_string(self.home.path().join("server.log")).unwrap_or_default();
         panic!("opencode did not start:\n{log}");
     }
+}
+
+fn spawn(home: &tempfile::TempDir, host: &str, port: u16, config: &Value, password: Option<&str>) -> Child {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(home.path().join("server.log"));
+    let mut command = Command::new(binary());
+    command
+        .args(["serve", "--hostname", host, "--port", &port.to_string(), "--print-logs"])
+        .current_dir(home.path().join("workspace"))
+        .env_clear()
+        .env("HOME", home.path())
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("OPENCODE_CONFIG_CONTENT", config.to_string())
+        .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
+        .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
+        .envs(password.map(|password| ("OPENCODE_SERVER_PASSWORD", password)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log.expect("a log"));
+    command.spawn().expect("opencode starts")
 }
 
 /// A port that was free a moment ago.

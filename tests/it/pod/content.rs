@@ -354,14 +354,14 @@ async fn no_prompt_is_cut_by_any_reload() {
             tokio::spawn(async move {
                 let client = rig.client();
                 let session = client.create_session(&format!("client {n}"), None, &[]).await.unwrap();
-                let (mut sent, mut told_to_wait) = (0u32, 0u32);
+                let (mut sent, mut told_to_wait, mut last) = (0u32, 0u32, String::new());
                 while !stop.load(Ordering::Relaxed) {
                     let pause = rand::rng().random_range(0..900);
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                     match client.prompt_async(&session.id, &Prompt::text("go")).await {
                         Ok(()) => {
                             sent += 1;
-                            eventually_sent(&rig, &session.id, sent).await;
+                            last = next_answer(&rig, &session.id, &last).await;
                         }
                         Err(Error::Refused { status: 503, .. }) => told_to_wait += 1,
                         Err(error) => panic!("{error}"),
@@ -391,14 +391,14 @@ async fn no_prompt_is_cut_by_any_reload() {
     println!("{reloads} reloads, ms: median {}, most {}", took[took.len() / 2], took[took.len() - 1]);
 }
 
-/// Until as many answers as prompts are complete.
-async fn eventually_sent(rig: &Rig, session: &str, prompts: u32) {
+/// The id of the newest answer, once that is another one than `last` and whole.
+async fn next_answer(rig: &Rig, session: &str, last: &str) -> String {
     let client = rig.server.client();
     for _ in 0..2400 {
-        let messages = client.messages(session, 10_000).await.unwrap();
-        let done = messages.iter().filter(|m| m.info.role == "assistant" && m.info.time.completed.is_some()).count();
-        if done >= prompts as usize {
-            return;
+        let newest = client.messages(session, 1).await.unwrap().pop().map(|message| message.info);
+        let whole = newest.filter(|info| info.role == "assistant" && info.time.completed.is_some());
+        if let Some(info) = whole.filter(|info| info.id != last) {
+            return info.id;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

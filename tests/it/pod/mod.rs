@@ -4,6 +4,7 @@ mod asks;
 pub(crate) mod bench;
 mod beside;
 mod content;
+mod contract;
 mod door;
 mod drain;
 mod flood;
