@@ -9,6 +9,9 @@ mod demo;
 mod door;
 mod program;
 mod push;
+mod reload;
+mod sidecars;
+mod synced;
 mod table;
 mod text;
 mod world;
@@ -32,7 +35,25 @@ const ALL: &[Measure] = &[
         agents::measure,
     ),
     (&["door_added_latency_ms", "sidecar_own_mib", "sidecar_rss_mib"], door::measure),
-    (&["text_change_to_visible_ms"], text::measure),
+    (
+        &["text_change_to_visible_ms", "hotreload_push_to_visible_ms", "hotreload_push_to_skill_listed_ms"],
+        text::measure,
+    ),
+    (
+        &["hotreload_push_to_visible_100_ms", "hotreload_push_to_visible_100_far_ms", "work_ended_to_rollout_ms"],
+        reload::measure,
+    ),
+    (
+        &[
+            "rollout_push_to_template_ms",
+            "rollout_push_to_template_100_ms",
+            "rollout_push_to_template_1000_last_ms",
+            "git_requests_per_interval",
+            "steady_api_writes_agents",
+            "rss_1000_synced_agents_mib",
+        ],
+        synced::measure,
+    ),
 ];
 
 fn main() {

@@ -26,16 +26,25 @@ impl Number {
         let (low, high) = ((self.samples.len() - 1) / 2, self.samples.len() / 2);
         f64::midpoint(self.samples[low], self.samples[high])
     }
+
+    /// Where there are enough for it to say something.
+    fn p99(&self) -> Option<f64> {
+        (self.samples.len() >= 100).then(|| self.samples[self.samples.len() * 99 / 100])
+    }
 }
 
 /// Prints the table.
 pub(crate) fn print(numbers: &[Number]) {
-    println!("\n{:<36} {:>6} {:>4} {:>10} {:>10} {:>10} {:>10}", "number", "unit", "n", "min", "median", "max", "goal");
+    println!(
+        "\n{:<36} {:>6} {:>4} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "number", "unit", "n", "min", "median", "p99", "max", "goal"
+    );
     for n in numbers {
         let (min, max) = (n.samples[0], n.samples[n.samples.len() - 1]);
         let missed = if n.median() > n.goal { "  missed" } else { "" };
+        let p99 = n.p99().map(|p99| format!("{p99:.2}")).unwrap_or_default();
         println!(
-            "{:<36} {:>6} {:>4} {min:>10.2} {:>10.2} {max:>10.2} {:>10.2}{missed}",
+            "{:<36} {:>6} {:>4} {min:>10.2} {:>10.2} {p99:>10} {max:>10.2} {:>10.2}{missed}",
             n.name,
             n.unit,
             n.samples.len(),
@@ -50,10 +59,14 @@ pub(crate) fn list(numbers: &[Number], before: Vec<Value>) -> Vec<Value> {
     let mut list: Vec<Value> = numbers
         .iter()
         .map(|n| {
-            json!({
+            let mut number = json!({
                 "name": n.name, "unit": n.unit, "n": n.samples.len(), "goal": n.goal,
                 "min": n.samples[0], "median": n.median(), "max": n.samples[n.samples.len() - 1],
-            })
+            });
+            if let Some(p99) = n.p99() {
+                number["p99"] = json!(p99);
+            }
+            number
         })
         .collect();
     list.splice(0..0, before.into_iter().filter(|old| numbers.iter().all(|n| old["name"] != n.name)));

@@ -56,3 +56,9 @@ pub(crate) async fn leading(controller: &Controller) {
     let url = format!("{}/metrics", controller.health);
     until(Duration::from_secs(30), || async { get(&url).await.filter(|t| t.contains("pilothouse_leader 1")) }).await;
 }
+
+/// That many agents, or as many as `BENCH_AGENTS` says, to see that a measurement works.
+pub(crate) fn agents(usual: usize) -> usize {
+    let most = std::env::var("BENCH_AGENTS").ok().and_then(|n| n.parse().ok());
+    most.map_or(usual, |most: usize| most.clamp(1, usual))
+}
