@@ -4,7 +4,7 @@ mod exchange;
 
 use std::collections::BTreeSet;
 
-pub use exchange::{Live, exchange, load, since};
+pub use exchange::{Live, exchange, is_urgent, load, since};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -13,8 +13,8 @@ use super::{
     Desired, beside,
     compare::covers,
     effect::{DRIFT, TEMPLATE, TEXT, classify},
-    gate::{self, Applied, Change, GateInput, OnTimeout, Pending, Policy, Protect, Verdict, Work},
-    hash,
+    gate::{self, Applied, Ask, Change, GateInput, OnTimeout, Pending, Policy, Protect, Verdict, Work},
+    hash, history,
     state::{self, Annotations, State},
 };
 use crate::api::{self, AgentSpec, rollout};
@@ -124,10 +124,45 @@ pub fn server(desired: &Desired, live: Option<&Value>, at: &Situation<'_>) -> Ac
         work: at.work,
         policy: at.policy,
         beside: at.old.filter(|_| !desired.suspended && beside::can_be_left(live, &at.policy)),
-        ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &desired.hash),
+        ask: asked(at.asked, &state, desired, &desired.hash),
         now: at.now,
     };
     act(gate::decide(&input), state.pending.as_ref(), &causes)
+}
+
+/// What somebody asks for this part of what is wanted, or for all of it.
+fn asked<'a>(value: Option<&'a str>, state: &State, desired: &Desired, hash: &str) -> Ask<'a> {
+    if value.is_none() {
+        return Ask::Nothing;
+    }
+    gate::asked(value, state.rollout_seen.as_deref(), &[hash, &history::id(desired)])
+}
+
+/// Asks the gate about something that needs no new pod: no prompts are held, since whoever reads it meanwhile has either the
+/// old or the new, whole.
+fn without_hold(
+    (change, hash, causes): (Change, &str, &BTreeSet<String>),
+    desired: &Desired,
+    (state, suspended): (&State, bool),
+    at: &Situation<'_>,
+) -> Action {
+    let applied = Applied { hash: state.applied.clone().unwrap_or_default(), suspended };
+    let input = GateInput {
+        change,
+        desired: hash,
+        applied: Some(&applied),
+        pending: state.pending.as_ref(),
+        causes,
+        work: at.work,
+        policy: at.policy,
+        beside: None,
+        ask: asked(at.asked, state, desired, hash),
+        now: at.now,
+    };
+    match act(gate::decide(&input), state.pending.as_ref(), causes) {
+        Action::Apply { causes, forced, .. } => Action::Apply { hold: false, causes, forced },
+        other => other,
+    }
 }
 
 /// Decides about the gathered text; `live` are the annotations of its ConfigMap.
@@ -148,24 +183,7 @@ pub fn text(desired: &Desired, live: Option<&Annotations>, suspended: bool, at: 
         // Only their order.
         causes.insert(TEXT.into());
     }
-    let applied = Applied { hash: state.applied.clone().unwrap_or_default(), suspended };
-    let input = GateInput {
-        change: Change::Text,
-        desired: &desired.text_hash,
-        applied: Some(&applied),
-        pending: state.pending.as_ref(),
-        causes: &causes,
-        work: at.work,
-        policy: at.policy,
-        beside: None,
-        ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &desired.text_hash),
-        now: at.now,
-    };
-    match act(gate::decide(&input), state.pending.as_ref(), &causes) {
-        // A prompt that slips in reads either the old or the new text, whole.
-        Action::Apply { causes, forced, .. } => Action::Apply { hold: false, causes, forced },
-        other => other,
-    }
+    without_hold((Change::Text, &desired.text_hash, &causes), desired, (&state, suspended), at)
 }
 
 fn act(verdict: Verdict, stored: Option<&Pending>, causes: &BTreeSet<String>) -> Action {

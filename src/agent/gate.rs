@@ -11,7 +11,7 @@ mod words;
 
 use std::{collections::BTreeSet, time::Duration};
 
-pub use ask::{Ask, HOLD, NOW, asked, is_now};
+pub use ask::{Ask, HOLD, NOW, asked, is_now, misunderstood};
 pub use clock::waited_until;
 pub use doors::{Said, activity, held_activity};
 use jiff::{SignedDuration, Timestamp};

@@ -8,8 +8,10 @@
 //! * [`effect`]: what changed between two versions of it, and how mildly it can arrive.
 //! * [`leaving`]: whether the time of a pod that ends suffices for its work.
 //! * [`preview`](preview::preview): the same for who sees manifests alone.
+//! * [`forecast`]: when a change would reach an agent that runs.
 //! * [`gate`]: whether a new pod template may replace the running one now.
 //! * [`rollback`]: the last good revision in the place of one that does not get ready, and [`trouble`]: why it does not.
+//! * [`history`]: revisions that were in use, and one of them in the place of what is wanted.
 //! * [`drain`]: whether new Tasks wait for a rollout.
 //! * [`state`]: what the annotations of the generated objects remember.
 
@@ -21,8 +23,10 @@ pub mod content;
 pub mod decide;
 pub mod drain;
 pub mod effect;
+pub mod forecast;
 pub mod gate;
 pub mod hash;
+pub mod history;
 pub mod inputs;
 pub mod leaving;
 pub mod merge;

@@ -21,6 +21,8 @@ pub struct Side<'a> {
     pub template: Option<&'a AgentTemplateSpec>,
     /// The cluster's settings, where they are known.
     pub config: Option<&'a PilothouseConfigSpec>,
+    /// What is applied for its Git inputs, as far as that is known: whether a path is a file.
+    pub pieces: &'a Pieces,
     /// `ConfigMaps` in the Agent's namespace, those that are known, by name.
     pub config_maps: &'a BTreeMap<String, ConfigMapData>,
 }
@@ -50,18 +52,21 @@ fn desired(side: &Side<'_>) -> Result<Desired, Invalid> {
         grace: None,
         voice_address: None,
         suspended: wants_suspension(side.agent),
-        pieces: &unknown_pieces(&spec)?,
+        pieces: &unknown_pieces(&spec, side.pieces)?,
         unread: &BTreeSet::new(),
         config_maps: &config_maps(&spec, side.config_maps),
         secrets: &secrets(&spec),
     })
 }
 
-/// A commit for each Git input that stands for the one it is at: the same as long as its source is the same.
-fn unknown_pieces(spec: &AgentSpec) -> Result<Pieces, Invalid> {
+/// A commit for each Git input that stands for the one it is at: the same as long as its source is the same. What was a
+/// file counts as one.
+fn unknown_pieces(spec: &AgentSpec, known: &Pieces) -> Result<Pieces, Invalid> {
     let piece = |wanted: Wanted| {
         let hash = wanted.source_hash();
-        (wanted.id, Resolved { revision: hash.clone(), digest: hash.clone(), source_hash: hash, ..Resolved::default() })
+        let is_file = known.get(&wanted.id).is_some_and(|known| known.is_file);
+        let rest = Resolved { is_file, ..Resolved::default() };
+        (wanted.id, Resolved { revision: hash.clone(), digest: hash.clone(), source_hash: hash, ..rest })
     };
     Ok(wanted(spec)?.into_iter().map(piece).collect())
 }
@@ -98,7 +103,14 @@ fn secrets(spec: &AgentSpec) -> BTreeMap<String, SecretKeys> {
 pub(super) fn sample(spec: &serde_json::Value) -> Desired {
     let mut agent = Agent::new("coder", serde_json::from_value(spec.clone()).unwrap());
     agent.metadata.namespace = Some("team".into());
-    desired(&Side { agent: &agent, template: None, config: None, config_maps: &BTreeMap::new() }).unwrap()
+    desired(&Side {
+        agent: &agent,
+        template: None,
+        config: None,
+        pieces: &Pieces::new(),
+        config_maps: &BTreeMap::new(),
+    })
+    .unwrap()
 }
 
 #[cfg(test)]
@@ -135,9 +147,9 @@ mod tests {
             let text = BTreeMap::from([("k".to_string(), text.to_string())]);
             BTreeMap::from([("books".to_string(), ConfigMapData { text, ..ConfigMapData::default() })])
         };
-        let none = BTreeMap::new();
+        let (none, pieces) = (BTreeMap::new(), Pieces::new());
         let old = agent(&spec());
-        let old = Side { agent: &old, template: None, config: None, config_maps: &none };
+        let old = Side { agent: &old, template: None, config: None, pieces: &pieces, config_maps: &none };
         let with = |pointer: &str, value: Value| {
             let mut spec = spec();
             let (parent, key) = pointer.rsplit_once('/').unwrap();
@@ -160,5 +172,23 @@ mod tests {
         let effect = preview(&Side { config_maps: &before, ..old }, &Side { config_maps: &after, ..old }).unwrap();
         assert_eq!(effect.causes.into_iter().collect::<Vec<_>>(), ["text/book"]);
         assert!(preview(&old, &Side { agent: &with("/config", json!("{")), ..old }).is_err());
+    }
+
+    /// A mount of a single file stays with the file that was there first, so a new one needs a new pod.
+    #[test]
+    fn a_single_file_outside_of_the_workspace_comes_by_a_rollout() {
+        let none = BTreeMap::new();
+        let of = |repository: &str| {
+            let git = json!({"repository": repository, "path": "p.md", "sync": {"enabled": true}});
+            let item = json!({"name": "one", "type": "Git", "mountPath": "/opt/one.md", "git": git});
+            agent(&json!({"workspaceDir": "/w", "contexts": [item]}))
+        };
+        let (old, new) = (of("u1"), of("u2"));
+        for (is_file, class) in [(true, Class::Rollout), (false, Class::Live)] {
+            let pieces = Pieces::from([("contexts/one".to_string(), Resolved { is_file, ..Resolved::default() })]);
+            let side = |agent| Side { agent, template: None, config: None, pieces: &pieces, config_maps: &none };
+            let effect = preview(&side(&old), &side(&new)).unwrap();
+            assert_eq!((effect.class, effect.causes.len()), (class, 1), "{is_file}");
+        }
     }
 }

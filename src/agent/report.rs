@@ -2,6 +2,7 @@
 
 mod beside;
 mod git;
+mod pinned;
 
 pub use git::Git;
 use jiff::Timestamp;
@@ -9,7 +10,8 @@ use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::
 
 use super::{
     decide::Action,
-    gate::Pending,
+    gate::{Pending, misunderstood},
+    history::Entry,
     state::{Failed, TEMPLATE_GENERATION},
 };
 use crate::{
@@ -62,6 +64,19 @@ pub fn server(deployment: Option<&Deployment>) -> Server {
     }
 }
 
+/// An older revision in the place of what is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// Its id.
+    pub id: String,
+    /// The commit of its definition: `main@sha1:` and 40 digits.
+    pub revision: Option<String>,
+    /// What would be wanted otherwise: the id that it would have.
+    pub newest: String,
+    /// The commit of that.
+    pub newest_revision: Option<String>,
+}
+
 /// What a reconcile found and did.
 #[derive(Clone, Debug)]
 pub struct Outcome<'a> {
@@ -69,8 +84,16 @@ pub struct Outcome<'a> {
     pub failure: Option<&'a Failure>,
     /// Hash of the pod template that is wanted, if it came so far.
     pub desired: Option<&'a str>,
+    /// Id of all that is wanted: pod template, text and content.
+    pub newest: Option<&'a str>,
+    /// The annotation `pilothouse.dev/rollout`.
+    pub asked: Option<&'a str>,
     /// What failed, where the last good revision is to take its place.
     pub back: Option<&'a Failed>,
+    /// The revision that is kept in the place of what is wanted.
+    pub pinned: Option<&'a Pinned>,
+    /// Revisions that are kept, newest first.
+    pub revisions: Vec<Entry>,
     /// What keeps the newest pod from getting ready, as far as it says.
     pub trouble: Option<String>,
     /// The Deployment was applied just now.
@@ -89,6 +112,8 @@ pub struct Outcome<'a> {
     pub server: Server,
     /// Hash of what is applied.
     pub applied: Option<String>,
+    /// Image of the server's container in what is applied.
+    pub image: Option<String>,
     /// Whether no pod is wanted and none is there.
     pub suspended: bool,
     /// Side by side: names of the pods that end their work, sorted.
@@ -117,7 +142,9 @@ pub fn report(agent: &Agent, outcome: &Outcome<'_>) -> (AgentStatus, Vec<Note>) 
     let mut status = AgentStatus {
         observed_generation: agent.metadata.generation,
         last_handled_reconcile_at: annotations.get(annotation::RECONCILE_AT).cloned(),
-        revision: annotations.get(annotation::REVISION).map(|r| short(r)),
+        revision: pinned::revision(outcome, annotations.get(annotation::REVISION)),
+        revisions: pinned::revisions(&outcome.revisions),
+        image: outcome.image.clone(),
         tasks: Some(format!("{}/{}", outcome.tasks.0, outcome.tasks.1)),
         deployment_name: Some(names::agent::deployment(name)),
         service_name: Some(names::agent::service(name)),
@@ -154,7 +181,7 @@ fn text(value: Option<&String>) -> Option<String> {
 }
 
 /// `main@sha1:<40 hex>` as `main@1a2b3c4`.
-fn short(revision: &str) -> String {
+pub(super) fn short(revision: &str) -> String {
     let (reference, commit) = revision.rsplit_once('@').unwrap_or(("", revision));
     let commit: String = commit.rsplit(':').next().unwrap_or(commit).chars().take(7).collect();
     if reference.is_empty() { commit } else { format!("{reference}@{commit}") }
@@ -178,6 +205,7 @@ fn rollout(applied: String, waits: Waits<'_>, outcome: &Outcome<'_>, before: Opt
         } else {
             before.and_then(|b| b.rolled_out_revision.clone())
         },
+        wanted: outcome.newest.map(String::from).or_else(|| before?.wanted.clone()),
         applied: Some(applied),
         pending: waits.map(|(pending, ..)| pending.hash.clone()),
         finishing: outcome.finishing.clone(),
@@ -221,6 +249,11 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         }
         (None, _) => {}
     }
+    changes.extend(pinned::condition(outcome, before));
+    changes.push(match outcome.asked.and_then(misunderstood) {
+        Some(said) => Change::Set(Condition::yes(kinds::ORDER_UNKNOWN, reasons::ORDER_UNKNOWN, said)),
+        None => Change::Remove(kinds::ORDER_UNKNOWN),
+    });
     match text_waits(outcome) {
         Some((pending, _, message)) => {
             let reason = if pending.held { reasons::HELD } else { reasons::WAITING_FOR_IDLE };
@@ -376,6 +409,8 @@ fn state(outcome: &Outcome<'_>, pending: bool, ready: bool) -> AgentState {
         AgentState::Suspended
     } else if pending && ready {
         AgentState::RolloutPending
+    } else if ready && outcome.failure.is_none() && outcome.pinned.is_some() {
+        AgentState::Pinned
     } else if ready && outcome.failure.is_none() {
         AgentState::Ready
     } else {
@@ -425,6 +460,8 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
         notes.push(Note::warning(reasons::TEXT_UNSEEN, "Text", UNSEEN));
     }
     notes.extend(trouble_note(before, after));
+    notes.extend(pinned::note(before, after));
+    notes.extend(order_note(before, after));
     notes.extend(git::notes(before, after, outcome));
     if let Some(Action::Apply { forced: Some(message), .. }) = outcome.text {
         notes.push(Note::warning(reasons::TEXT_FORCED, "Text", message.as_str()));
@@ -432,6 +469,14 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     notes.extend(rollout_notes(before, after, outcome));
     notes.extend(beside::note(before, after));
     notes
+}
+
+/// That an order means nothing, whenever it is another one.
+fn order_note(before: &AgentStatus, after: &AgentStatus) -> Option<Note> {
+    let said = |status: &AgentStatus| status.conditions.iter().find(|c| c.type_ == kinds::ORDER_UNKNOWN).cloned();
+    let now = said(after)?.message;
+    (said(before).map(|c| c.message).as_ref() != Some(&now))
+        .then(|| Note::warning(reasons::ORDER_UNKNOWN, "Rollout", now))
 }
 
 /// What keeps a pod from starting, whenever it is another thing.
@@ -477,4 +522,4 @@ fn rollout_notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,6 +12,7 @@ use super::{
     decide::annotations,
     effect::Parts,
     gate::{self, Ask},
+    history,
     state::{self, Annotations, Failed, State},
 };
 use crate::object::Object;
@@ -66,7 +67,10 @@ pub fn instead(desired: &Desired, live: Option<&Value>, look: &Look<'_>) -> Opti
         return None;
     }
     let known = state.failed.filter(|failed| failed.hash == desired.hash);
-    let again = gate::asked(look.asked, state.rollout_seen.as_deref(), &desired.hash) == Ask::Now;
+    let again = look.asked.is_some() && {
+        let names = [desired.hash.as_str(), &history::id(desired)];
+        gate::asked(look.asked, state.rollout_seen.as_deref(), &names) == Ask::Now
+    };
     let failed = match (known, look.failed) {
         (Some(_), _) if again => return None,
         (Some(known), _) => known,

@@ -37,7 +37,7 @@ use super::{
     printcolumn(name = "Tasks", type_ = "string", json_path = ".status.tasks"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Profile", type_ = "string", json_path = ".spec.profile", priority = "1"),
-    printcolumn(name = "Image", type_ = "string", json_path = ".spec.executorImage", priority = "1")
+    printcolumn(name = "Image", type_ = "string", json_path = ".status.image", priority = "1")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("!has(self.share)", "share is not supported by this release of Pilothouse; remove the field"))]
@@ -177,18 +177,21 @@ pub struct AgentStatus {
     /// Value of the annotation pilothouse.dev/reconcile-at that was handled last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
-    /// Ready, Reconciling, Stalled, `ServerReady`, `ServerHealthy`, Suspended, `RolloutPending`, `TextPending`, `GitSyncPending`,
-    /// `SkillsLoaded`.
+    /// Ready, Reconciling, Stalled, `ServerReady`, `ServerHealthy`, Suspended, `RolloutPending`, `RolloutFailed`, Pinned,
+    /// `TextPending`, `GitSyncPending`, `SkillsLoaded`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// The most important state in one word: Ready, `NotReady`, Suspended, `RolloutPending` or Stalled.
+    /// The most important state in one word: Ready, `NotReady`, Suspended, `RolloutPending`, Pinned or Stalled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AgentState")]
     pub state: Option<AgentState>,
     /// Git revision that the definition was applied from, short: main@1a2b3c4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Image of the container that the agent works in, as it was applied: from the spec, the template or the cluster's settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Running and queued Tasks: 1/2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<String>,
@@ -225,6 +228,10 @@ pub struct AgentStatus {
     /// Which pod template runs, and which one waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutStatus>,
+    /// Revisions that were in use and can be gone back to, newest first: pilothouse rollback agent NAME --to ID.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub revisions: Vec<KeptRevision>,
     /// Starts of Tasks within the quota's window, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
@@ -246,8 +253,26 @@ pub enum AgentState {
     Suspended,
     /// The server takes work; a change waits for it to end.
     RolloutPending,
+    /// The server takes work, at an older revision, as asked.
+    Pinned,
     /// Only a change of the spec or of an input helps.
     Stalled,
+}
+
+/// A revision that was in use: pod template, gathered text and content from Git together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptRevision {
+    /// Names it.
+    pub id: String,
+    /// Commit that its definition was applied from, short: main@1a2b3c4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Image of the container that the agent works in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Since when it was in use.
+    pub since: Time,
 }
 
 /// One start of a Task.

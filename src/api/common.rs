@@ -83,6 +83,9 @@ pub struct Artifact {
     pub size: Option<i64>,
     /// When this artifact was published first.
     pub last_update_time: Time,
+    /// That the controller published it for this Repository. Without it, or with another one, the artifact does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
     /// Never set: what is stored is named by its digest, and only the pods of agents that use it may fetch it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,

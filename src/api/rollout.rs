@@ -126,6 +126,9 @@ pub struct RolloutStatus {
     /// Hash of the pod template that is wanted now: what waits, what is applied, or what failed and was taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired_revision: Option<String>,
+    /// Id of all that is wanted now: pod template, gathered text and content from Git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
     /// Hash of the newest pod template whose pods got ready. The rollout is over when it is `desiredRevision`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_out_revision: Option<String>,

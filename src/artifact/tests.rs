@@ -372,3 +372,22 @@ proptest! {
         prop_assert_eq!(pack(&unique), pack(&turned));
     }
 }
+
+/// Who has decided for artifacts keeps them before any object names them, until he decides for others or goes.
+#[test]
+fn what_somebody_has_decided_for_is_not_collected() {
+    let (_folder, store) = store();
+    let put = |text: &str| store.put(&tree(&[("a", text)])).unwrap().digest;
+    let (one, two, three) = (put("1"), put("2"), put("3"));
+    let there = || [one, two, three].map(|digest| store.contains(&digest));
+    let collect = || store.collect(&BTreeSet::new(), |_| Duration::ZERO).unwrap().archives;
+    store.hold("a", BTreeSet::from([one, two]));
+    store.hold("b", BTreeSet::from([two, three]));
+    assert_eq!((collect(), there()), (0, [true; 3]));
+    store.hold("a", BTreeSet::from([three]));
+    assert_eq!((collect(), there()), (1, [false, true, true]), "another holds one of them still");
+    store.hold("b", BTreeSet::new());
+    assert_eq!((collect(), there()), (1, [false, false, true]));
+    store.hold("a", BTreeSet::new());
+    assert_eq!((collect(), there()), (1, [false; 3]));
+}

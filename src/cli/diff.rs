@@ -1,6 +1,6 @@
 //! `pilothouse diff`.
 
-mod effects;
+pub(super) mod effects;
 
 use std::{collections::BTreeMap, fmt::Write, io::IsTerminal, process::ExitCode};
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Exit status where there are differences.
-const DIFFERENT: u8 = 3;
+pub(super) const DIFFERENT: u8 = 3;
 
 /// Gone from the files, and yet not deleted.
 const KEPT: &str = "kept";
@@ -71,8 +71,17 @@ struct Shown {
     diff: String,
 }
 
-/// Prints what an apply of the folder would change.
-pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
+/// What an apply would change.
+pub(super) struct Compared {
+    pub client: Client,
+    pub plan: Plan,
+    pub differences: Vec<Difference>,
+    /// By Agent that runs: how the change reaches it.
+    pub effects: BTreeMap<ObjectId, Effect>,
+}
+
+/// Asks the API server, by dry runs.
+pub(super) async fn compare(global: &Global, args: &Args) -> anyhow::Result<Compared> {
     let client = controller::client(global).await?;
     let subject = subject(&client, args).await?;
     let place = controller::place(global).unwrap_or_else(|| "this cluster".into());
@@ -101,8 +110,14 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     if !problems.is_empty() {
         return Err(refused(&problems));
     }
+    let effects = Box::pin(effects::effects(&client, &plan, &differences)).await;
+    Ok(Compared { client, plan, differences, effects })
+}
+
+/// Prints what an apply of the folder would change.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
+    let Compared { plan, differences, mut effects, .. } = Box::pin(compare(global, args)).await?;
     let key = format!("{:032x}", rand::random::<u128>());
-    let mut effects = Box::pin(effects::effects(&client, &plan, &differences)).await;
     let mut shown: Vec<Shown> =
         differences.into_iter().map(|d| Shown { effect: effects.remove(&d.id), ..show(d, &key) }).collect();
     shown.extend(effects.into_iter().map(|(id, effect)| untouched(&id, effect)));

@@ -7,11 +7,14 @@ pub mod diff;
 pub mod drain;
 mod local_tree;
 pub mod output;
+pub mod plan;
 pub mod receiver;
 pub mod reconcile;
 pub mod render;
+pub mod rollback;
 pub mod rollout;
 pub mod sidecar;
+pub mod target;
 pub mod task_run;
 pub mod telemetry;
 pub mod uninstall;
@@ -41,7 +44,7 @@ Exit codes:
   0  done
   1  failed; the reason is on stderr
   2  the command line is wrong
-  3  diff: there are differences
+  3  diff: there are differences; plan: an agent is affected
 
 Flags that show [env: …] in --help of their command can come from the environment.
 
@@ -49,6 +52,7 @@ Examples:
   pilothouse render overlays/prod --values overlays/prod/values.yaml
   pilothouse diff overlays/prod --values overlays/prod/values.yaml
   pilothouse reconcile repository team -n agents --wait
+  pilothouse rollback agent coder --to main@1a2b3c4
   pilothouse crds | kubectl apply --server-side -f -";
 
 const CONTROLLER_EXAMPLES: &str = "\
@@ -99,12 +103,16 @@ pub enum Command {
     Render(render::Args),
     /// Show what applying a folder would change in the cluster
     Diff(diff::Args),
+    /// Say what applying a folder does to each agent, and when
+    Plan(plan::Args),
     /// Print the CustomResourceDefinitions
     Crds(crds::Args),
     /// Ask the controller to look at an object now
     Reconcile(reconcile::Args),
     /// See what waits at an agent, let it go out now, or hold it
     Rollout(rollout::Args),
+    /// Take an agent back to a revision that was in use, and keep it there
+    Rollback(rollback::Args),
     /// Release what waits for the controller, when it was removed
     Uninstall(uninstall::Args),
     /// Run beside an agent's server, in its pod
@@ -172,9 +180,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Receiver(settings) => wait(receiver::run(&global, *settings)),
         Command::Render(args) => render::run(&global, &args),
         Command::Diff(args) => wait(diff::run(&global, &args)),
+        Command::Plan(args) => wait(plan::run(&global, &args)),
         Command::Crds(args) => crds::run(&global, &args),
         Command::Reconcile(args) => wait(reconcile::run(&global, &args)),
         Command::Rollout(args) => wait(rollout::run(&global, &args)),
+        Command::Rollback(args) => wait(rollback::run(&global, &args)),
         Command::Uninstall(args) => wait(uninstall::run(&global, &args)),
         Command::Sidecar(args) => wait_small(sidecar::run(&args)),
         Command::Drain(args) => drain::run(&args),

@@ -14,7 +14,7 @@ use kube::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Global, controller::client, output};
+use super::{Global, controller::client, output, target::Target};
 use crate::api::{
     duration,
     names::{annotation::RECONCILE_AT, condition},
@@ -37,15 +37,9 @@ Examples:
 With --wait the exit code is 0 once the controller has looked at the object and it is ready, and 1 when it is stalled
 or the time is over.")]
 pub struct Args {
-    /// Kind, in any of its names; or KIND/NAME
-    #[arg(value_name = "KIND")]
-    pub kind: String,
-    /// Name of the object
-    #[arg(value_name = "NAME")]
-    pub name: Option<String>,
-    /// Namespace of the object; default: the one of the kubeconfig's context
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    /// The object
+    #[command(flatten)]
+    pub target: Target,
     /// Wait until the controller has looked at it and it is ready
     #[arg(short, long, env = "PILOTHOUSE_WAIT")]
     pub wait: bool,
@@ -84,10 +78,10 @@ struct Seen {
 
 /// Asks, and waits if told to.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
-    let (kind, name) = target(args)?;
+    let (kind, name) = args.target.parts("reconcile")?;
+    let (kind, name) = (kinds::named(kind)?, name.to_owned());
     let client = client(global).await?;
-    let namespace =
-        kind.namespaced.then(|| args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned()));
+    let namespace = kind.namespaced.then(|| args.target.namespace(&client));
     let api = kind.api(&client, namespace.as_deref());
     let found = find(&api, &kind, namespace.as_deref(), &name).await?;
     let requested_at = jiff::Timestamp::now().to_string();
@@ -101,17 +95,6 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     output::print(global.output, &outcome, || outcome.text())?;
     let failed = outcome.seen.as_ref().is_some_and(|seen| !seen.is_ready());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Kind and name, from `KIND NAME` or `KIND/NAME`.
-fn target(args: &Args) -> anyhow::Result<(Named, String)> {
-    let (kind, name) = match (args.kind.split_once('/'), &args.name) {
-        (None, Some(name)) => (args.kind.as_str(), name.as_str()),
-        (Some((kind, name)), None) if !name.is_empty() => (kind, name),
-        (Some(_), Some(_)) => bail!("write either KIND NAME or KIND/NAME"),
-        _ => bail!("the name of the object is missing: pilothouse reconcile {} NAME", args.kind),
-    };
-    Ok((kinds::named(kind)?, name.to_owned()))
 }
 
 async fn find(

@@ -2,15 +2,17 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use kube::{
-    Api, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
-};
+use anyhow::bail;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Api, ResourceExt};
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use super::{Global, controller::client, output, reconcile::MANAGER};
+use super::{
+    Global,
+    controller::client,
+    output,
+    target::{self, Target},
+};
 use crate::{
     agent::gate,
     api::{
@@ -30,20 +32,15 @@ Examples:
   pilothouse rollout agent coder --hold --because 'demo until noon, ask Jo'
   pilothouse rollout agent coder --resume -o json
 
---now lets what waits go out at once, also over running work, which it cuts; it counts once, for what waits now. Where the last
+--now lets what waits go out at once (a new pod, text and content from Git), also over running work, which it cuts; it
+counts once, for what waits now. Where the last
 good revision runs in the place of one that failed, it tries that one again. --hold lets no change go out (new
 text neither) until --resume. All three set the annotation pilothouse.dev/rollout of the Agent, which no Sync
 touches. The exit code is 1 where there is no such Agent, or nothing for --now.")]
 pub struct Args {
-    /// agent (or ag), or agent/NAME
-    #[arg(value_name = "KIND")]
-    pub kind: String,
-    /// Name of the Agent
-    #[arg(value_name = "NAME")]
-    pub name: Option<String>,
-    /// Namespace of the Agent; default: the one of the kubeconfig's context
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    /// The Agent
+    #[command(flatten)]
+    pub target: Target,
     /// Let what waits go out now, over running work
     #[arg(long, env = "PILOTHOUSE_ROLLOUT_NOW", conflicts_with_all = ["hold", "resume"])]
     pub now: bool,
@@ -71,6 +68,12 @@ struct Outcome {
     applied: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     desired: Option<String>,
+    /// Id of all that is wanted: pod template, text and content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wanted: Option<String>,
+    /// Whether text or content waits.
+    #[serde(skip)]
+    waits: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     rolled_out: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,43 +87,18 @@ struct Outcome {
 
 /// Shows, and sets the annotation if told to.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
-    let name = target(args)?;
+    let name = args.target.agent("rollout")?;
     let client = client(global).await?;
-    let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let namespace = args.target.namespace(&client);
     let api: Api<Agent> = Api::namespaced(client, &namespace);
-    let agent = find(&api, &namespace, &name).await?;
+    let agent = target::find_agent(&api, &namespace, name).await?;
     let mut outcome = Outcome::of(&agent);
     if let Some(value) = asked(args, &outcome, &jiff::Timestamp::now())? {
-        set(&api, &agent, value.as_deref()).await?;
+        target::annotate(&api, &agent, ROLLOUT, value.as_deref()).await?;
         outcome.asked = value;
     }
     output::print(global.output, &outcome, || outcome.text(args))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn target(args: &Args) -> anyhow::Result<String> {
-    let (kind, name) = match (args.kind.split_once('/'), &args.name) {
-        (None, Some(name)) => (args.kind.as_str(), name.as_str()),
-        (Some((kind, name)), None) if !name.is_empty() => (kind, name),
-        (Some(_), Some(_)) => bail!("write either agent NAME or agent/NAME"),
-        _ => bail!("the name of the Agent is missing: pilothouse rollout agent NAME"),
-    };
-    if !["agent", "agents", "ag"].contains(&kind.to_lowercase().as_str()) {
-        bail!("{kind:?} has no rollouts; Agents have: pilothouse rollout agent {name}");
-    }
-    Ok(name.to_owned())
-}
-
-async fn find(api: &Api<Agent>, namespace: &str, name: &str) -> anyhow::Result<Agent> {
-    let found = api.get_opt(name).await.with_context(|| format!("cannot read Agent {namespace}/{name}"))?;
-    if let Some(found) = found {
-        return Ok(found);
-    }
-    let others = api.list_metadata(&ListParams::default().limit(10)).await.map(|list| list.items).unwrap_or_default();
-    let names: Vec<_> = others.into_iter().filter_map(|o| o.metadata.name).collect();
-    let others =
-        if names.is_empty() { "there is none at all".into() } else { format!("there are: {}", names.join(", ")) };
-    bail!("there is no Agent {namespace}/{name}; {others}")
 }
 
 /// The annotation that is wanted (`Some(None)`: none at all), if it is to change.
@@ -137,36 +115,31 @@ fn asked(args: &Args, outcome: &Outcome, now: &jiff::Timestamp) -> anyhow::Resul
         return Ok(None);
     }
     let failed = outcome.desired.clone().filter(|desired| Some(desired) != outcome.applied.as_ref());
-    let Some(hash) = outcome.pending.clone().or(failed) else {
-        bail!("nothing waits for a new pod at Agent {}/{}", outcome.namespace, outcome.name);
+    let template = outcome.pending.clone().or(failed);
+    let all = outcome.wanted.clone().filter(|_| outcome.waits || template.is_some());
+    let Some(hash) = all.or(template) else {
+        bail!("nothing waits at Agent {}/{}", outcome.namespace, outcome.name);
     };
     Ok(Some(Some(format!("{}{hash}-{:x}", gate::NOW, now.as_millisecond()))))
-}
-
-/// A merge patch: an apply would take away what other commands have set. The uid keeps this from meaning another Agent.
-async fn set(api: &Api<Agent>, agent: &Agent, value: Option<&str>) -> anyhow::Result<()> {
-    let patch: Value = json!({ "metadata": { "uid": agent.uid(), "annotations": { ROLLOUT: value } } });
-    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    let name = agent.name_any();
-    api.patch_metadata(&name, &params, &Patch::Merge(patch))
-        .await
-        .with_context(|| format!("cannot set the annotation {ROLLOUT} of Agent {name}"))?;
-    Ok(())
 }
 
 impl Outcome {
     fn of(agent: &Agent) -> Self {
         let status = agent.status.clone().unwrap_or_default();
         let rollout = status.rollout.unwrap_or_default();
-        let told = [condition::ROLLOUT_PENDING, condition::TEXT_PENDING, condition::ROLLOUT_FAILED];
-        let conditions =
-            status.conditions.into_iter().filter(|c| c.status == "True" && told.contains(&c.type_.as_str()));
+        let waiting = [condition::ROLLOUT_PENDING, condition::TEXT_PENDING, condition::GIT_SYNC_PENDING];
+        let others = [condition::ROLLOUT_FAILED, condition::ORDER_UNKNOWN, condition::PINNED];
+        let is = |c: &Condition, kinds: &[&str]| c.status == "True" && kinds.contains(&c.type_.as_str());
+        let waits = status.conditions.iter().any(|c| is(c, &waiting));
+        let conditions = status.conditions.into_iter().filter(|c| is(c, &waiting) || is(c, &others));
         Self {
             namespace: agent.namespace().unwrap_or_default(),
             name: agent.name_any(),
             asked: agent.annotations().get(ROLLOUT).cloned(),
             applied: rollout.applied,
             desired: rollout.desired_revision,
+            wanted: rollout.wanted,
+            waits,
             rolled_out: rollout.rolled_out_revision,
             pending: rollout.pending,
             causes: rollout.causes,
@@ -215,18 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_is_named_in_two_ways() {
-        for (line, name) in [
-            ("agent coder", Some("coder")),
-            ("ag/coder", Some("coder")),
-            ("Agents coder", Some("coder")),
-            ("agent", None),
-            ("agent/", None),
-            ("agent/a b", None),
-            ("task t", None),
-        ] {
-            assert_eq!(target(&args(line).unwrap()).ok().as_deref(), name, "{line}");
-        }
+    fn orders_exclude_each_other() {
         for line in ["agent a --now --hold", "agent a --hold --resume", "agent a --now --resume", "agent a --because x"]
         {
             assert!(args(line).is_err(), "{line}");
@@ -248,6 +210,16 @@ mod tests {
             ("agent c --hold", &rest, Some(Some("hold".to_string()))),
             ("agent c --resume", &rest, Some(None)),
             ("agent c --now", &outcome("a", "b", Some("b")), Some(Some("now-b-3e8".into()))),
+            (
+                "agent c --now",
+                &Outcome { wanted: Some("all".into()), ..outcome("a", "b", Some("b")) },
+                Some(Some("now-all-3e8".into())),
+            ),
+            (
+                "agent c --now",
+                &Outcome { wanted: Some("all".into()), waits: true, ..outcome("a", "a", None) },
+                Some(Some("now-all-3e8".into())),
+            ),
             // The last good one runs in the place of b.
             ("agent c --now", &outcome("a", "b", None), Some(Some("now-b-3e8".into()))),
         ];
@@ -255,9 +227,11 @@ mod tests {
             assert_eq!(asked(&args(line).unwrap(), outcome, &now).unwrap(), expected, "{line}");
         }
         assert!(asked(&args("agent c --now").unwrap(), &rest, &now).is_err());
+        let settled = Outcome { wanted: Some("all".into()), ..outcome("a", "a", None) };
+        assert!(asked(&args("agent c --now").unwrap(), &settled, &now).is_err());
         let because = Args { because: Some(" ask Jo ".into()), ..args("agent c --hold").unwrap() };
         assert_eq!(asked(&because, &rest, &now).unwrap(), Some(Some("hold: ask Jo".into())));
         let value = asked(&args("agent c --now").unwrap(), &outcome("a", "b", Some("b")), &now).unwrap().unwrap();
-        assert_eq!(gate::asked(value.as_deref(), None, "b"), gate::Ask::Now, "the gate understands it");
+        assert_eq!(gate::asked(value.as_deref(), None, &["b"]), gate::Ask::Now, "the gate understands it");
     }
 }

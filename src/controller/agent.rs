@@ -4,6 +4,7 @@ mod act;
 mod contents;
 mod first_deployments;
 mod fresh;
+mod history;
 mod index;
 mod leaving;
 mod listen;
@@ -37,7 +38,7 @@ use crate::{
     agent::{decide::Action, report, state, trouble},
     api::{
         Agent,
-        names::{self, label, manager, reasons},
+        names::{self, annotation, label, manager, reasons},
     },
     status::{Class, Failure, Next},
 };
@@ -87,6 +88,8 @@ pub struct Agents {
     open_writes: Mutex<HashMap<(String, String), act::OpenWrite>>,
     first_deployments: first_deployments::FirstDeployments,
     waits: waits::Waits,
+    /// Revisions that agents are pinned to, as they were read, by namespace and agent.
+    pins: Mutex<HashMap<(String, String), history::Pin>>,
     /// One agent at a time sees to the authority of its namespace.
     authority_turn: tokio::sync::Mutex<()>,
 }
@@ -117,6 +120,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         open_writes: Mutex::default(),
         first_deployments: first_deployments::FirstDeployments::default(),
         waits: waits::Waits::default(),
+        pins: Mutex::default(),
         authority_turn: tokio::sync::Mutex::default(),
     });
     listen::attach(&agents);
@@ -169,6 +173,7 @@ impl Reconcile for Agents {
         self.first_deployments.take(namespace, name);
         self.forget_waits(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
+        self.pins.lock().remove(&(namespace.into(), name.into()));
         self.told.lock().remove(&(namespace.into(), name.into()));
     }
 }
@@ -199,8 +204,9 @@ impl Agents {
         if let Some(failure) = seen.git.missing() {
             return Err(failure.clone());
         }
-        let desired = seen.build(agent)?;
+        let newest = seen.build(agent)?;
         self.check_names(agent).await?;
+        let desired = self.pinned(agent, newest, acted).await?;
         Box::pin(self.act(agent, &seen, &desired, acted)).await?;
         self.label(agent).await
     }
@@ -249,7 +255,7 @@ impl Agents {
         Some(report::Git { fixed, exchanged, hash, reports, ..acted.git.clone()? })
     }
 
-    fn outcome<'a>(&self, agent: &Agent, acted: &'a Acted, failure: Option<&'a Failure>) -> report::Outcome<'a> {
+    fn outcome<'a>(&self, agent: &'a Agent, acted: &'a Acted, failure: Option<&'a Failure>) -> report::Outcome<'a> {
         let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
         let deployment = self.own_deployment(agent);
         let pods = self.pods(agent);
@@ -257,7 +263,11 @@ impl Agents {
         report::Outcome {
             failure,
             desired: acted.desired.as_deref(),
+            newest: acted.newest.as_deref(),
+            asked: agent.annotations().get(annotation::ROLLOUT).map(String::as_str),
             back: acted.back.as_ref(),
+            pinned: acted.pinned.as_ref(),
+            revisions: self.revisions(agent),
             trouble: trouble::trouble(&pods).or_else(|| trouble::refused(deployment.as_deref()?)),
             wrote: acted.wrote,
             action: acted.server.as_ref(),
@@ -267,6 +277,7 @@ impl Agents {
             text_unseen: acted.text_unseen,
             server: report::server(deployment.as_deref()),
             applied: deployment.as_deref().and_then(observe::applied_hash),
+            image: deployment.as_deref().and_then(observe::image),
             suspended: deployment.as_deref().is_some_and(observe::has_no_pods),
             finishing: self.finishing(agent, deployment.as_deref()),
             tasks: self.open_tasks(&namespace, &name),

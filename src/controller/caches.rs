@@ -6,7 +6,11 @@ use k8s_openapi::api::{
 };
 use kube::{core::PartialObjectMeta, runtime::watcher};
 
-use super::runtime::{Cache, Watches};
+use super::{
+    artifacts::Seal,
+    repository::published,
+    runtime::{Cache, Watches},
+};
 use crate::api::{Agent, AgentTemplate, PilothouseConfig, Repository, Sync, Task};
 
 /// Label selectors of generated objects: only those with one of our labels are cached whole.
@@ -47,14 +51,14 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Opens the watches.
-    pub fn open(watches: &mut Watches) -> Self {
+    /// Opens the watches. `seal` tells which artifacts of Repositories are the controller's word.
+    pub fn open(watches: &mut Watches, seal: &Seal) -> Self {
         let all = watcher::Config::default().page_size(PAGE);
-        let agents = all.clone().labels(OF_AGENTS);
+        let (agents, seal) = (all.clone().labels(OF_AGENTS), seal.clone());
         // Ours do not carry both labels. A pod that somebody gave both is a Task's, and is in that cache alone.
         let servers = all.clone().labels(&format!("{OF_AGENTS},!{OF_TASKS}"));
         Self {
-            repositories: watches.objects(&all),
+            repositories: watches.trimmed(&all, move |repository| published::trim(&seal, repository)),
             syncs: watches.objects(&all),
             agents: watches.objects(&all),
             templates: watches.objects(&all),

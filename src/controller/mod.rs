@@ -91,17 +91,18 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone()));
 
     let material = voice::material(&client, &settings).await?;
+    let seal = Seal::new(material.authority_key_pem())?;
     let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
     let context = Context {
         client: client.clone(),
         reports: Reports::new(client.clone(), &settings.identity()),
         metrics: metrics.clone(),
         settings: Arc::new(settings.clone()),
-        caches: Caches::open(&mut watches),
+        caches: Caches::open(&mut watches, &seal),
         sources,
         task_starts: TaskStarts::default(),
         artifacts,
-        seal: Seal::new(material.authority_key_pem())?,
+        seal,
     };
     let (known, leadership) =
         watch::channel(if settings.leader_elect { Leadership::Unknown } else { Leadership::Leader });

@@ -8,6 +8,7 @@ mod hook;
 mod keep;
 mod memory;
 pub(super) mod plan;
+pub(super) mod published;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -286,7 +287,8 @@ impl Repositories {
         let handled = if answered { asked } else { prior.last_handled_reconcile_at.clone() };
         let (generation, now) = (object.metadata.generation, self.context.now());
         let seen = Seen { prior: &prior, generation, handled, hook, now };
-        let decision = decide(&seen, finding);
+        let mut decision = decide(&seen, finding);
+        published::seal(&self.context.seal, object, decision.status.artifact.as_mut());
         self.context.reports.status(object, &object.status, &decision.status).await?;
         self.memories.lock().wrote(object, decision.status);
         self.context.reports.events(object, decision.notes);

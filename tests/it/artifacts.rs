@@ -26,7 +26,7 @@ use pilothouse::{
         Digest, FetchError, Fetcher, Store, Stored,
         fetch::{Endpoint, Trust},
     },
-    controller::artifacts::Seal,
+    controller::artifacts::{Purpose, Seal},
     tree::FileTree,
 };
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ fn files(list: &[(&str, &str)]) -> FileTree {
 /// What an agent's ConfigMap of content looks like, sealed as the controller does.
 fn map(seal: &Seal, name: &str, agent: &str, owner: &Agent, digests: &[Digest]) -> Value {
     let digests = digests.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let seal = seal.of(&owner.namespace().unwrap(), &owner.uid().unwrap(), &digests);
+    let seal = seal.of(Purpose::Artifacts, &owner.namespace().unwrap(), &owner.uid().unwrap(), &digests);
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {

@@ -210,6 +210,41 @@ fn agents(image: &str, profile: &str) -> String {
     [template, reader, other].join("---\n")
 }
 
+/// Both agents get a new pod; one of them protects its work, and a Task runs on it.
+fn plan_says_when(cluster: &Cluster, root: &Path, namespace: &str) {
+    let task = "apiVersion: pilothouse.dev/v1alpha1\nkind: Task\nmetadata: {name: review}\n\
+                spec: {agentRef: {name: reader}, description: x}\nstatus: {phase: Running}\n";
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "task.yaml", task);
+    let file = dir.path().join("task.yaml").display().to_string();
+    let apply = ["apply", "--server-side", "-n", namespace, "-f", &file];
+    let out = cluster.kubectl(apply);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let [a, b, c, d, e, f] = apply;
+    let out = cluster.kubectl([a, b, c, d, e, f, "--subresource=status", "--field-manager=test"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let plan = |more: &[&str]| pilothouse(Some(cluster), root, &[&["plan", ".", "-n", namespace], more].concat());
+    let out = plan(&["-o", "json"]);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let (other, reader) = (&said["agents"][0], &said["agents"][1]);
+    assert_eq!((&other["name"], &other["message"]), (&"other".into(), &"at once".into()), "{said}");
+    assert_eq!((&reader["name"], &reader["class"]), (&"reader".into(), &"Rollout".into()), "{said}");
+    assert_eq!(reader["runningTasks"], serde_json::json!(["review"]), "{said}");
+    assert_eq!((&reader["waitsForSessions"], reader["forcedAt"].is_string()), (&true.into(), true), "{said}");
+    assert!(text(&plan(&["-o", "yaml"]).stdout).contains("class: Rollout"));
+    assert!(
+        text(&plan(&[]).stdout).contains(&format!("{namespace}/reader: Rollout (image, text/rules): after the work"))
+    );
+    let comment = text(&plan(&["--markdown"]).stdout);
+    assert!(
+        comment
+            .contains(&format!("| {namespace}/reader | Rollout | image, text/rules | Tasks review, busy sessions |")),
+        "{comment}"
+    );
+    assert!(cluster.kubectl(["delete", "task", "review", "-n", namespace]).status.success());
+}
+
 #[tokio::test]
 async fn diff_says_how_a_change_reaches_agents_that_run() {
     let cluster = control_plane();
@@ -245,6 +280,7 @@ async fn diff_says_how_a_change_reaches_agents_that_run() {
     let other = "Agent ns/other: Rollout (image): a new pod, at once";
     let reader = "Agent ns/reader: Rollout (image, text/rules): a new pod; waits for running work";
     assert_eq!(lines, [other, reader], "{shown}");
+    plan_says_when(cluster, root, &namespace);
     let list: serde_json::Value = serde_json::from_slice(&diff(&["-o", "json"]).stdout).unwrap();
     let of_reader = list.as_array().unwrap().iter().find(|o| o["object"] == format!("Agent/{namespace}/reader"));
     let of_reader = of_reader.unwrap_or_else(|| panic!("{list}"));
@@ -256,5 +292,7 @@ async fn diff_says_how_a_change_reaches_agents_that_run() {
     write(root, "agents.yaml", &agents("devbox:1", "slow"));
     let (_, lines, shown) = effects(&diff(&[]));
     assert_eq!(lines, ["Agent ns/other: nothing of it is for its pod"], "{shown}");
+    let out = pilothouse(Some(cluster), root, &["plan", ".", "-n", &namespace]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stdout));
     assert!(shown.contains("+  profile: slow"), "{shown}");
 }

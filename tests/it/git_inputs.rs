@@ -4,6 +4,7 @@
 
 mod by_sync;
 mod restart;
+mod revisions;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -225,3 +225,22 @@ async fn many_repositories_of_one_remote_are_quiet_also_over_a_restart() {
         assert_eq!(world.api().get(name).await.unwrap().status.as_ref(), before.get(name));
     }
 }
+
+/// Whoever may write statuses cannot name an artifact: what the controller did not publish does not count, and is mended.
+#[tokio::test]
+async fn an_artifact_that_somebody_else_names_does_not_count() {
+    let world = World::new().await;
+    let repository = world.server.repository("r.git");
+    let commit = repository.commit("main", &[("a.yaml", "a: 1\n")]);
+    world.create("r", json!({"url": world.server.url("r.git"), "interval": "1h"})).await;
+    let status = world.fetched("r", &commit).await;
+    let good = status.artifact.unwrap();
+    let forged = json!({"status": {"artifact": {"digest": format!("sha256:{}", "0".repeat(64))}}});
+    let patch = Patch::Merge(forged);
+    world.api().patch_status("r", &PatchParams::default(), &patch).await.unwrap();
+    eventually("it is mended", 30, || async {
+        let artifact = world.api().get("r").await.unwrap().status?.artifact?;
+        ((&artifact.digest, &artifact.seal) == (&good.digest, &good.seal)).then_some(())
+    })
+    .await;
+}

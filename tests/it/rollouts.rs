@@ -6,3 +6,4 @@ mod causes;
 mod kills;
 mod orders;
 mod outcome;
+mod pins;

@@ -293,7 +293,7 @@ impl Git {
 }
 
 /// Digests that a manifest names, sorted, with commas between.
-pub(super) fn digests(manifest: &Manifest) -> String {
+pub fn digests(manifest: &Manifest) -> String {
     let digests: BTreeSet<_> = manifest.pieces.iter().map(|p| p.digest.as_str()).collect();
     digests.into_iter().collect::<Vec<_>>().join(",")
 }

@@ -13,6 +13,7 @@ mod pod;
 mod security;
 mod sidecar;
 
+pub use git::digests;
 pub use objects::{auth_secret, owner};
 
 use std::collections::BTreeSet;

@@ -9,13 +9,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Action, Situation, act, object_hash};
+use super::{Action, Situation, object_hash, without_hold};
 use crate::{
     agent::{
         Desired,
         build::Exchange,
         effect::classify,
-        gate::{self, Applied, Change, GateInput, OnTimeout, Policy, Protect},
+        gate::{self, Ask, Change, OnTimeout, Policy, Protect},
+        history,
         state::{self, Annotations, State},
     },
     api::{content::Load, names::annotation},
@@ -51,24 +52,8 @@ pub fn exchange(desired: &Desired, live: Live<'_>, at: &Situation<'_>) -> Option
         return None;
     }
     let causes = classify(&state.parts, &wanted.parts).causes;
-    let applied = Applied { hash: state.applied.clone().unwrap_or_default(), suspended: live.suspended };
-    let input = GateInput {
-        change: Change::Content,
-        desired: &wanted.hash,
-        applied: Some(&applied),
-        pending: state.pending.as_ref(),
-        causes: &causes,
-        work: at.work,
-        policy: at.policy,
-        beside: None,
-        ask: gate::asked(at.asked, state.rollout_seen.as_deref(), &wanted.hash),
-        now: at.now,
-    };
-    Some(match act(gate::decide(&input), state.pending.as_ref(), &causes) {
-        // The sidecar holds prompts itself when it exchanges.
-        Action::Apply { causes, forced, .. } => Action::Apply { hold: false, causes, forced },
-        other => other,
-    })
+    // The sidecar holds prompts itself when it exchanges.
+    Some(without_hold((Change::Content, &wanted.hash, &causes), desired, (&state, live.suspended), at))
 }
 
 /// Since when the pods are to have `wanted`, for the annotation beside it: from the first moment that it waited.
@@ -80,12 +65,20 @@ pub fn since(wanted: &Exchange, map: Option<&Annotations>, now: Timestamp) -> Ti
     stored.or(state.pending.filter(|p| !p.held).map(|p| p.since)).map_or(now, |since| since.min(now))
 }
 
+/// Whether somebody asks for what is wanted to come now, over work. To tell the same twice is to tell it once, so nothing
+/// has to be remembered of it.
+pub fn is_urgent(desired: &Desired, asked: Option<&str>) -> bool {
+    let Some(wanted) = desired.exchange.as_ref().filter(|_| asked.is_some()) else { return false };
+    gate::asked(asked, None, &[&wanted.hash, &history::id(desired)]) == Ask::Now
+}
+
 /// What the pods are told, and when they are to be told something stronger. `None` while what is wanted is not decided.
+/// `urgent`: see [`is_urgent`].
 pub fn load(
     wanted: &Exchange,
     map: &Annotations,
     policy: Policy,
-    immediately: bool,
+    (immediately, urgent): (bool, bool),
     now: Timestamp,
 ) -> Option<(Load, Option<Timestamp>)> {
     if map.get(annotation::CONTENT_HASH) != Some(&wanted.hash) {
@@ -93,13 +86,13 @@ pub fn load(
     }
     let ends = end(since(wanted, Some(map), now), policy.timeout);
     let unprotected = policy.protect == Protect::None;
-    let over = unprotected || now >= ends;
+    let over = unprotected || urgent || now >= ends;
     let load = Load {
         manifest: wanted.manifest.clone(),
         // Files that the server reads by itself never wait longer than that.
         immediately: immediately || over,
         // Skills end sessions that work: for them it depends.
-        force: unprotected || (over && policy.on_timeout == OnTimeout::Force),
+        force: unprotected || urgent || (over && policy.on_timeout == OnTimeout::Force),
     };
     Some((load, (!over).then_some(ends)))
 }

@@ -42,6 +42,18 @@ pub struct Git {
 }
 
 impl Git {
+    /// Instead of what is newest a kept revision is wanted.
+    pub fn pin(&mut self, revision: &str, pieces: Pieces) {
+        for (id, piece) in &pieces {
+            if self.newest.get(id).is_some_and(|newest| newest.digest != piece.digest) {
+                self.notes.insert(id.clone(), format!("pinned to revision {revision}; the newest commit is not taken"));
+            }
+        }
+        for (id, piece) in pieces {
+            self.newest.insert(id, piece);
+        }
+    }
+
     fn applied(&self, id: &str) -> Option<&Resolved> {
         self.exchanged.get(id).or_else(|| self.fixed.get(id))
     }

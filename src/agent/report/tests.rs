@@ -1,10 +1,14 @@
 use super::*;
 
-fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
+pub(super) fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
     Outcome {
         failure: None,
         desired: None,
+        newest: None,
+        asked: None,
         back: None,
+        pinned: None,
+        revisions: vec![],
         trouble: None,
         wrote: false,
         action: None,
@@ -14,6 +18,7 @@ fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
         text_unseen: false,
         server: Server::Ready,
         applied: None,
+        image: None,
         suspended: false,
         finishing: vec![],
         tasks: (0, 0),
@@ -87,6 +92,68 @@ fn a_text_that_does_not_arrive_is_reported() {
             assert_eq!(pending.unwrap().reason, reasons::TEXT_UNSEEN);
         }
         assert_eq!(notes.iter().any(|n| n.reason == reasons::TEXT_UNSEEN), event, "step {step}");
+        agent.status = Some(status);
+    }
+}
+
+/// That an agent is pinned is said with what is newest, and an event is written when it begins and when it ends.
+#[test]
+fn a_pinned_agent_says_so_until_it_is_released() {
+    let mut agent = Agent::new("coder", serde_json::from_str("{}").unwrap());
+    let revision = |commit: &str| Some(format!("main@sha1:{}", commit.repeat(10)));
+    let pinned = Pinned {
+        id: "old".into(),
+        revision: revision("1a2b"),
+        newest: "new".into(),
+        newest_revision: revision("9f8e"),
+    };
+    let failure = Failure::stalled(reasons::INVALID_SPEC, "no");
+    let table = [
+        (None, None, None, None, AgentState::Ready),
+        (Some(&pinned), None, Some("True"), Some(reasons::PINNED), AgentState::Pinned),
+        (Some(&pinned), None, Some("True"), None, AgentState::Pinned),
+        (None, Some(&failure), Some("True"), None, AgentState::Stalled),
+        (None, None, Some("False"), Some(reasons::RELEASED), AgentState::Ready),
+        (None, None, Some("False"), None, AgentState::Ready),
+    ];
+    for (step, (pinned, failure, condition, event, state)) in table.into_iter().enumerate() {
+        let (status, notes) = report(&agent, &Outcome { pinned, failure, ..outcome(None) });
+        let found = status.conditions.iter().find(|c| c.type_ == kinds::PINNED);
+        assert_eq!(found.map(|c| c.status.as_str()), condition, "step {step}");
+        let said: Vec<_> = notes.iter().filter(|n| n.action == "Rollback").map(|n| n.reason).collect();
+        assert_eq!(said, event.into_iter().collect::<Vec<_>>(), "step {step}");
+        assert_eq!(status.state, Some(state), "step {step}");
+        if pinned.is_some() {
+            let message = &found.unwrap().message;
+            assert!(
+                message.contains("revision old (main@1a2b1a2)") && message.contains("is new (main@9f8e9f8)"),
+                "{message}"
+            );
+            assert!(message.contains("rollback agent NAME --release"), "{message}");
+            assert_eq!(status.revision.as_deref(), Some("main@1a2b1a2"));
+        }
+        agent.status = Some(status);
+    }
+}
+
+/// An order that means nothing is a condition while it is there, and an event for each.
+#[test]
+fn an_order_that_means_nothing_is_said() {
+    let mut agent = Agent::new("coder", serde_json::from_str("{}").unwrap());
+    let table = [
+        (None, false, false),
+        (Some("pause"), true, true),
+        (Some("pause"), true, false),
+        (Some("stop"), true, true),
+        (Some("hold"), false, false),
+        (Some("now"), true, true),
+        (None, false, false),
+    ];
+    for (step, (asked, condition, event)) in table.into_iter().enumerate() {
+        let (status, notes) = report(&agent, &Outcome { asked, ..outcome(None) });
+        let found = status.conditions.iter().any(|c| c.type_ == kinds::ORDER_UNKNOWN);
+        let said = notes.iter().any(|n| n.reason == reasons::ORDER_UNKNOWN);
+        assert_eq!((found, said), (condition, event), "step {step}");
         agent.status = Some(status);
     }
 }

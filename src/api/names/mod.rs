@@ -49,6 +49,10 @@ pub mod condition {
     pub const ROLLOUT_PENDING: &str = "RolloutPending";
     /// Agent: a new pod template did not get ready in time. Exists once one did not, and then stays.
     pub const ROLLOUT_FAILED: &str = "RolloutFailed";
+    /// Agent: an older revision is kept, as asked. Exists once one was, and then stays.
+    pub const PINNED: &str = "Pinned";
+    /// Agent, only while true: the annotation pilothouse.dev/rollout has a value that means nothing.
+    pub const ORDER_UNKNOWN: &str = "OrderUnknown";
     /// Agent: new text waits until the server is idle. Exists once one has waited, and then stays.
     pub const TEXT_PENDING: &str = "TextPending";
     /// Agent: the server has loaded the skills it was given. Exists only where there are skills.
@@ -61,7 +65,7 @@ pub mod condition {
     pub const STOPPED: &str = "Stopped";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 16] = [
         READY,
         RECONCILING,
         STALLED,
@@ -71,6 +75,8 @@ pub mod condition {
         GIT_SYNC_PENDING,
         ROLLOUT_PENDING,
         ROLLOUT_FAILED,
+        PINNED,
+        ORDER_UNKNOWN,
         TEXT_PENDING,
         SKILLS_LOADED,
         WEBHOOK_READY,
@@ -126,6 +132,8 @@ pub mod annotation {
     /// Agent: `hold` (or `hold: why`) lets no change go out; `now-HASH` lets the pod template of that hash go out at once,
     /// once; owned by no Sync.
     pub const ROLLOUT: &str = "pilothouse.dev/rollout";
+    /// Agent: a revision that is kept in the place of what is wanted, by its id or commit; see `status.revisions`.
+    pub const PINNED_TO: &str = "pilothouse.dev/pinned-to";
     /// Task in Git: a new value asks for another run.
     pub const RUN_ID: &str = "pilothouse.dev/run-id";
     /// Task in Git: `completed` makes the Sync wait for its end.
@@ -187,6 +195,11 @@ pub mod agent {
     /// The `ConfigMap` that says which content from Git is exchanged in the running pod; changes in place.
     pub fn content(agent: &str) -> String {
         format!("{agent}-server-content")
+    }
+
+    /// The `ConfigMap` that keeps revisions that were in use.
+    pub fn history(agent: &str) -> String {
+        format!("{agent}-server-history")
     }
 
     /// The `ConfigMap` of all other files; immutable, so its content (`hash`, ten digits of it) is in the name.

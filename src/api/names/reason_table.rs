@@ -226,6 +226,17 @@ pub mod text {
         HELD "Held" &["Agent"],
             "The annotation pilothouse.dev/rollout of the Agent holds all changes.",
             "pilothouse rollout agent NAME --resume, when whoever set it agrees.";
+        ORDER_UNKNOWN "OrderUnknown" &["Agent"],
+            "The annotation pilothouse.dev/rollout of the Agent has a value that means nothing; it has no effect.",
+            "Use pilothouse rollout agent NAME --now, --hold or --resume, which set and remove it.";
+        PINNED "Pinned" &["Agent"],
+            "An older revision is kept, as the annotation pilothouse.dev/pinned-to asks; nothing newer arrives.",
+            "pilothouse rollback agent NAME --release, when the newest may come.";
+        RELEASED "Released" &["Agent"],
+            "The agent is pinned no more: what is newest comes.", "Nothing.";
+        REVISION_UNKNOWN "RevisionUnknown" &["Agent"],
+            "The annotation pilothouse.dev/pinned-to names a revision that is not kept; what runs goes on.",
+            "Take one of those that the message names, or take the annotation away.";
         WAIT_ENDED "WaitEnded" &["Agent"],
             "A change that waited was taken back.", "Nothing.";
         ROLLED_BACK "RolledBack" &["Agent"],

@@ -5,14 +5,17 @@ use std::{
     fmt,
 };
 
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::ConfigMap};
-use kube::{Api, Client, Resource};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{apps::v1::Deployment, core::v1::ConfigMap},
+};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    agent::{self, ConfigMapData, Side, decide::policy, effect::Class, gate::Protect},
-    api::{Agent, AgentTemplate, GROUP, PilothouseConfig, PilothouseConfigSpec, names},
+    agent::{self, ConfigMapData, Pieces, Side, decide::policy, effect::Class, gate::Protect, state},
+    api::{Agent, AgentSpec, AgentTemplate, GROUP, PilothouseConfig, PilothouseConfigSpec, names},
     apply::Difference,
     object::ObjectId,
     plan::Plan,
@@ -20,14 +23,17 @@ use crate::{
 
 /// How a change reaches an Agent.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Effect {
+pub(in crate::cli) struct Effect {
     /// `None`, `Live`, `Reload`, `Rollout` or `Recreate`; absent where the Agent would be refused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<Class>,
+    pub class: Option<Class>,
     /// Names of the parts that differ, sorted.
-    causes: BTreeSet<String>,
+    pub causes: BTreeSet<String>,
     /// What that means, in words.
-    message: String,
+    pub message: String,
+    /// The Agent as it is, and its spec as it is and as it would be, merged with its template.
+    #[serde(skip)]
+    pub agent: Option<Box<(Agent, AgentSpec, AgentSpec)>>,
 }
 
 impl fmt::Display for Effect {
@@ -75,16 +81,35 @@ impl Changes<'_> {
         }
         let (old_maps, new_maps) =
             self.config_maps(&id.namespace, [(&old, &old_template), (&new, &new_template)]).await;
-        let old =
-            Side { agent: &old, template: old_template.as_ref().map(|t| &t.spec), config, config_maps: &old_maps };
-        let new =
-            Side { agent: &new, template: new_template.as_ref().map(|t| &t.spec), config, config_maps: &new_maps };
-        let Ok(effect) = agent::preview(&old, &new) else { return refused(&new) };
+        let pieces = self.pieces(id).await;
+        let side = |agent, template: &'_ Option<AgentTemplate>| (agent, template.as_ref().map(|t| t.spec.clone()));
+        let ((old, old_template), (new, new_template)) = (side(old, &old_template), side(new, &new_template));
+        let old_side =
+            Side { agent: &old, template: old_template.as_ref(), config, pieces: &pieces, config_maps: &old_maps };
+        let new_side =
+            Side { agent: &new, template: new_template.as_ref(), config, pieces: &pieces, config_maps: &new_maps };
+        let Ok(effect) = agent::preview(&old_side, &new_side) else { return refused(&new_side) };
+        let before = agent::merge(&old.spec, old_template.as_ref());
+        let after = agent::merge(&new.spec, new_template.as_ref());
         (own || effect.class != Class::None).then(|| Effect {
-            message: words(effect.class, &new).into(),
+            message: words(effect.class, &new_side).into(),
             class: Some(effect.class),
             causes: effect.causes,
+            agent: Some(Box::new((old, before, after))),
         })
+    }
+
+    /// What is applied for its Git inputs, as its objects say.
+    async fn pieces(&self, id: &ObjectId) -> Pieces {
+        let namespace = &id.namespace;
+        let deployments = Api::<Deployment>::namespaced(self.client.clone(), namespace);
+        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
+        let deployment = deployments.get_metadata_opt(&names::agent::deployment(&id.name)).await.ok().flatten();
+        let map = maps.get_metadata_opt(&names::agent::content(&id.name)).await.ok().flatten();
+        let marks = (deployment.map(|d| d.annotations().clone()), map.map(|m| m.annotations().clone()));
+        let (mut fixed, hot) = state::applied_pieces(marks.0.as_ref(), marks.1.as_ref());
+        fixed.extend(hot);
+        fixed
     }
 
     /// As it is, and as it would be.
@@ -143,7 +168,7 @@ fn data(map: ConfigMap) -> ConfigMapData {
 fn refused(new: &Side<'_>) -> Option<Effect> {
     let failure = agent::preview(new, new).err()?;
     let message = format!("refused ({}): {}; what runs goes on", failure.reason, failure.message);
-    Some(Effect { class: None, causes: BTreeSet::new(), message })
+    Some(Effect { class: None, causes: BTreeSet::new(), message, agent: None })
 }
 
 fn words(class: Class, new: &Side<'_>) -> &'static str {

@@ -2,9 +2,7 @@ use super::*;
 
 fn args(kind: &str, name: Option<&str>) -> Args {
     Args {
-        kind: kind.into(),
-        name: name.map(Into::into),
-        namespace: None,
+        target: Target { kind: kind.into(), name: name.map(Into::into), namespace: None },
         wait: false,
         timeout: Duration::from_secs(1),
     }
@@ -37,7 +35,12 @@ fn kinds_have_many_names() {
 
 #[test]
 fn the_name_comes_after_a_space_or_a_slash() {
-    let found = |kind, name| target(&args(kind, name)).map(|(kind, name)| (kind.kind, name)).map_err(|e| e.to_string());
+    let found = |kind, name| {
+        let args = args(kind, name);
+        let (kind, name) = args.target.parts("reconcile").map_err(|e| e.to_string())?;
+        let kind = kinds::named(kind).map_err(|e| e.to_string())?;
+        Ok::<_, String>((kind.kind, name.to_owned()))
+    };
     assert_eq!(found("ag", Some("x")), Ok(("Agent", "x".into())));
     assert_eq!(found("ag/x", None), Ok(("Agent", "x".into())));
     assert_eq!(found("ag/x", Some("y")), Err("write either KIND NAME or KIND/NAME".into()));

@@ -23,7 +23,7 @@ use crate::{
         Desired,
         decide::{self, Action},
         gate::{self, Work},
-        report,
+        history, report,
         state::{Annotations, Failed},
     },
     api::{Agent, names::reasons, voice::Activity as Wire},
@@ -45,8 +45,12 @@ pub(super) struct Acted {
     pub template_generation: Option<i64>,
     /// Hash of the pod template that is wanted, whatever becomes of it.
     pub desired: Option<String>,
+    /// Id of all that is wanted.
+    pub newest: Option<String>,
     /// What failed, where the last good revision is to take its place.
     pub back: Option<Failed>,
+    /// The revision that is kept in the place of what is wanted.
+    pub pinned: Option<report::Pinned>,
     /// The Deployment was applied.
     pub wrote: bool,
     pub notes: Vec<Note>,
@@ -76,6 +80,7 @@ impl Agents {
         let said = self.voice.activity(&who.namespace, &who.name);
         acted.activity = said.as_ref().map(|s| s.activity.clone());
         acted.desired = Some(desired.hash.clone());
+        acted.newest = Some(history::id(desired));
         self.authority(&who.namespace).await?;
         let work = self.work(&who, said.as_ref());
         self.text(&who, seen, desired, work, acted).await?;
@@ -91,6 +96,7 @@ impl Agents {
         }
         self.introduce(&who);
         self.tell(&who, seen, desired, acted);
+        self.keep_revision(&who, desired, acted).await?;
         self.touch(&who, desired, said.as_ref(), acted).await
     }
 
@@ -145,7 +151,7 @@ impl Acted {
     }
 
     /// The cache is behind; its next event wakes the agent as well.
-    fn soon(&mut self) {
+    pub(super) fn soon(&mut self) {
         self.after(Duration::from_millis(200));
     }
 

@@ -11,6 +11,7 @@ use crate::{
         Agent,
         names::{self, annotation, label, reasons},
     },
+    controller::artifacts::Purpose,
     object::Object,
     status::Failure,
 };
@@ -33,7 +34,7 @@ impl Agents {
     pub(super) fn sealed(&self, agent: &Agent, object: &Object) -> state::Annotations {
         let Some(named) = object.annotation(annotation::ARTIFACTS) else { return state::Annotations::new() };
         let namespace = agent.namespace().unwrap_or_default();
-        let seal = self.context.seal.of(&namespace, &agent.uid().unwrap_or_default(), named);
+        let seal = self.context.seal.of(Purpose::Artifacts, &namespace, &agent.uid().unwrap_or_default(), named);
         [(annotation::ARTIFACTS_SEAL.into(), seal)].into()
     }
 
@@ -42,8 +43,8 @@ impl Agents {
     pub(super) fn remembered(&self, agent: &Agent, pieces: &Pieces) -> state::Annotations {
         let mut annotations = state::pieces_annotation(pieces);
         if let Some(text) = annotations.get(state::PIECES) {
-            let seal =
-                self.context.seal.of(&agent.namespace().unwrap_or_default(), &agent.uid().unwrap_or_default(), text);
+            let (namespace, uid) = (agent.namespace().unwrap_or_default(), agent.uid().unwrap_or_default());
+            let seal = self.context.seal.of(Purpose::Pieces, &namespace, &uid, text);
             annotations.insert(state::PIECES_SEAL.into(), seal);
         }
         annotations
@@ -54,7 +55,8 @@ impl Agents {
         let (text, seal) = (annotations.get(state::PIECES), annotations.get(state::PIECES_SEAL));
         let (Some(text), Some(seal)) = (text, seal) else { return Pieces::new() };
         let (namespace, uid) = (agent.namespace().unwrap_or_default(), agent.uid().unwrap_or_default());
-        if self.context.seal.fits(&namespace, &uid, text, seal) { state::pieces(annotations) } else { Pieces::new() }
+        let fits = self.context.seal.fits(Purpose::Pieces, &namespace, &uid, text, seal);
+        if fits { state::pieces(annotations) } else { Pieces::new() }
     }
 
     /// The key may be another one: somebody deleted its Secret.
@@ -74,7 +76,7 @@ impl Agents {
     }
 
     /// The last two `ConfigMaps` of files stay, and whatever a pod mounts, or would after a return to the last good
-    /// revision.
+    /// revision or to one that is kept.
     pub(super) async fn prune(&self, who: &Who<'_>, desired: &Desired) -> Result<(), Failure> {
         let prefix = names::agent::files_prefix(&who.name);
         let uid = who.agent.uid().unwrap_or_default();
@@ -100,6 +102,7 @@ impl Agents {
     fn used_maps(&self, who: &Who<'_>) -> Vec<String> {
         let deployment = self.own_deployment(who.agent);
         let mut used = deployment.map(|d| rollback::mounted(&json!(&*d))).unwrap_or_default();
+        used.extend(self.revisions(who.agent).into_iter().map(|entry| entry.files));
         for pod in self.pods(who.agent) {
             let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
             used.extend(volumes.filter_map(|v| Some(v.config_map.as_ref()?.name.clone())));

@@ -187,7 +187,7 @@ impl Agents {
             }
             None => {}
         }
-        for map in [names::agent::context(&name), names::agent::content(&name)] {
+        for map in [names::agent::context(&name), names::agent::content(&name), names::agent::history(&name)] {
             if let Some(found) = self.config_maps.get(&namespace, &map) {
                 ours("ConfigMap", &map, found.owner_references(), agent)?;
             }
@@ -265,6 +265,11 @@ impl Seen {
         let deployment = self.deployment.as_deref().map(ResourceExt::annotations).map(state::State::of_deployment);
         let states = deployment.into_iter().chain(content.map(state::State::of_content));
         states.filter_map(|state| state.pending).any(|pending| !pending.causes.is_disjoint(&self.unread))
+    }
+
+    /// Whether the pod template of this hash is the one that is applied.
+    pub(super) fn has_applied(&self, hash: &str) -> bool {
+        self.deployment.as_deref().and_then(applied_hash).as_deref() == Some(hash)
     }
 
     /// Whether no pod is wanted by what is applied.
@@ -348,6 +353,12 @@ pub(super) fn has_no_pods(deployment: &Deployment) -> bool {
 pub(super) fn layout(deployment: &Deployment) -> Option<i32> {
     let metadata = deployment.spec.as_ref()?.template.metadata.as_ref()?;
     metadata.annotations.as_ref()?.get(annotation::LAYOUT)?.parse().ok()
+}
+
+/// Image of the server's container.
+pub(super) fn image(deployment: &Deployment) -> Option<String> {
+    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    pod.containers.iter().find(|c| c.name == agent::build::layout::SERVER)?.image.clone()
 }
 
 fn sidecar_image(deployment: &Deployment) -> Option<String> {

@@ -177,6 +177,20 @@ pub(super) async fn post_object<K: Generated>(
     unless(&what, Status::is_already_exists, api.create(&params, object)).await
 }
 
+/// Changes parts of an object; `None` for an object that is gone, or of another version than `patch` says.
+pub(super) async fn merge<K: Generated>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    patch: Value,
+) -> Result<Option<K>, Failure> {
+    let params = PatchParams { field_manager: Some(manager::AGENT.into()), ..PatchParams::default() };
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let patch = Patch::Merge(patch);
+    let written = api.patch(name, &params, &patch);
+    unless(&format!("writing {} {name}", K::kind(&())), is_passe, written).await
+}
+
 /// Changes metadata; `None` for an object that is gone, or of another version than `patch` says.
 pub(super) async fn merge_metadata<K: Generated>(
     client: &Client,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub(super) use collect::{Kept, collect_garbage};
 pub(super) use mirror::{Copies, Source, start as mirror};
 pub use named::Named;
-pub use seal::Seal;
+pub use seal::{Purpose, Seal};
 
 use super::{Settings, caches::Caches};
 use crate::{artifact::Store, server::voice::artifacts::Shelf};

@@ -11,7 +11,7 @@ use kube::{ResourceExt, core::PartialObjectMeta};
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::Notify, time::Instant};
 
-use super::Seal;
+use super::{Purpose, Seal};
 use crate::{
     api::{
         API_VERSION, Repository,
@@ -22,8 +22,9 @@ use crate::{
     controller::runtime::Cache,
 };
 
-/// Digests that are read from one annotation. An agent's ConfigMap names one for each of its pieces.
-const MOST: usize = 2 * MAX_PIECES;
+/// Digests that are read from one annotation. An agent's ConfigMap names one for each of its pieces, that of its history one
+/// for each of each revision.
+const MOST: usize = 6 * MAX_PIECES;
 
 /// A pod whose ConfigMap is gone may still begin to read.
 const AFTER_MAP: Duration = Duration::from_mins(10);
@@ -183,7 +184,7 @@ fn entry(map: &PartialObjectMeta<ConfigMap>, seal: &Seal) -> Option<Entry> {
         return None;
     }
     let (namespace, sealed) = (map.namespace().unwrap_or_default(), map.annotations().get(annotation::ARTIFACTS_SEAL));
-    let fits = |uid: &str| sealed.is_some_and(|sealed| seal.fits(&namespace, uid, named, sealed));
+    let fits = |uid: &str| sealed.is_some_and(|sealed| seal.fits(Purpose::Artifacts, &namespace, uid, named, sealed));
     let owners = map.owner_references().iter().filter(|owner| is_agent(owner) && fits(&owner.uid));
     let owners = owners.map(|owner| owner.uid.clone()).collect();
     Some(Entry { agent: map.labels().get(label::AGENT).cloned(), owners, digests })
@@ -214,7 +215,7 @@ pub(super) mod tests {
     static SEAL: LazyLock<Seal> = LazyLock::new(super::super::seal::tests::seal);
 
     fn map(name: &str, agent: &str, owner: &Value, digests: &[Digest]) -> Option<Entry> {
-        let seal = |text: &str| SEAL.of("ns", owner["uid"].as_str().unwrap(), text);
+        let seal = |text: &str| SEAL.of(Purpose::Artifacts, "ns", owner["uid"].as_str().unwrap(), text);
         sealed(name, agent, owner, digests, seal)
     }
 
@@ -300,8 +301,8 @@ pub(super) mod tests {
         set("coder-server-files-5", map("coder-server-files-5", "other", &owner("u"), &[digest(5)]));
         for (name, seal) in [
             ("coder-server-files-6", String::new()),
-            ("coder-server-files-7", SEAL.of("elsewhere", "u", &digest(6).to_string())),
-            ("coder-server-files-8", SEAL.of("ns", "u", &digest(1).to_string())),
+            ("coder-server-files-7", SEAL.of(Purpose::Artifacts, "elsewhere", "u", &digest(6).to_string())),
+            ("coder-server-files-8", SEAL.of(Purpose::Artifacts, "ns", "u", &digest(1).to_string())),
         ] {
             set(name, sealed(name, "coder", &owner("u"), &[digest(6)], |_| seal.clone()));
         }
@@ -320,7 +321,7 @@ pub(super) mod tests {
 
     #[test]
     fn annotations_are_read_within_bounds() {
-        let many: Vec<Digest> = (0..=255).map(digest).collect();
+        let many: Vec<Digest> = (0..=u16::MAX).take(MOST + 1).map(|n| Digest::of(&n.to_be_bytes())).collect();
         assert_eq!(map("m", "coder", &owner("u"), &many).unwrap().digests.len(), MOST);
         let none = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "m",
             "annotations": {annotation::ARTIFACTS: "latest,sha256:12,,../../x"}}});

@@ -187,6 +187,8 @@ fn fetched(status: &mut RepositoryStatus, seen: &Seen<'_>, published: Published)
         size: size.or_else(|| prior.filter(|a| a.digest == digest).and_then(|a| a.size)),
         last_update_time: Time(seen.now),
         digest,
+        // Of the writer.
+        seal: None,
         // Pods ask their own controller for a digest.
         url: None,
     });

@@ -143,6 +143,11 @@ pub struct Watches {
     ready: Vec<futures::future::BoxFuture<'static, ()>>,
 }
 
+/// What takes parts of objects away before they are cached.
+pub trait Trim<K>: Fn(&mut K) + Clone + Send + 'static {}
+
+impl<K, F: Fn(&mut K) + Clone + Send + 'static> Trim<K> for F {}
+
 impl Watches {
     /// Watches in `scopes`.
     pub fn new(client: Client, scopes: Vec<Scope>) -> Self {
@@ -163,7 +168,7 @@ impl Watches {
     }
 
     /// The same without what `trim` takes away.
-    pub fn trimmed<K>(&mut self, config: &watcher::Config, trim: fn(&mut K)) -> Cache<K>
+    pub fn trimmed<K>(&mut self, config: &watcher::Config, trim: impl Trim<K>) -> Cache<K>
     where
         K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {
@@ -198,7 +203,12 @@ impl Watches {
         futures::future::join_all(self.ready.drain(..)).await;
     }
 
-    fn start<K: Kind>(&mut self, scopes: Vec<Scope>, open: impl Fn(&Scope) -> Events<K>, trim: fn(&mut K)) -> Cache<K> {
+    fn start<K: Kind>(
+        &mut self,
+        scopes: Vec<Scope>,
+        open: impl Fn(&Scope) -> Events<K>,
+        trim: impl Trim<K>,
+    ) -> Cache<K> {
         let (stores, writers): (Vec<_>, Vec<_>) = scopes
             .into_iter()
             .map(|scope| {
@@ -208,6 +218,7 @@ impl Watches {
             .unzip();
         let cache = Cache { stores: Arc::new(stores), listeners: Arc::default() };
         for ((_, store), (scope, writer)) in cache.stores.iter().zip(writers) {
+            let trim = trim.clone();
             let events = open(&scope)
                 .map_ok(move |event| {
                     event.modify(|object| {

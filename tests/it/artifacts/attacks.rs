@@ -111,10 +111,11 @@ async fn a_pod_reads_what_its_own_agent_names_and_nothing_else() {
     let (digests, uid) = (stored[0].digest.to_string(), spy.uid().unwrap());
     let forged = [
         String::new(),
-        seal.of(&scene.ours, &uid, &stored[1].digest.to_string()),
-        seal.of(&scene.ours, &victim.uid().unwrap(), &digests),
-        seal.of(&scene.theirs, &uid, &digests),
-        own.of(&scene.ours, &uid, &digests),
+        seal.of(Purpose::Artifacts, &scene.ours, &uid, &stored[1].digest.to_string()),
+        seal.of(Purpose::Artifacts, &scene.ours, &victim.uid().unwrap(), &digests),
+        seal.of(Purpose::Artifacts, &scene.theirs, &uid, &digests),
+        seal.of(Purpose::Pieces, &scene.ours, &uid, &digests),
+        own.of(Purpose::Artifacts, &scene.ours, &uid, &digests),
     ];
     let name = "spy-server-content";
     for (n, forged) in forged.into_iter().enumerate() {

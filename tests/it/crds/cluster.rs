@@ -229,8 +229,8 @@ async fn store(client: &Client, namespace: &str) {
         ),
         (
             "Agent",
-            json!({"profile": "codes", "executorImage": "image:1"}),
-            json!({"state": "RolloutPending", "revision": "main@0", "tasks": "1/2"}),
+            json!({"profile": "codes", "executorImage": "image:2"}),
+            json!({"state": "RolloutPending", "revision": "main@0", "tasks": "1/2", "image": "image:1"}),
         ),
         (
             "Task",

@@ -200,6 +200,25 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
     list.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
 }
 
+/// The time that work is protected for is over, or somebody did not want to wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forced_exchange_waits_for_no_work() {
+    let rig = Rig::start(&["skills/team"], |rig| vec![rig.team(&[("alpha", "one")])]).await;
+    assert_eq!(rig.pod().call(Method::GET, "/startz", None).await.0, 200);
+    let session = rig.client().create_session("cut", None, &[]).await.unwrap();
+    rig.model.play(Script::held());
+    rig.client().prompt_async(&session.id, &Prompt::text("long")).await.unwrap();
+    eventually("it works", || rig.pod().sidecar.work.snapshot().busy == 1).await;
+    let manifest = Rig::manifest(vec![rig.team(&[("alpha", "two")])]);
+    let hash = manifest.hash();
+    let load = Load { manifest, immediately: false, force: true };
+    rig.replica.hub.load("team", "coder", load).await.unwrap();
+    rig.until("it is loaded over work", |report| report.loaded == hash).await;
+    assert_eq!(rig.listed().await, pairs(&[("alpha", "two")]));
+    assert!(!rig.pod().sidecar.work.snapshot().held, "prompts go on");
+    rig.model.play(Script::default());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn skills_and_contexts_change_in_the_running_server() {
     let first = |rig: &Rig| vec![rig.team(&[("alpha", "one")]), rig.docs("needle1")];

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The agent's pods by image, those that do not end.
-async fn pods(place: &Place) -> Vec<(String, Pod)> {
+pub(super) async fn pods(place: &Place) -> Vec<(String, Pod)> {
     let list = ListParams::default().labels("pilothouse.dev/agent=a");
     let all = place.api::<Pod>().list(&list).await.unwrap().items.into_iter();
     let staying = all.filter(|p| p.metadata.deletion_timestamp.is_none());

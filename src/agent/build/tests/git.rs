@@ -346,7 +346,8 @@ fn a_preview_knows_no_commit_and_still_tells_sources_apart() {
     };
     let effect = |old: &Agent, new: &Agent| {
         let none = BTreeMap::new();
-        let side = |agent| preview::Side { agent, template: None, config: None, config_maps: &none };
+        let pieces = Pieces::new();
+        let side = |agent| preview::Side { agent, template: None, config: None, pieces: &pieces, config_maps: &none };
         preview::preview(&side(old), &side(new)).unwrap().class
     };
     let (hot, other) = (agent("docs", "HotReload"), agent("guides", "HotReload"));

@@ -162,14 +162,28 @@ fn pods_are_told_more_when_the_time_is_over() {
     ];
     for (protects, on_timeout, now, second, immediately, force, more) in table {
         let policy = protect(protects, on_timeout);
-        let (load, until) = load(exchange, &map, policy, now, at(second)).unwrap();
+        let (load, until) = load(exchange, &map, policy, (now, false), at(second)).unwrap();
         let what = format!("{policy:?} {now} {second}");
         assert_eq!((load.immediately, load.force, until.is_some()), (immediately, force, more), "{what}");
         assert!(until.is_none_or(|until| until == at(HOUR)), "{what}");
         assert_eq!(load.manifest.hash(), exchange.hash);
     }
     let undecided = desired("3", "2", false).exchange.unwrap();
-    assert_eq!(load(&undecided, &map, Policy::default(), true, at(1)), None);
+    assert_eq!(load(&undecided, &map, Policy::default(), (true, true), at(1)), None);
+    // Who does not want to wait need not, whatever the policy says; for what he saw alone.
+    let whole = history::id(&wanted);
+    for (asked, force) in [
+        (None, false),
+        (Some("hold".to_string()), false),
+        (Some(format!("now-{}-1", exchange.hash)), true),
+        (Some(format!("now-{whole}-1")), true),
+        (Some(format!("now-{}-1", wanted.hash)), false),
+        (Some(format!("now-{}-1", history::id(&desired("3", "2", false)))), false),
+    ] {
+        let urgent = is_urgent(&wanted, asked.as_deref());
+        let (load, until) = load(exchange, &map, protect(TasksAndSessions, Wait), (false, urgent), at(1)).unwrap();
+        assert_eq!((load.immediately, load.force, until.is_none()), (force, force, force), "{asked:?}");
+    }
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use crate::{
     agent::{
         gate::Pending,
         pieces::{Following, Source, wanted},
-        report::{Server, report},
+        report::report,
     },
     api::{Agent, content::Placed, context::SyncPolicy},
 };
@@ -69,28 +69,8 @@ fn says(git: &Git, loaded: &str, skills: &[&str]) -> Report {
 }
 
 fn outcome(git: &Git, now: i64) -> Outcome<'_> {
-    Outcome {
-        desired: None,
-        back: None,
-        trouble: None,
-        wrote: false,
-        failure: None,
-        action: None,
-        text: None,
-        exchange: None,
-        git: Some(git),
-        text_unseen: false,
-        server: Server::Ready,
-        applied: None,
-        suspended: false,
-        finishing: vec![],
-        tasks: (2, 0),
-        activity: None,
-        url: String::new(),
-        layout: None,
-        template_generation: None,
-        now: Timestamp::from_second(now).unwrap(),
-    }
+    let rest = crate::agent::report::tests::outcome(None);
+    Outcome { git: Some(git), tasks: (2, 0), now: Timestamp::from_second(now).unwrap(), ..rest }
 }
 
 fn agent() -> Agent {

@@ -17,7 +17,7 @@ use crate::{
         gate::{self, Policy, Work},
         report,
         rollback::{self, Look},
-        state::{self, Annotations, Failed},
+        state::{self, Annotations, Failed, State},
         trouble,
     },
     api::names::{self, annotation, reasons},
@@ -74,7 +74,10 @@ impl Agents {
         work: Work,
         acted: &mut Acted,
     ) -> Result<(), Failure> {
-        let turn = self.turn(who, seen, desired);
+        let mut turn = self.turn(who, seen, desired);
+        if let Some(good) = self.good_content(who, &turn).await? {
+            turn.desired = Cow::Owned(good);
+        }
         let live = turn.live.as_ref();
         acted.back.clone_from(&turn.back);
         let mut action = self.decide(&turn, live, work);
@@ -96,7 +99,7 @@ impl Agents {
         }
         self.confirm_again(who, held.is_some(), &action, acted);
         let applies = matches!(action, Action::Apply { .. });
-        let first = if applies { self.exchange_first(who, seen, desired, acted).await } else { Ok(true) };
+        let first = if applies { self.exchange_first(who, seen, &turn.desired, acted).await } else { Ok(true) };
         if !matches!(first, Ok(true)) {
             if held.is_some() {
                 self.voice.release(&who.namespace, &who.name).await;
@@ -123,6 +126,17 @@ impl Agents {
         acted.wake(&action, now);
         acted.server = Some(action);
         written
+    }
+
+    /// The last good revision that is about to take the place of one that failed, with the content from Git that it had, as
+    /// far as that is kept: its pods may have other pieces.
+    async fn good_content(&self, who: &Who<'_>, turn: &Turn<'_>) -> Result<Option<Desired>, Failure> {
+        let applied = turn.live.as_ref().and_then(|live| State::of_deployment(&decide::annotations(live)).applied);
+        if turn.back.is_none() || applied.as_ref() == Some(&turn.desired.hash) {
+            return Ok(None);
+        }
+        let record = self.record_of(who.agent, &turn.desired.hash).await?;
+        Ok(record.map(|record| record.with_content(&turn.desired)))
     }
 
     fn turn<'a>(&self, who: &'a Who<'a>, seen: &Seen, desired: &'a Desired) -> Turn<'a> {

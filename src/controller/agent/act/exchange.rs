@@ -61,7 +61,7 @@ impl Agents {
         let map = live.as_ref().map(|l| l.annotations());
         let there = decide::Live {
             map,
-            rolled: seen.deployment.as_deref().and_then(observe::applied_hash).as_ref() == Some(&desired.hash),
+            rolled: seen.has_applied(&desired.hash),
             suspended: seen.deployment.as_deref().is_none_or(observe::has_no_pods),
         };
         let at = Situation {
@@ -100,7 +100,7 @@ impl Agents {
         acted: &mut Acted,
     ) -> Result<bool, Failure> {
         let Some(wanted) = &desired.exchange else { return Ok(true) };
-        let rolled = seen.deployment.as_deref().and_then(observe::applied_hash).as_ref() == Some(&desired.hash);
+        let rolled = seen.has_applied(&desired.hash);
         let map = self.exchange_map(who);
         let state = map.map(|map| state::State::of_content(map.annotations())).unwrap_or_default();
         if rolled || state.applied.as_ref() == Some(&wanted.hash) {
@@ -143,7 +143,9 @@ impl Agents {
         let immediately = seen.spec.rollout.as_ref().is_some_and(|r| r.live == rollout::Live::Immediately);
         let since = decide::since(wanted, Some(map.annotations()), self.context.now());
         let (policy, now) = (decide::policy(&seen.spec), self.gate_now(who, "sidecars", Some(since)));
-        let Some((load, until)) = decide::load(wanted, map.annotations(), policy, immediately, now) else { return };
+        let asked = who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str);
+        let how = (immediately, decide::is_urgent(desired, asked));
+        let Some((load, until)) = decide::load(wanted, map.annotations(), policy, how, now) else { return };
         let reports: Vec<_> =
             self.voice.content(&who.namespace, &who.name).into_iter().filter_map(|(_, report)| report).collect();
         let behind: Vec<&Report> = reports.iter().map(|r| &**r).filter(|r| is_behind(r, &wanted.hash)).collect();

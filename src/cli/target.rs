@@ -1,0 +1,102 @@
+//! Which object a command is about: KIND NAME or KIND/NAME, and a namespace.
+
+use anyhow::{Context, bail};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::reconcile::MANAGER;
+use crate::api::Agent;
+
+/// Arguments that name an object.
+#[derive(clap::Args, Debug)]
+pub struct Target {
+    /// Kind, in any of its names; or KIND/NAME
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    /// Name of the object
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Namespace of the object; default: the one of the kubeconfig's context
+    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+impl Target {
+    /// Kind and name. `command` is what the object is for, for the message.
+    ///
+    /// # Errors
+    /// There is no name, or there are two.
+    pub fn parts(&self, command: &str) -> anyhow::Result<(&str, &str)> {
+        match (self.kind.split_once('/'), &self.name) {
+            (None, Some(name)) => Ok((self.kind.as_str(), name.as_str())),
+            (Some((kind, name)), None) if !name.is_empty() => Ok((kind, name)),
+            (Some(_), Some(_)) => bail!("write either KIND NAME or KIND/NAME"),
+            _ => bail!("the name of the object is missing: pilothouse {command} {} NAME", self.kind),
+        }
+    }
+
+    /// The name of an Agent.
+    ///
+    /// # Errors
+    /// It names another kind, or nothing.
+    pub fn agent(&self, command: &str) -> anyhow::Result<&str> {
+        let (kind, name) = self.parts(command)?;
+        if !["agent", "agents", "ag"].contains(&kind.to_lowercase().as_str()) {
+            bail!("{kind:?} is no Agent, and only Agents have this: pilothouse {command} agent {name}");
+        }
+        Ok(name)
+    }
+
+    /// The namespace, as given or as the kubeconfig says.
+    pub fn namespace(&self, client: &Client) -> String {
+        self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned())
+    }
+}
+
+/// Reads an Agent; where there is none, says which there are.
+pub(super) async fn find_agent(api: &Api<Agent>, namespace: &str, name: &str) -> anyhow::Result<Agent> {
+    let found = api.get_opt(name).await.with_context(|| format!("cannot read Agent {namespace}/{name}"))?;
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let others = api.list_metadata(&ListParams::default().limit(10)).await.map(|list| list.items).unwrap_or_default();
+    let names: Vec<_> = others.into_iter().filter_map(|o| o.metadata.name).collect();
+    let others =
+        if names.is_empty() { "there is none at all".into() } else { format!("there are: {}", names.join(", ")) };
+    bail!("there is no Agent {namespace}/{name}; {others}")
+}
+
+/// Sets an annotation of an Agent or takes it away, by a merge patch: an apply would take away what other commands have
+/// set. The uid keeps this from meaning another Agent.
+pub(super) async fn annotate(api: &Api<Agent>, agent: &Agent, key: &str, value: Option<&str>) -> anyhow::Result<()> {
+    let patch = json!({ "metadata": { "uid": agent.uid(), "annotations": { key: value } } });
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let name = agent.name_any();
+    let written = api.patch_metadata(&name, &params, &Patch::Merge(patch)).await;
+    written.with_context(|| format!("cannot set the annotation {key} of Agent {name}"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_is_named_in_two_ways() {
+        for (kind, name, expected) in [
+            ("agent", Some("coder"), Some("coder")),
+            ("ag/coder", None, Some("coder")),
+            ("Agents", Some("coder"), Some("coder")),
+            ("agent", None, None),
+            ("agent/", None, None),
+            ("agent/a", Some("b"), None),
+            ("task", Some("t"), None),
+        ] {
+            let target = Target { kind: kind.into(), name: name.map(String::from), namespace: None };
+            assert_eq!(target.agent("rollout").ok(), expected, "{kind} {name:?}");
+        }
+    }
+}
