@@ -3,6 +3,7 @@
 //! There are no nodes here. What was decided is read from the annotation that says what was applied.
 
 mod by_sync;
+mod kills;
 mod restart;
 mod revisions;
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use parking_lot::Mutex;
 use pilothouse::api::Agent;
@@ -107,7 +107,10 @@ fn stops() -> impl Iterator<Item = Stop> {
 
 #[tokio::test]
 async fn a_controller_that_dies_at_any_write_rolls_out_once() {
-    let spec = |n: usize| json!({"executorImage": format!("devbox:{n}"), "config": {"model": format!("p/m{n}")}});
+    let spec = |n: usize| {
+        let text = json!({"name": "rules", "type": "Text", "text": format!("text {n}.")});
+        json!({"executorImage": format!("devbox:{n}"), "config": {"model": format!("p/m{n}")}, "contexts": [text]})
+    };
     let mut scene = Scene::new("kills", spec(0)).await;
     let (mut at, mut n) = (vec![], 0);
     for stop in stops() {
@@ -117,7 +120,9 @@ async fn a_controller_that_dies_at_any_write_rolls_out_once() {
     }
     let wanted: Vec<_> = (0..=n).map(|n| format!("devbox:{n}")).collect();
     assert_eq!(scene.images(), wanted, "one after the other, each once");
-    for part in ["configmaps", "deployments/a-server", "agents/a/status"] {
+    let text = scene.place.api::<ConfigMap>().get("a-server-context").await.unwrap().data.unwrap();
+    assert!(text["context.md"].contains(&format!("text {n}.")), "{text:?}");
+    for part in ["configmaps/a-server-context", "deployments/a-server", "agents/a/status"] {
         assert!(at.iter().any(|write| write.contains(part)), "it never died at {part}: {at:#?}");
     }
 }
