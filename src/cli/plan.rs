@@ -28,8 +28,9 @@ use crate::{
 /// Pages of Tasks that are looked through, of 500 each.
 const PAGES: usize = 20;
 
-/// Flags of `pilothouse plan`.
+/// Flags of `pilothouse plan`. (No group of its own: that of `diff` has the same name.)
 #[derive(clap::Args, Debug)]
+#[group(skip)]
 #[command(after_help = "\
 It reads what `pilothouse diff` reads, with your own rights, and writes nothing. For each Agent it says
   Live      the running server reads the new files
