@@ -112,5 +112,5 @@ async fn a_hold_keeps_everything_and_now_counts_once() {
     place.agent("a", spec(2, "two")).await;
     eventually("it is told", 20, || async { (!place.events("WaitEnded").await.is_empty()).then_some(()) }).await;
     let map = place.api::<ConfigMap>().get("a-server-context").await.unwrap();
-    assert!(map.data.unwrap()["context.md"].contains("one"), "text waits for the server, like before");
+    assert!(map.data.unwrap()["context.md"].contains("two"), "text did not wait either");
 }
