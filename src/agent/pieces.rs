@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Invalid, content::name_of, hash};
+use super::{Invalid, build::layout, content::name_of, hash};
 use crate::{
     api::{
         AgentSpec, ContextItem, ContextType, GitContext, GitSkillSource, SkillSource,
@@ -36,6 +36,8 @@ pub struct Wanted {
     pub path: String,
     /// The whole repository, with `.git` and so many commits of history (all for 0); else files alone.
     pub whole: Option<u32>,
+    /// Of a whole repository that the agent may push to: the Secret with the credential, which the pod gets.
+    pub push: Option<String>,
     /// Of skills: the names to take. All where `None`.
     pub names: Option<Vec<String>>,
     /// How new commits are followed. `None`: pinned at the commit of its first resolution until its source changes.
@@ -124,8 +126,13 @@ impl Wanted {
         };
         match self.whole {
             None => hash::short(&json!([source, self.path, self.names])),
-            Some(depth) => hash::short(&json!([source, "whole", depth])),
+            Some(depth) => hash::short(&json!([source, "whole", depth, self.push.as_ref().map(|_| "push")])),
         }
+    }
+
+    /// Where in the pod the credential for [`push`](Self::push) is.
+    pub fn push_folder(&self) -> Option<String> {
+        self.push.as_ref().map(|_| format!("{}/{}", layout::PUSH, hash::short(&json!(self.id))))
     }
 
     /// The name of the context or of the source of skills.
@@ -183,12 +190,10 @@ fn context(item: &ContextItem, at: &str) -> Result<Wanted, Invalid> {
     let name = name_of(item);
     check_name(&name, at)?;
     let path = path(git.path.as_deref(), at)?;
-    if git.push == Some(true) {
-        return Err(not_yet(&format!("{at}.git.push: remove it")));
-    }
     let whole = if path.is_empty() { Some(depth(git.depth, at)?) } else { None };
     let (id, sync) = (format!("{CONTEXTS}{name}"), following(git.sync.as_ref()));
-    Ok(Wanted { id, source: source(&Git::from(git), at)?, path, whole, names: None, sync })
+    let push = push(git, &path, at)?;
+    Ok(Wanted { id, source: source(&Git::from(git), at)?, path, whole, push, names: None, sync })
 }
 
 fn skill(item: &SkillSource, at: &str) -> Result<Wanted, Invalid> {
@@ -201,7 +206,7 @@ fn skill(item: &SkillSource, at: &str) -> Result<Wanted, Invalid> {
         names.dedup();
     }
     let (id, sync) = (format!("{SKILLS}{}", item.name), following(git.sync.as_ref()));
-    Ok(Wanted { id, source: source(&Git::from(git), at)?, path, whole: None, names, sync })
+    Ok(Wanted { id, source: source(&Git::from(git), at)?, path, whole: None, push: None, names, sync })
 }
 
 /// What the two kinds of `git` blocks have in common.
@@ -262,6 +267,18 @@ fn following(sync: Option<&GitSync>) -> Option<Following> {
     let interval = sync.interval.as_ref().map_or(DEFAULT_INTERVAL, |text| text.or(DEFAULT_INTERVAL));
     let interval = if interval.is_zero() { DEFAULT_INTERVAL } else { interval };
     Some(Following { interval, policy: sync.policy })
+}
+
+fn push(git: &GitContext, path: &str, at: &str) -> Result<Option<String>, Invalid> {
+    let secret = git.secret_ref.as_ref().map(|secret| secret.name.clone()).filter(|name| !name.is_empty());
+    match (git.push == Some(true), path, secret) {
+        (false, ..) => Ok(None),
+        (true, "", Some(secret)) => Ok(Some(secret)),
+        (true, "", None) => {
+            Err(invalid(format!("{at}.git.push needs {at}.git.secretRef: the Secret whose credential the pod gets")))
+        }
+        (true, ..) => Err(invalid(format!("{at}.git.push needs the whole repository: remove {at}.git.path"))),
+    }
 }
 
 fn depth(depth: i32, at: &str) -> Result<u32, Invalid> {

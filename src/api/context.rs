@@ -105,13 +105,13 @@ pub struct GitContext {
     /// A Repository object to take the content from, instead of a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_ref: Option<RepositoryRef>,
-    /// File or directory in the repository. The root unless given.
+    /// File or directory in the repository. Without it the whole repository, with `.git`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Branch, tag, full ref or commit id. HEAD unless given.
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// Commits of history; 0 is all.
+    /// Commits of history of a whole repository; 0 is all.
     #[serde(default = "one")]
     pub depth: i32,
     /// Whether submodules are fetched too.
@@ -123,7 +123,8 @@ pub struct GitContext {
     /// Whether and how a running agent follows new commits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<GitSync>,
-    /// Whether the agent may push: the pod then clones by itself, with the credential.
+    /// Whether the agent may push: the Secret of `secretRef` is then mounted in its pod, and the whole repository is set up to
+    /// use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<bool>,
 }

@@ -202,7 +202,7 @@ impl Agents {
         }
         acted.git = Some(seen.inputs_seen());
         if let Some(failure) = seen.git.missing() {
-            return Err(failure.clone());
+            return Err(failure);
         }
         let newest = seen.build(agent)?;
         self.check_names(agent).await?;

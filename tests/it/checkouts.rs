@@ -34,7 +34,7 @@ impl Client {
     }
 
     fn checkout(&self, access: &Access, commit: &str, depth: u32, branch: Option<&str>) -> Result<Fetched, GitError> {
-        let whole = Whole { depth, branch: branch.map(Into::into) };
+        let whole = Whole { depth, branch: branch.map(Into::into), push: None };
         self.remote.checkout(access, &CommitId::parse(commit).unwrap(), &whole, &stop())
     }
 }
@@ -81,18 +81,16 @@ fn unpacked(fetched: &Fetched) -> tempfile::TempDir {
     dir
 }
 
+fn command(at: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new("git");
+    command.args(args).current_dir(at).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
+    command
+}
+
 /// What a `git` without any configuration of its own says.
 pub(crate) fn git(at: &Path, args: &[&str]) -> String {
-    let out = Command::new("git")
-        .args(args)
-        .current_dir(at)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .output()
-        .unwrap();
+    let out = command(at, args).output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "git {args:?}: {text}{}", String::from_utf8_lossy(&out.stderr));
     text.trim_end().to_owned()
@@ -237,5 +235,52 @@ fn what_cannot_be_a_checkout_is_refused_by_name() {
         let asked = server.count(Asked::Fetch);
         client.checkout(&url, &commit, 1, Some(branch)).unwrap_err();
         assert_eq!(server.count(Asked::Fetch), asked, "{branch}: what the commit itself forbids is not fetched again");
+    }
+}
+
+/// With the folder that a Secret is mounted at, and nothing else, Git in the pod fetches and pushes.
+#[test]
+fn a_pod_that_may_push_does_so_over_http_and_ssh() {
+    let (http, ssh) = (GitServer::http(), SshServer::start());
+    let repository = http.repository("r.git");
+    let first = repository.commit("main", &[("a", "1")]);
+    http.behave(|b| b.authorization = Some(basic("me", "s3cret")));
+    let secret = tempfile::tempdir().unwrap();
+    let put = |key: &str, value: &[u8]| {
+        let path = secret.path().join(key);
+        fs::write(&path, value).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o400)).unwrap();
+    };
+    put("username", b"me\n");
+    put("password", b"s3cret");
+    let mut ways = vec![access(&http.url("r.git"), &[("username", b"me"), ("password", b"s3cret")])];
+    if let Some(ssh) = &ssh {
+        put("identity", &ssh.identity());
+        put("known_hosts", &ssh.known_hosts());
+        let keys: [(&str, &[u8]); 2] = [("identity", &ssh.identity()), ("known_hosts", &ssh.known_hosts())];
+        ways.push(access(&ssh.url(repository.path()), &keys));
+    }
+    let whole = |push: bool| Whole {
+        depth: 1,
+        branch: Some("main".into()),
+        push: push.then(|| secret.path().to_str().unwrap().to_owned()),
+    };
+    let client = Client::new();
+    let mut tip = first;
+    for (n, access) in ways.iter().enumerate() {
+        let make = |push| unpacked(&client.remote.checkout(access, &CommitId::parse(&tip).unwrap(), &whole(push), &stop()).unwrap());
+        let (dir, without) = (make(true), make(false));
+        let me = ["-c", "user.name=me", "-c", "user.email=me@example.com"];
+        for dir in [&dir, &without] {
+            fs::write(dir.path().join("a"), format!("mine {n}")).unwrap();
+            git(dir.path(), &[&me[..], &["commit", "-qam", "mine"]].concat());
+        }
+        let mut refused = command(without.path(), &["push", "-q"]);
+        assert!(!refused.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -F none").status().unwrap().success());
+        git(dir.path(), &["push", "-q"]);
+        tip = git(dir.path(), &["rev-parse", "HEAD"]);
+        assert_eq!(repository.run(&["rev-parse", "main"]), tip);
+        git(dir.path(), &["fetch", "-q"]);
+        assert!(!fs::read_to_string(dir.path().join(".git/config")).unwrap().contains("s3cret"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, SecretVolumeSource, Volume, VolumeMount};
 use serde_json::json;
 
 use super::{containers, layout};
@@ -50,6 +50,8 @@ pub(super) struct Git {
     /// What the server's `skills.paths` needs.
     pub skill_paths: Vec<String>,
     volumes: Vec<String>,
+    /// Volumes of credentials for pushes: name and Secret.
+    secrets: Vec<(String, String)>,
     server: Vec<VolumeMount>,
     sidecar: Vec<VolumeMount>,
     places: Vec<Place>,
@@ -178,6 +180,11 @@ impl Git {
         workspace: &str,
     ) -> Placed {
         let owner = format!("context {:?}", piece.name());
+        if let (Some(secret), Some(folder)) = (&piece.push, piece.push_folder()) {
+            let volume = format!("push-{}", self.secrets.len());
+            self.server.push(containers::read_only(&volume, &folder));
+            self.secrets.push((volume, secret.clone()));
+        }
         let form = match (piece.whole, resolved.is_file) {
             (Some(_), _) => Form::Checkout,
             (None, true) => Form::File,
@@ -283,13 +290,20 @@ impl Git {
             empty_dir: Some(EmptyDirVolumeSource::default()),
             ..Volume::default()
         };
-        self.volumes.iter().map(empty)
+        self.volumes.iter().map(empty).chain(self.secrets.iter().map(secret))
     }
 
     /// Places that nothing else may have.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
         self.places.iter().cloned()
     }
+}
+
+/// Mode 0400: `ssh` takes no key that others may read. With an fsGroup the kubelet adds the group's read.
+fn secret((name, secret): &(String, String)) -> Volume {
+    let source =
+        SecretVolumeSource { secret_name: Some(secret.clone()), default_mode: Some(0o400), ..Default::default() };
+    Volume { name: name.clone(), secret: Some(source), ..Volume::default() }
 }
 
 /// Digests that a manifest names, sorted, with commas between.

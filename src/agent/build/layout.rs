@@ -46,5 +46,7 @@ pub const AUTH: &str = "/pilothouse/auth";
 pub const AUTHORITY: &str = "/pilothouse/authority";
 /// Sidecar: folder with the token for the controller.
 pub const TOKEN: &str = "/pilothouse/token";
+/// Folder of the folders with credentials for `push: true`.
+pub const PUSH: &str = "/pilothouse/git";
 /// Home of both containers.
 pub const HOME: &str = "/tmp";

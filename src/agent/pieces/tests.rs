@@ -47,6 +47,7 @@ fn what_is_wanted_is_read_from_the_spec() {
             source: Source::Repository { name: "r".into(), follow: Some(Follow::Branch) },
             path: "docs".into(),
             whole: None,
+            push: None,
             names: None,
             sync: Some(Following { interval: Duration::from_secs(30), policy: SyncPolicy::Rollout }),
         },
@@ -55,6 +56,7 @@ fn what_is_wanted_is_read_from_the_spec() {
             source: Source::Remote { url: "git@git:x".into(), reference: None, secret: None, submodules: false },
             path: String::new(),
             whole: None,
+            push: None,
             names: Some(vec!["a".into(), "b".into()]),
             sync: Some(Following { interval: Duration::from_mins(5), policy: SyncPolicy::HotReload }),
         },
@@ -104,7 +106,8 @@ fn what_cannot_be_is_named_by_its_field() {
     let unnamed = json!({"type": "Git", "mountPath": "a", "git": {"repository": "u", "path": "a"}});
     let table = [
         (context(&json!({"git": {"path": ".", "depth": -1}})), "InvalidSpec", "spec.contexts[0].git.depth"),
-        (context(&json!({"git": {"push": true}})), "NotYetSupported", "spec.contexts[0].git.push"),
+        (context(&json!({"git": {"push": true}})), "InvalidSpec", "push needs the whole repository: remove spec.contexts[0].git.path"),
+        (context(&json!({"git": {"push": true, "path": "", "secretRef": null}})), "InvalidSpec", "spec.contexts[0].git.secretRef"),
         (context(&json!({"git": {"recurseSubmodules": true}})), "NotYetSupported", "contexts[0].git.recurseSubmodules"),
         (skills(&json!({"git": {"recurseSubmodules": true}})), "NotYetSupported", "skills[0].git.recurseSubmodules"),
         (context(&json!({"git": null})), "InvalidSpec", "spec.contexts[0].git is required"),
@@ -159,4 +162,18 @@ fn an_annotation_keeps_what_was_decided() {
     );
     assert_eq!(from_json("{"), Pieces::new());
     assert_eq!(from_json(r#"{"a": 1, "b": {"revision": "r", "new": 1}}"#).into_keys().collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn a_whole_repository_is_another_source_and_says_where_its_credential_is() {
+    let of = |git: Value| one(&context(&json!({ "git": git })));
+    let (whole, all, push) = (
+        of(json!({"path": "./"})),
+        of(json!({"path": "", "depth": 0})),
+        of(json!({"path": null, "push": true})),
+    );
+    assert_eq!((whole.whole, all.whole, push.push.as_deref()), (Some(1), Some(0), Some("s")));
+    assert!(push.push_folder().unwrap().starts_with("/pilothouse/git/") && whole.push_folder().is_none());
+    let hashes: BTreeSet<_> = [&whole, &all, &push, &of(json!({}))].map(Wanted::source_hash).into();
+    assert_eq!(hashes.len(), 4);
 }

@@ -63,7 +63,6 @@ impl Spec for AgentSpec {
     const GAPS: &'static [Gap] = &[
         all("attachImage"),
         all("caBundle"),
-        all("contexts[].git.push"),
         all("contexts[].git.recurseSubmodules"),
         all("contexts[].runtime"),
         only("contexts[].type", &["Runtime", "URL"]),
@@ -85,7 +84,6 @@ impl Spec for AgentTemplateSpec {
     const GAPS: &'static [Gap] = &[
         all("attachImage"),
         all("caBundle"),
-        all("contexts[].git.push"),
         all("contexts[].git.recurseSubmodules"),
         all("contexts[].runtime"),
         only("contexts[].type", &["Runtime", "URL"]),

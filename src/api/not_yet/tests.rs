@@ -27,7 +27,6 @@ fn what_is_set_and_missing_is_named_in_order() {
         paths::<AgentSpec>(agent),
         [
             "spec.contexts[1].type (Runtime)",
-            "spec.contexts[2].git.push",
             "spec.podSpec.systemContainers.pluginInit",
             "spec.rollout.strategy (Recreate)",
             "spec.skills[0].git.recurseSubmodules",

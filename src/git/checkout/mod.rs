@@ -15,7 +15,7 @@ use super::{
     budget::Budget,
     error::{GitError, Reason},
     remote::{Fetched, Limits, Stop},
-    url::RemoteUrl,
+    url::{RemoteUrl, Scheme},
 };
 use crate::{
     api::content::checkout::{GIT, REST},
@@ -29,6 +29,9 @@ pub struct Whole {
     pub depth: u32,
     /// The branch that is checked out; `None` leaves HEAD at the commit itself.
     pub branch: Option<String>,
+    /// Folder in the pod with the keys of a Secret, as which Git there pushes and fetches. The configuration names it; what is
+    /// in it is never seen here.
+    pub push: Option<String>,
 }
 
 /// Makes the files of `commit`, whose history is in `repo` as deep as asked.
@@ -97,15 +100,44 @@ fn config(url: &RemoteUrl, whole: &Whole, kind: gix::hash::Kind) -> String {
         Some(branch) if whole.depth > 0 => branch.as_str(),
         _ => "*",
     };
+    let (core, access) = whole.push.as_deref().map(|folder| credential(url, folder)).unwrap_or_default();
     let mut text = format!(
         "[core]\n\trepositoryformatversion = {version}\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n\
-         {extension}[remote \"origin\"]\n\turl = \"{}\"\n\tfetch = \"+refs/heads/{followed}:refs/remotes/origin/{followed}\"\n",
+         {core}{extension}[remote \"origin\"]\n\turl = \"{}\"\n\tfetch = \"+refs/heads/{followed}:refs/remotes/origin/{followed}\"\n",
         quoted(&url.to_string())
     );
     if let Some(branch) = branch {
         text += &format!("[branch \"{branch}\"]\n\tremote = origin\n\tmerge = \"refs/heads/{branch}\"\n");
     }
-    text
+    text + &access
+}
+
+/// How Git in the pod proves who it is: lines of `[core]`, and a section of its own. Values are read from files by the shell
+/// that Git starts, in builtins and pipes: they are in no argument.
+fn credential(url: &RemoteUrl, folder: &str) -> (String, String) {
+    match url.scheme() {
+        Scheme::Ssh => {
+            let command = format!(
+                "ssh -i {folder}/identity -i {folder}/ssh-privatekey -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes \
+                 -o UserKnownHostsFile={folder}/known_hosts -o GlobalKnownHostsFile=/dev/null"
+            );
+            (format!("\tsshCommand = \"{command}\"\n"), String::new())
+        }
+        Scheme::Http | Scheme::Https => {
+            let read = |key: &str| format!("$(cat {folder}/{key})");
+            let helper = format!(
+                "!f() {{ test \"$1\" = get && printf 'username=%s\\npassword=%s\\n' \"{}\" \"{}\"; }}; f",
+                read("username"),
+                read("password")
+            );
+            let text = url.to_string();
+            let host = text.find("://").and_then(|at| text[at + 3..].find('/').map(|end| &text[..at + 3 + end]));
+            let host = quoted(host.unwrap_or(&text));
+            // The empty one forgets those of other configurations, for this host.
+            (String::new(), format!("[credential \"{host}\"]\n\thelper =\n\thelper = \"{}\"\n", quoted(&helper)))
+        }
+        Scheme::File => Default::default(),
+    }
 }
 
 /// Names and addresses hold no control characters; these two would end a quoted text.

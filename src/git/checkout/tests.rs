@@ -6,7 +6,7 @@ fn url(text: &str) -> RemoteUrl {
 
 #[test]
 fn the_configuration_names_the_remote_and_nothing_secret() {
-    let whole = |depth, branch: Option<&str>| Whole { depth, branch: branch.map(Into::into) };
+    let whole = |depth, branch: Option<&str>| Whole { depth, branch: branch.map(Into::into), push: None };
     let of = |whole: &Whole, kind| config(&url("https://example.com/team/a.git"), whole, kind);
     let sha1 = gix::hash::Kind::Sha1;
     assert_eq!(
@@ -33,4 +33,18 @@ fn sizes_in_a_pack_are_written_as_git_does() {
         pack::header(&mut bytes, 3, size);
         assert_eq!(bytes, want, "{size}");
     }
+}
+
+#[test]
+fn a_credential_is_named_by_its_folder_for_its_host_alone() {
+    let of = |text: &str| {
+        let whole = Whole { push: Some("/p/x".into()), ..Whole::default() };
+        config(&url(text), &whole, gix::hash::Kind::Sha1)
+    };
+    let http = of("https://example.com:8443/team/a.git");
+    assert!(http.contains("[credential \"https://example.com:8443\"]\n\thelper =\n\thelper = \"!f() {"), "{http}");
+    assert!(http.contains("$(cat /p/x/password)") && !http.contains("sshCommand"));
+    let ssh = of("git@example.com:team/a.git");
+    assert!(ssh.contains("-i /p/x/identity") && ssh.contains("StrictHostKeyChecking=yes") && !ssh.contains("credential"));
+    assert!(!config(&url("https://h/a"), &Whole::default(), gix::hash::Kind::Sha1).contains("helper"));
 }

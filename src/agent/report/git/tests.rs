@@ -18,7 +18,7 @@ fn source() -> Source {
 
 fn piece(id: &str, sync: Option<SyncPolicy>) -> Wanted {
     let sync = sync.map(|policy| Following { interval: Duration::from_mins(5), policy });
-    Wanted { id: id.into(), source: source(), path: "p".into(), whole: None, names: None, sync }
+    Wanted { id: id.into(), source: source(), path: "p".into(), whole: None, push: None, names: None, sync }
 }
 
 fn at(commit: &str, skills: &[&str]) -> Resolved {

@@ -57,9 +57,15 @@ pub(super) struct Read {
 }
 
 impl Read {
-    /// Why an input has no commit at all, where one has none.
-    pub(super) fn missing(&self) -> Option<&Failure> {
-        self.states.iter().find(|(id, _)| !self.pieces.contains_key(*id)).and_then(|(_, state)| state.problem.as_ref())
+    /// Why inputs have no commit at all, where some have none: each of them is named.
+    pub(super) fn missing(&self) -> Option<Failure> {
+        let missing = self.states.iter().filter(|(id, _)| !self.pieces.contains_key(*id));
+        let (known, unknown): (Vec<_>, Vec<_>) = missing.partition(|(_, state)| state.problem.is_some());
+        let problems: Vec<&Failure> = known.iter().filter_map(|(_, state)| state.problem.as_ref()).collect();
+        let first = problems.first()?;
+        let others = unknown.iter().map(|(id, _)| format!("{id}: its first commit is being fetched"));
+        let all: Vec<String> = problems.iter().map(|problem| problem.message.clone()).chain(others).collect();
+        Some(Failure { message: all.join("; "), ..**first })
     }
 }
 

@@ -14,7 +14,7 @@ use super::select::Selection;
 use crate::{
     api::names::reasons,
     artifact::{self, Digest, Store, StoreError},
-    git::{CommitId, Fetched, GitError, RemoteKey, Sources, Subscriber, Whole},
+    git::{CommitId, Fetched, GitError, RemoteKey, Sources, Subscriber},
     status::{Backoff, Failure},
 };
 
@@ -275,10 +275,10 @@ fn pack(store: &Store, key: &Key, files: &Files) -> Result<Result<Packed, Failur
 }
 
 async fn fetch(sources: &Sources, key: &Key) -> Result<Fetched, GitError> {
-    let (Origin::Whole { remote, commit, branch }, Some(depth)) = (&key.origin, key.selection.whole()) else {
-        return Err(GitError::new(crate::git::Reason::ProtocolError, "no whole repository was asked for"));
-    };
-    sources.checkout(remote, commit, &Whole { depth, branch: branch.clone() }).await
+    let none = || GitError::new(crate::git::Reason::ProtocolError, "no whole repository was asked for");
+    let Origin::Whole { remote, commit, branch } = &key.origin else { return Err(none()) };
+    let whole = key.selection.whole(branch.as_deref()).ok_or_else(none)?;
+    sources.checkout(remote, commit, &whole).await
 }
 
 /// Another commit helps, or another spec.

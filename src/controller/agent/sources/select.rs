@@ -3,7 +3,7 @@
 use crate::{
     agent::{Wanted, skills},
     api::names::reasons,
-    git::Skipped,
+    git::{Skipped, Whole},
     status::Failure,
     tree::{FileTree, RepoPath},
 };
@@ -28,8 +28,8 @@ enum What {
     Files,
     /// Skills, which are checked; all where there are no names.
     Skills(Option<Vec<String>>),
-    /// The repository itself, with so many commits of history.
-    Whole(u32),
+    /// The repository itself, with so many commits of history, and where the credential for pushes is.
+    Whole(u32, Option<String>),
 }
 
 /// What was taken.
@@ -50,22 +50,28 @@ impl Selection {
     pub(in crate::controller) fn of(wanted: &Wanted) -> Self {
         let path = RepoPath::parse(&wanted.path).unwrap_or_default();
         let what = match wanted.whole {
-            Some(depth) => What::Whole(depth),
+            Some(depth) => What::Whole(depth, wanted.push_folder()),
             None if wanted.is_skills() => What::Skills(wanted.names.clone()),
             None => What::Files,
         };
         Self { path, what }
     }
 
-    /// Commits of history, where the whole repository is wanted: it is made by [`crate::git::Sources::checkout`].
-    pub(in crate::controller) fn whole(&self) -> Option<u32> {
-        if let What::Whole(depth) = self.what { Some(depth) } else { None }
+    /// Whether the whole repository is wanted: it is made by [`crate::git::Sources::checkout`].
+    pub(in crate::controller) fn is_whole(&self) -> bool {
+        matches!(self.what, What::Whole(..))
+    }
+
+    /// What is asked for then.
+    pub(in crate::controller) fn whole(&self, branch: Option<&str>) -> Option<Whole> {
+        let What::Whole(depth, push) = &self.what else { return None };
+        Some(Whole { depth: *depth, branch: branch.map(Into::into), push: push.clone() })
     }
 
     /// Takes it of `tree`. `skipped` is what of the commit could not be part of the tree. Nothing but another commit or
     /// another spec mends a failure; its message does not depend on the commit.
     pub(in crate::controller) fn take(&self, tree: &FileTree, skipped: &[Skipped]) -> Result<Selected, Failure> {
-        if self.whole().is_some() {
+        if self.is_whole() {
             return Ok(Selected { tree: tree.clone(), ..Selected::default() });
         }
         let (files, is_file) = match self.file(tree) {
@@ -149,7 +155,7 @@ mod tests {
     fn selection(id: &str, path: &str, names: Option<&[&str]>) -> Selection {
         let names = names.map(|names| names.iter().map(ToString::to_string).collect());
         let source = Source::Repository { name: "r".into(), follow: None };
-        Selection::of(&Wanted { id: id.into(), source, path: path.into(), whole: None, names, sync: None })
+        Selection::of(&Wanted { id: id.into(), source, path: path.into(), whole: None, push: None, names, sync: None })
     }
 
     fn tree() -> FileTree {

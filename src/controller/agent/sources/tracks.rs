@@ -100,14 +100,14 @@ impl Tracks {
         let packing = observed.as_ref().map_or(Packing::Absent, |observed| self.packing(who, track, observed));
         let made = matches!(packing, Packing::Done(_)).then(|| observed.as_ref().map(|o| o.commit.clone())).flatten();
         let known = made.or_else(|| want.known.clone());
-        let (interval, timeout, trees) = (want.interval, want.timeout, want.selection.whole().is_none());
+        let (interval, timeout, trees) = (want.interval, want.timeout, !want.selection.is_whole());
         self.sources.subscribe(who, &want.spec, Demand { interval, timeout, trees, known });
         Progress { observed, error, packing }
     }
 
     fn packing(&self, who: &Subscriber, track: &Track, observed: &Resolved) -> Packing {
         let (want, commit) = (&track.want, &observed.commit);
-        if want.selection.whole().is_some() {
+        if want.selection.is_whole() {
             let branch = observed.branch.clone().or_else(|| want.branch.clone());
             let origin = Origin::Whole { remote: track.key.clone(), commit: commit.clone(), branch };
             let key = Key { origin, selection: want.selection.clone() };
