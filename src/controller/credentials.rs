@@ -9,7 +9,11 @@ use parking_lot::Mutex;
 use super::runtime::Cache;
 use crate::{
     api::names::reasons,
-    git::{Credential, RemoteUrl, url::Scheme},
+    git::{
+        Credential, RemoteUrl,
+        credential::{CredentialError, Proxy},
+        url::Scheme,
+    },
     status::Failure,
 };
 
@@ -46,6 +50,26 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 impl Credentials {
     pub(super) fn new(client: Client, secrets: Cache<PartialObjectMeta<Secret>>) -> Self {
         Self { client, secrets, held: Mutex::default() }
+    }
+
+    /// The same through the proxy that a Secret names, where one does.
+    pub(super) async fn through(
+        &self,
+        namespace: &str,
+        secret: Option<&str>,
+        proxy: Option<&str>,
+        url: &RemoteUrl,
+    ) -> Result<Verdict, Failure> {
+        let verdict = self.of(namespace, secret, url).await?;
+        let (Ok(credential), Some(name)) = (&verdict, proxy) else { return Ok(verdict) };
+        // Not remembered: it is read where a Repository is looked at, and few have one.
+        let Some(found) = read(&self.client, namespace, name).await? else {
+            return Ok(Err(Unusable::Missing(format!("there is no Secret {name} in this namespace; create it"))));
+        };
+        let data = found.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect();
+        let whole = Proxy::from_secret(&data).and_then(|proxy| (**credential).clone().through(proxy, url));
+        let invalid = |error: CredentialError| Unusable::Invalid(format!("Secret {name} of proxySecretRef: {error}"));
+        Ok(whole.map(Arc::new).map_err(invalid))
     }
 
     /// The credential for a remote: what the Secret holds, or none. The outer error is the API server's.

@@ -157,7 +157,8 @@ impl Repositories {
             return Ok((self.leave(object, Finding::Suspended), true));
         }
         let namespace = object.namespace().unwrap_or_default();
-        let credential = match self.credentials.of(&namespace, plan.secret.as_deref(), &plan.url).await? {
+        let (secret, proxy) = (plan.secret.as_deref(), plan.proxy.as_deref());
+        let credential = match self.credentials.through(&namespace, secret, proxy, &plan.url).await? {
             Ok(credential) => credential,
             Err(Unusable::Missing(message)) => {
                 return Ok((self.leave(object, Finding::Waiting(reasons::SECRET_NOT_FOUND, message)), true));

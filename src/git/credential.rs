@@ -50,6 +50,51 @@ pub struct Credential {
     pub auth: Auth,
     /// PEM certificates; when given, only these are trusted for https.
     pub ca: Option<Vec<u8>>,
+    /// The proxy that everything goes through.
+    pub proxy: Option<Proxy>,
+}
+
+/// An HTTP proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Where it is.
+    pub url: RemoteUrl,
+    /// `username` and `password`, where it wants them.
+    pub login: Option<(Hidden, Hidden)>,
+}
+
+impl Proxy {
+    /// Reads the keys of a Secret.
+    ///
+    /// # Errors
+    /// A key that is missing, unknown or malformed.
+    pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, CredentialError> {
+        if let Some(key) = data.keys().find(|key| !["address", "username", "password"].contains(&key.as_str())) {
+            return Err(CredentialError::UnknownOfProxy(key.clone()));
+        }
+        let address = value(data, "address").ok_or(CredentialError::Missing("address, as in http://proxy.example.com:3128"))?;
+        let text = String::from_utf8_lossy(one_line("address", address)?).into_owned();
+        // An address of a proxy has no path, and one of a remote needs one.
+        let url = RemoteUrl::parse(&format!("{}/proxy", text.trim_end_matches('/')), false);
+        let good = url.ok().filter(|url| url.scheme() == Scheme::Http && url.path() == "/proxy");
+        let url = good.ok_or(CredentialError::Value {
+            key: "address",
+            problem: "must be http://HOST:PORT, without a path and a login",
+        })?;
+        let line = |key| value(data, key).map(|bytes| Ok(Hidden(one_line(key, bytes)?.to_vec()))).transpose();
+        let login = match (line("username")?, line("password")?) {
+            (Some(user), Some(password)) => Some((user, password)),
+            (None, None) => None,
+            (Some(_), None) => return Err(CredentialError::Missing("password beside username")),
+            (None, Some(_)) => return Err(CredentialError::Missing("username beside password")),
+        };
+        Ok(Self { url, login })
+    }
+
+    /// As curl takes it.
+    pub fn address(&self) -> String {
+        self.url.to_string().trim_end_matches("/proxy").to_owned()
+    }
 }
 
 /// Why a Secret is no credential for a remote. Messages name keys, never values.
@@ -64,6 +109,9 @@ pub enum CredentialError {
          bearerToken, and an ssh URL identity and known_hosts (known keys are {KNOWN})"
     )]
     Unknown(String),
+    /// A key of a proxy's Secret that this program does not know.
+    #[error("the Secret holds the key {0:?}, which has no meaning here; a proxy has address, username and password")]
+    UnknownOfProxy(String),
     /// A key that is understood but not implemented.
     #[error("the Secret's key {0:?} is not supported yet: client certificates cannot be used for Git")]
     NotYet(String),
@@ -93,8 +141,8 @@ impl Credential {
     pub fn from_secret(data: &BTreeMap<String, Vec<u8>>, url: &RemoteUrl) -> Result<Self, CredentialError> {
         check_keys(data)?;
         match url.scheme() {
-            Scheme::Ssh => Ok(Self { auth: ssh(data)?, ca: None }),
-            Scheme::Https | Scheme::Http => Ok(Self { auth: http(data)?, ca: certificates(data)? }),
+            Scheme::Ssh => Ok(Self { auth: ssh(data)?, ..Self::default() }),
+            Scheme::Https | Scheme::Http => Ok(Self { auth: http(data)?, ca: certificates(data)?, proxy: None }),
             Scheme::File => Err(CredentialError::Scheme("a file: URL takes no Secret")),
         }
     }
@@ -107,6 +155,19 @@ impl Credential {
             ));
         }
         Ok(Self::default())
+    }
+
+    /// The same through a proxy.
+    ///
+    /// # Errors
+    /// The remote is not reached by http(s).
+    pub fn through(self, proxy: Proxy, url: &RemoteUrl) -> Result<Self, CredentialError> {
+        match url.scheme() {
+            Scheme::Http | Scheme::Https => Ok(Self { proxy: Some(proxy), ..self }),
+            Scheme::Ssh | Scheme::File => {
+                Err(CredentialError::Scheme("proxySecretRef is for http(s) URLs; remove it, or use such a URL"))
+            }
+        }
     }
 
     /// A keyed hash of the material, the same for the same credential wherever it comes from. The key is random for
@@ -128,6 +189,12 @@ impl Credential {
             }
         }
         part(b"ca", self.ca.as_deref().unwrap_or_default());
+        if let Some(proxy) = &self.proxy {
+            part(b"proxy", proxy.address().as_bytes());
+            let (user, password) = proxy.login.as_ref().map_or((&[][..], &[][..]), |(u, p)| (&u.0, &p.0));
+            part(b"user", user);
+            part(b"password", password);
+        }
         mac.finalize().into_bytes().into()
     }
 }
@@ -319,6 +386,32 @@ mod tests {
         assert_ne!(a.fingerprint(&key), other.fingerprint(&key));
         assert_ne!(a.fingerprint(&key), basic.fingerprint(&key));
         assert_ne!(a.fingerprint(&key), a.fingerprint(&[8; 32]));
+    }
+
+    #[test]
+    fn a_proxy_is_an_address_and_maybe_a_login() {
+        let of = |keys: &[(&str, &str)]| Proxy::from_secret(&secret(keys));
+        let plain = of(&[("address", "http://proxy:3128/\n")]).unwrap();
+        assert_eq!((plain.address().as_str(), &plain.login), ("http://proxy:3128", &None));
+        let login = of(&[("address", "http://[::1]:80"), ("username", "u"), ("password", "s3cret")]).unwrap();
+        assert!(login.login.is_some() && !format!("{login:?}").contains("s3cret"));
+        for (keys, want) in [
+            (&[][..], "needs address"),
+            (&[("address", "https://proxy:3128")], "http://HOST:PORT"),
+            (&[("address", "http://proxy:3128/path")], "http://HOST:PORT"),
+            (&[("address", "http://u:p@proxy:3128")], "http://HOST:PORT"),
+            (&[("address", "socks5://proxy")], "http://HOST:PORT"),
+            (&[("address", "http://p"), ("username", "u")], "password beside username"),
+            (&[("adress", "http://p")], "\"adress\""),
+        ] {
+            let error = of(keys).unwrap_err().to_string();
+            assert!(error.contains(want), "{keys:?}: {error}");
+        }
+        let key = [7; 32];
+        let through = |proxy: &Proxy| Credential::default().through(proxy.clone(), &https()).unwrap().fingerprint(&key);
+        assert_ne!(through(&plain), through(&login));
+        assert_ne!(through(&plain), Credential::default().fingerprint(&key));
+        assert!(Credential::default().through(plain, &ssh_url()).unwrap_err().to_string().contains("http(s)"));
     }
 
     #[test]

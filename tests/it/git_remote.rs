@@ -577,3 +577,70 @@ fn what_a_dead_process_left_is_removed_and_a_live_one_is_left_alone() {
     assert!(!dead.exists());
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 2);
 }
+
+/// Where a proxy sends everything to, and what it was asked: its requests' first lines and logins.
+fn proxy(to: String) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
+    use std::{io::{Read as _, Write as _}, net::{TcpListener, TcpStream}, thread};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(std::sync::Mutex::new(vec![]));
+    let log = asked.clone();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let (to, log) = (to.clone(), log.clone());
+            thread::spawn(move || {
+                let (mut client, mut head) = (client, vec![]);
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).unwrap_or(0) == 1 {
+                    head.push(byte[0]);
+                }
+                let text = String::from_utf8_lossy(&head).into_owned();
+                let named = |line: &&str| line.to_ascii_lowercase().starts_with("proxy-authorization");
+                let login = text.lines().find(named).unwrap_or_default();
+                log.lock().unwrap().push(format!("{} {login}", text.lines().next().unwrap_or_default()));
+                let mut server = TcpStream::connect(to).unwrap();
+                if text.starts_with("CONNECT ") {
+                    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                } else {
+                    server.write_all(&head).unwrap();
+                }
+                let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+                let _ = std::io::copy(&mut server, &mut client);
+            });
+        }
+    });
+    (address, asked)
+}
+
+/// A name that only the proxy knows: by http, and by https through a tunnel with the server's own authority.
+#[test]
+fn a_proxy_of_the_repository_takes_everything() {
+    use pilothouse::git::credential::Proxy;
+    for server in [GitServer::http(), GitServer::https()] {
+        let repository = server.repository("r.git");
+        let commit = sample(&repository);
+        let (scheme, rest) = server.url("r.git").split_once("://").map(|(s, r)| (s.to_owned(), r.to_owned())).unwrap();
+        let (host, path) = rest.split_once('/').unwrap();
+        let (address, asked) = proxy(host.to_owned());
+        let known = if scheme == "https" { host.to_owned() } else { "git.invalid".to_owned() };
+        let url = format!("{scheme}://{known}/{path}");
+        let secret: Vec<(&str, &[u8])> = match scheme.as_str() {
+            "https" => vec![("ca.crt", server.ca().as_bytes())],
+            _ => vec![],
+        };
+        let mut access = access(&url, &secret);
+        let keys = [("address", address.as_str()), ("username", "me"), ("password", "s3cret")];
+        let data = keys.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec())).into();
+        let through = (*access.credential).clone().through(Proxy::from_secret(&data).unwrap(), &access.url).unwrap();
+        access.credential = Arc::new(through);
+        let client = Client::new();
+        assert_eq!(client.fetch_branch(&access, "main").unwrap().tree.len(), 2, "{url}");
+        let asked = asked.lock().unwrap();
+        let login = basic("me", "s3cret");
+        assert!(!asked.is_empty() && asked.iter().all(|line| line.contains(&known) && line.contains(&login)), "{asked:?}");
+        assert!(commit.len() == 40 && !server.log().iter().any(|l| l.authorization.is_some()), "the server gets no login");
+        let refused = Client::under(Policy::default()).fetch(&access, &commit).unwrap_err();
+        assert!(refused.reason == Reason::AddressRefused && refused.message.contains("proxySecretRef"), "{refused}");
+    }
+}

@@ -51,7 +51,7 @@ const fn only(path: &'static str, values: &'static [&'static str]) -> Gap {
 }
 
 impl Spec for RepositorySpec {
-    const GAPS: &'static [Gap] = &[all("proxySecretRef"), all("recurseSubmodules"), all("ref.semver"), all("verify")];
+    const GAPS: &'static [Gap] = &[all("recurseSubmodules"), all("ref.semver"), all("verify")];
 }
 
 impl Spec for SyncSpec {

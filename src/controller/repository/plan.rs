@@ -13,6 +13,7 @@ pub(in crate::controller) struct Plan {
     pub(in crate::controller) url: RemoteUrl,
     pub(in crate::controller) reference: Reference,
     pub(in crate::controller) secret: Option<String>,
+    pub(in crate::controller) proxy: Option<String>,
     pub(in crate::controller) interval: Duration,
     pub(in crate::controller) timeout: Duration,
 }
@@ -39,6 +40,7 @@ pub(in crate::controller) fn plan(spec: &RepositorySpec, allow_file: bool) -> Re
         url,
         reference,
         secret: spec.secret_ref.as_ref().map(|secret| secret.name.clone()).filter(|name| !name.is_empty()),
+        proxy: spec.proxy_secret_ref.as_ref().map(|secret| secret.name.clone()).filter(|name| !name.is_empty()),
         interval: duration("spec.interval", &spec.interval)?,
         timeout: duration("spec.timeout", &spec.timeout)?.min(LONGEST_EXCHANGE),
     })
@@ -48,7 +50,7 @@ pub(in crate::controller) fn plan(spec: &RepositorySpec, allow_file: bool) -> Re
 pub(in crate::controller) fn secrets(spec: &RepositorySpec) -> BTreeSet<String> {
     let own = spec.secret_ref.as_ref();
     let hook = spec.webhook.as_ref().map(|webhook| &webhook.secret_ref);
-    own.into_iter().chain(hook).map(|secret| secret.name.clone()).filter(|name| !name.is_empty()).collect()
+    own.into_iter().chain(spec.proxy_secret_ref.as_ref()).chain(hook).map(|secret| secret.name.clone()).filter(|name| !name.is_empty()).collect()
 }
 
 fn invalid(field: &str, error: &dyn std::fmt::Display) -> Refusal {

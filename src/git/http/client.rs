@@ -100,7 +100,11 @@ impl Client {
         let target = RemoteUrl::parse(url.split('?').next().unwrap_or_default(), false)
             .map_err(|error| GitError::new(Reason::ProtocolError, error.to_string()))?;
         let port = target.port().unwrap_or_default();
-        let addresses = route::addresses(&mut self.handle, &target, port, &self.policy)?;
+        let credential = self.credential.clone();
+        let addresses = match &credential.proxy {
+            Some(proxy) => route::through(&mut self.handle, proxy, &self.policy).map(|()| vec![])?,
+            None => route::addresses(&mut self.handle, &target, port, &self.policy)?,
+        };
         self.configure(url, &target, headers, body)
             .and_then(|()| route::pin(&mut self.handle, target.host(), port, &addresses))
             .map_err(|error| GitError::new(Reason::ProtocolError, format!("the request cannot be made: {error}")))?;

@@ -7,13 +7,33 @@ use curl::easy::{Easy2, List};
 use super::answer::Receiver;
 use crate::git::{
     address::Policy,
+    credential::Proxy,
     error::{GitError, Reason},
     remote::checked_addresses,
     url::{RemoteUrl, Scheme},
 };
 
-/// Where to connect to. Behind a proxy a name may be known only there; then everything goes through the proxy, so that
-/// nothing is ever looked up unchecked.
+/// Sends everything through the proxy of a credential. Its own address is checked like that of a remote; what is behind it is
+/// its business.
+pub(super) fn through(handle: &mut Easy2<Receiver>, proxy: &Proxy, policy: &Policy) -> Result<(), GitError> {
+    let (host, port) = (proxy.url.host(), proxy.url.port().unwrap_or_default());
+    let addresses = checked_addresses(host, port, policy)
+        .map_err(|error| GitError { message: format!("the proxy of proxySecretRef: {}", error.message), ..error })?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut set = || {
+        handle.proxy(&proxy.address())?;
+        handle.noproxy("")?;
+        if let Some((user, password)) = &proxy.login {
+            handle.proxy_username(&text(user.expose()))?;
+            handle.proxy_password(&text(password.expose()))?;
+        }
+        pin(handle, host, port, &addresses)
+    };
+    set().map_err(|_| GitError::new(Reason::ProtocolError, "the proxy of proxySecretRef cannot be used"))
+}
+
+/// Where to connect to. Behind a proxy of the environment a name may be known only there; then everything goes through it,
+/// so that nothing is ever looked up unchecked.
 pub(super) fn addresses(
     handle: &mut Easy2<Receiver>,
     target: &RemoteUrl,

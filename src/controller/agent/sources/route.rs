@@ -237,22 +237,22 @@ impl GitInputs {
                 RemoteUrl::parse(url, allow_file)
                     .map_err(|error| format!("git.repository: {error}"))
                     .and_then(|url| reference.check().map(|()| url).map_err(|error| format!("git.ref: {error}")))
-                    .map(|url| (url, reference, secret.clone(), Rules::None, TIMEOUT))
+                    .map(|url| (url, reference, (secret.clone(), None), Rules::None, TIMEOUT))
                     .map_err(|message| Failure::stalled(reasons::INVALID_SPEC, message))
             }
             Source::Repository { name, .. } => self.repository(agent, name).and_then(|repository| {
                 let plan = plan::plan(&repository.spec, allow_file)
                     .map_err(|(reason, message)| Failure::waiting(reason, format!("Repository {name}: {message}")))?;
                 let rules = Rules::Repository(repository.spec.ignore.clone());
-                Ok((plan.url, plan.reference, plan.secret, rules, plan.timeout))
+                Ok((plan.url, plan.reference, (plan.secret, plan.proxy), rules, plan.timeout))
             }),
         };
-        let (url, reference, secret, rules, timeout) = match planned {
+        let (url, reference, (secret, proxy), rules, timeout) = match planned {
             Ok(planned) => planned,
             Err(problem) => return Ok(Err(problem)),
         };
         let namespace = agent.namespace().unwrap_or_default();
-        let credential = match self.credentials.of(&namespace, secret.as_deref(), &url).await? {
+        let credential = match self.credentials.through(&namespace, secret.as_deref(), proxy.as_deref(), &url).await? {
             Ok(credential) => credential,
             Err(Unusable::Missing(message)) => return Ok(Err(Failure::waiting(reasons::SECRET_NOT_FOUND, message))),
             Err(Unusable::Invalid(message)) => return Ok(Err(Failure::waiting(reasons::SECRET_INVALID, message))),

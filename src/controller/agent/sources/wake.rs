@@ -144,8 +144,9 @@ impl GitInputs {
                 Source::Remote { secret, .. } => targets.extend(secret.clone().map(|name| (Of::GitSecret, name))),
                 Source::Repository { name, .. } => {
                     let repository = self.context.caches.repositories.get(&namespace, name);
-                    let secret = repository.and_then(|r| r.spec.secret_ref.as_ref().map(|s| s.name.clone()));
-                    targets.extend(secret.map(|name| (Of::GitSecret, name)));
+                    let spec = repository.as_ref().map(|repository| &repository.spec);
+                    let secrets = spec.into_iter().flat_map(|spec| spec.secret_ref.iter().chain(&spec.proxy_secret_ref));
+                    targets.extend(secrets.map(|secret| (Of::GitSecret, secret.name.clone())));
                     targets.push((Of::Repository, name.clone()));
                     targets.extend(agent.labels().get(label::SYNC_NAME).map(|sync| (Of::Sync, sync.clone())));
                 }
