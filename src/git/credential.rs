@@ -72,7 +72,8 @@ impl Proxy {
         if let Some(key) = data.keys().find(|key| !["address", "username", "password"].contains(&key.as_str())) {
             return Err(CredentialError::UnknownOfProxy(key.clone()));
         }
-        let address = value(data, "address").ok_or(CredentialError::Missing("address, as in http://proxy.example.com:3128"))?;
+        let address =
+            value(data, "address").ok_or(CredentialError::Missing("address, as in http://proxy.example.com:3128"))?;
         let text = String::from_utf8_lossy(one_line("address", address)?).into_owned();
         // An address of a proxy has no path, and one of a remote needs one.
         let url = RemoteUrl::parse(&format!("{}/proxy", text.trim_end_matches('/')), false);

@@ -268,7 +268,9 @@ fn a_pod_that_may_push_does_so_over_http_and_ssh() {
     let client = Client::new();
     let mut tip = first;
     for (n, access) in ways.iter().enumerate() {
-        let make = |push| unpacked(&client.remote.checkout(access, &CommitId::parse(&tip).unwrap(), &whole(push), &stop()).unwrap());
+        let make = |push| {
+            unpacked(&client.remote.checkout(access, &CommitId::parse(&tip).unwrap(), &whole(push), &stop()).unwrap())
+        };
         let (dir, without) = (make(true), make(false));
         let me = ["-c", "user.name=me", "-c", "user.email=me@example.com"];
         for dir in [&dir, &without] {

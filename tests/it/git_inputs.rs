@@ -22,7 +22,7 @@ use kube::{
 };
 use pilothouse::{
     agent::{Pieces, Resolved, state},
-    api::Agent,
+    api::{Agent, Repository},
 };
 use serde_json::{Value, json};
 
@@ -424,4 +424,65 @@ async fn what_is_wrong_is_said_and_what_was_applied_stays() {
     let mended = repository.commit("main", &[("d/a", "2"), ("skills/one/SKILL.md", &skill("one", "2"))]);
     world.at("a", "contexts/c", &mended).await;
     world.at("a", "skills/team", &mended).await;
+}
+
+/// A whole repository follows its branch like anything else, and costs one fetch a push.
+#[tokio::test]
+async fn whole_repositories_come_from_urls_and_from_repositories() {
+    let world = World::new().await;
+    let repository = world.server.repository("r.git");
+    let first = repository.commit("main", &[("a", "1")]);
+    world
+        .apply::<Repository>("Repository", "r", json!({}), json!({"url": world.server.url("r.git"), "interval": "1s"}))
+        .await;
+    let whole = |name: &str, git: Value| json!({"name": name, "type": "Git", "mountPath": name, "git": git});
+    let url = json!({"repository": world.server.url("r.git"), "sync": synced("HotReload"), "ref": "main"});
+    let by_object = json!({"repositoryRef": {"name": "r"}, "path": ".", "sync": synced("Rollout"), "depth": 0});
+    world.agent("a", json!([whole("url", url.clone()), whole("object", by_object)]), json!([])).await;
+    for next in [None, Some("2")] {
+        let commit = next.map_or_else(|| first.clone(), |text| repository.commit("main", &[("a", text)]));
+        let url = world.at("a", "contexts/url", &commit).await;
+        let object = world.at("a", "contexts/object", &commit).await;
+        assert_eq!((url.branch.as_deref(), object.branch.as_deref()), (Some("main"), Some("main")));
+        assert_ne!(url.digest, object.digest, "another depth is other bytes");
+    }
+    let content = world.api::<ConfigMap>().get("a-server-content").await.unwrap().data.unwrap();
+    let manifest: Value = serde_json::from_str(&content["content.json"]).unwrap();
+    assert_eq!(manifest["pieces"][0]["form"], "checkout");
+    assert_eq!(manifest["pieces"][0]["target"], "/workspace/url");
+
+    // Alone, it costs what files would.
+    let other = world.server.repository("other.git");
+    let first = other.commit("main", &[("a", "1")]);
+    let mut git = url;
+    git["repository"] = json!(world.server.url("other.git"));
+    let at_root = json!({"name": "repo", "type": "Git", "mountPath": ".", "git": git});
+    world.server.forget();
+    world.agent("b", json!([at_root]), json!([])).await;
+    world.at("b", "contexts/repo", &first).await;
+    let fetched =
+        || world.server.log().iter().filter(|l| l.asked == Asked::Fetch && l.path.contains("other.git")).count();
+    assert_eq!(fetched(), 1);
+    let second = other.commit("main", &[("a", "2")]);
+    world.at("b", "contexts/repo", &second).await;
+    assert_eq!(fetched(), 2);
+}
+
+/// What is waited for is named, all of it, with the reason of each.
+#[tokio::test]
+async fn every_input_without_a_commit_is_named() {
+    let world = World::new().await;
+    world.server.repository("r.git").commit("main", &[("a", "1")]);
+    let of = |name: &str, reference: &str| {
+        context(name, &world.server.url("r.git"), "a", &json!({"ref": reference, "sync": synced("HotReload")}))
+    };
+    world.agent("a", json!([of("one", "dev"), of("two", "main"), of("three", "test")]), json!([])).await;
+    world
+        .ready("a", "both are named, and the one that is there is not", |reason, message| {
+            reason == "ReferenceNotFound"
+                && message.contains("contexts/one: ")
+                && message.contains("contexts/three: ")
+                && !message.contains("contexts/two")
+        })
+        .await;
 }

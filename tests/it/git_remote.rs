@@ -580,7 +580,11 @@ fn what_a_dead_process_left_is_removed_and_a_live_one_is_left_alone() {
 
 /// Where a proxy sends everything to, and what it was asked: its requests' first lines and logins.
 fn proxy(to: String) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
-    use std::{io::{Read as _, Write as _}, net::{TcpListener, TcpStream}, thread};
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(std::sync::Mutex::new(vec![]));
@@ -638,8 +642,14 @@ fn a_proxy_of_the_repository_takes_everything() {
         assert_eq!(client.fetch_branch(&access, "main").unwrap().tree.len(), 2, "{url}");
         let asked = asked.lock().unwrap();
         let login = basic("me", "s3cret");
-        assert!(!asked.is_empty() && asked.iter().all(|line| line.contains(&known) && line.contains(&login)), "{asked:?}");
-        assert!(commit.len() == 40 && !server.log().iter().any(|l| l.authorization.is_some()), "the server gets no login");
+        assert!(
+            !asked.is_empty() && asked.iter().all(|line| line.contains(&known) && line.contains(&login)),
+            "{asked:?}"
+        );
+        assert!(
+            commit.len() == 40 && !server.log().iter().any(|l| l.authorization.is_some()),
+            "the server gets no login"
+        );
         let refused = Client::under(Policy::default()).fetch(&access, &commit).unwrap_err();
         assert!(refused.reason == Reason::AddressRefused && refused.message.contains("proxySecretRef"), "{refused}");
     }

@@ -106,8 +106,16 @@ fn what_cannot_be_is_named_by_its_field() {
     let unnamed = json!({"type": "Git", "mountPath": "a", "git": {"repository": "u", "path": "a"}});
     let table = [
         (context(&json!({"git": {"path": ".", "depth": -1}})), "InvalidSpec", "spec.contexts[0].git.depth"),
-        (context(&json!({"git": {"push": true}})), "InvalidSpec", "push needs the whole repository: remove spec.contexts[0].git.path"),
-        (context(&json!({"git": {"push": true, "path": "", "secretRef": null}})), "InvalidSpec", "spec.contexts[0].git.secretRef"),
+        (
+            context(&json!({"git": {"push": true}})),
+            "InvalidSpec",
+            "push needs the whole repository: remove spec.contexts[0].git.path",
+        ),
+        (
+            context(&json!({"git": {"push": true, "path": "", "secretRef": null}})),
+            "InvalidSpec",
+            "spec.contexts[0].git.secretRef",
+        ),
         (context(&json!({"git": {"recurseSubmodules": true}})), "NotYetSupported", "contexts[0].git.recurseSubmodules"),
         (skills(&json!({"git": {"recurseSubmodules": true}})), "NotYetSupported", "skills[0].git.recurseSubmodules"),
         (context(&json!({"git": null})), "InvalidSpec", "spec.contexts[0].git is required"),
@@ -167,11 +175,8 @@ fn an_annotation_keeps_what_was_decided() {
 #[test]
 fn a_whole_repository_is_another_source_and_says_where_its_credential_is() {
     let of = |git: Value| one(&context(&json!({ "git": git })));
-    let (whole, all, push) = (
-        of(json!({"path": "./"})),
-        of(json!({"path": "", "depth": 0})),
-        of(json!({"path": null, "push": true})),
-    );
+    let (whole, all, push) =
+        (of(json!({"path": "./"})), of(json!({"path": "", "depth": 0})), of(json!({"path": null, "push": true})));
     assert_eq!((whole.whole, all.whole, push.push.as_deref()), (Some(1), Some(0), Some("s")));
     assert!(push.push_folder().unwrap().starts_with("/pilothouse/git/") && whole.push_folder().is_none());
     let hashes: BTreeSet<_> = [&whole, &all, &push, &of(json!({}))].map(Wanted::source_hash).into();

@@ -50,7 +50,12 @@ pub(in crate::controller) fn plan(spec: &RepositorySpec, allow_file: bool) -> Re
 pub(in crate::controller) fn secrets(spec: &RepositorySpec) -> BTreeSet<String> {
     let own = spec.secret_ref.as_ref();
     let hook = spec.webhook.as_ref().map(|webhook| &webhook.secret_ref);
-    own.into_iter().chain(spec.proxy_secret_ref.as_ref()).chain(hook).map(|secret| secret.name.clone()).filter(|name| !name.is_empty()).collect()
+    own.into_iter()
+        .chain(spec.proxy_secret_ref.as_ref())
+        .chain(hook)
+        .map(|secret| secret.name.clone())
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 fn invalid(field: &str, error: &dyn std::fmt::Display) -> Refusal {

@@ -126,7 +126,7 @@ mod tests {
             source,
             path: path.into(),
             whole: None,
-        push: None,
+            push: None,
             names: None,
             sync: None,
         })

@@ -45,6 +45,8 @@ fn a_credential_is_named_by_its_folder_for_its_host_alone() {
     assert!(http.contains("[credential \"https://example.com:8443\"]\n\thelper =\n\thelper = \"!f() {"), "{http}");
     assert!(http.contains("$(cat /p/x/password)") && !http.contains("sshCommand"));
     let ssh = of("git@example.com:team/a.git");
-    assert!(ssh.contains("-i /p/x/identity") && ssh.contains("StrictHostKeyChecking=yes") && !ssh.contains("credential"));
+    assert!(
+        ssh.contains("-i /p/x/identity") && ssh.contains("StrictHostKeyChecking=yes") && !ssh.contains("credential")
+    );
     assert!(!config(&url("https://h/a"), &Whole::default(), gix::hash::Kind::Sha1).contains("helper"));
 }

@@ -95,8 +95,15 @@ impl World {
 
     fn want(path: &str, known: Option<CommitId>) -> Want {
         let source = Source::Repository { name: "r".into(), follow: None };
-        let wanted =
-            Wanted { id: "contexts/c".into(), source, path: path.into(), whole: None, push: None, names: None, sync: None };
+        let wanted = Wanted {
+            id: "contexts/c".into(),
+            source,
+            path: path.into(),
+            whole: None,
+            push: None,
+            names: None,
+            sync: None,
+        };
         let spec = RemoteSpec {
             url: RemoteUrl::parse("https://git.example.com/r", false).unwrap(),
             credential: Arc::new(Credential::default()),

@@ -145,7 +145,8 @@ impl GitInputs {
                 Source::Repository { name, .. } => {
                     let repository = self.context.caches.repositories.get(&namespace, name);
                     let spec = repository.as_ref().map(|repository| &repository.spec);
-                    let secrets = spec.into_iter().flat_map(|spec| spec.secret_ref.iter().chain(&spec.proxy_secret_ref));
+                    let secrets =
+                        spec.into_iter().flat_map(|spec| spec.secret_ref.iter().chain(&spec.proxy_secret_ref));
                     targets.extend(secrets.map(|secret| (Of::GitSecret, secret.name.clone())));
                     targets.push((Of::Repository, name.clone()));
                     targets.extend(agent.labels().get(label::SYNC_NAME).map(|sync| (Of::Sync, sync.clone())));

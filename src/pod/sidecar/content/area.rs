@@ -35,6 +35,8 @@ pub(super) const EDITS_STAY: Duration = Duration::from_hours(24);
 pub(super) const MOST: usize = 16;
 /// Longest note, in characters.
 const MAX_NOTE: usize = 300;
+/// What the note of a work tree with edits begins with.
+const CHANGED: &str = "changed in the pod";
 const TREES: &str = "trees";
 const INDEXES: &str = "indexes";
 /// Longest index that is read.
@@ -738,10 +740,15 @@ impl Area {
             let Some(now) = self.state.pieces.get(&id).and_then(|entry| entry.now.clone()) else { continue };
             let Ok(edits) = self.edits(&root, &now) else { continue };
             if !edits.any() {
+                // Edits of a work tree may be undone by whoever works there.
+                if let Some(entry) = self.state.pieces.get_mut(&id).filter(|entry| entry.note.starts_with(CHANGED)) {
+                    entry.note.clear();
+                    changed = true;
+                }
                 continue;
             }
             let note = if now.piece.form == Form::Checkout {
-                format!("changed in the pod ({edits}): a new commit that changes the same waits")
+                format!("{CHANGED} ({edits}): a new commit that changes the same waits")
             } else {
                 format!("edited in the pod ({edits}): the next commit replaces it, and the edits are kept then")
             };

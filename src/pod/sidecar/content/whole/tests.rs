@@ -175,6 +175,8 @@ fn it_is_filled_once_and_goes_forward_file_by_file() {
         );
         assert!(!p.root().join("deep/er").exists(), "{at}: folders that are empty go");
         assert!(p.area.look().unwrap() && p.note().contains("same"), "{at}: {}", p.note());
+        p.write("same", "s");
+        assert!(p.area.look().unwrap() && p.note().is_empty(), "{at}: {}", p.note());
         let trees = p.dir.path().join("w/.pilothouse/trees");
         assert_eq!(fs::read_dir(trees).unwrap().count(), 0, "{at}: nothing is left beside");
     }
