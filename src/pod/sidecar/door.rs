@@ -126,7 +126,7 @@ impl Door {
         }
         let mut answer = self.admit(request, route, caller).await;
         // Another door has signed what it answered.
-        if !answer.extensions().get::<Led>().is_some() {
+        if answer.extensions().get::<Led>().is_none() {
             self.name.sign(answer.headers_mut());
         }
         answer
