@@ -43,6 +43,8 @@ pub enum Action {
         until: Option<Timestamp>,
         /// For the condition.
         message: String,
+        /// The condition's reason, where it waits for the fleet: see [`super::fleet`].
+        paced: Option<&'static str>,
     },
 }
 
@@ -191,7 +193,7 @@ fn act(verdict: Verdict, stored: Option<&Pending>, causes: &BTreeSet<String>) ->
         Verdict::Open { hold } => Action::Apply { hold, causes: causes.clone(), forced: None },
         Verdict::Forced { message } => Action::Apply { hold: false, causes: causes.clone(), forced: Some(message) },
         Verdict::Wait { pending, until, message } => {
-            Action::Wait { write: stored != Some(&pending), pending, until, message }
+            Action::Wait { write: stored != Some(&pending), pending, until, message, paced: None }
         }
     }
 }

@@ -8,10 +8,13 @@ use crate::{
     status::condition::is_true,
 };
 
+/// Reasons of a change that waits for something else than running work.
+const HELD_BACK: [&str; 4] = [reasons::HELD, reasons::WAITING_FOR_FLEET, reasons::FLEET_CLOSED, reasons::FLEET_STOPPED];
+
 /// What new Tasks wait for, as a message; `None` where they may start. `spec` is the merged one.
 ///
 /// They wait while a change waits for running work, and until the pods of the new revision are ready. A change that
-/// somebody holds, or that failed, is waited for by nobody.
+/// somebody or the fleet holds back, or that failed, is waited for by nobody: that may take days.
 pub fn draining(name: &str, spec: &AgentSpec, status: &AgentStatus) -> Option<String> {
     if !spec.rollout.as_ref().is_some_and(|r| r.drain) || is_true(&status.conditions, condition::ROLLOUT_FAILED) {
         return None;
@@ -19,7 +22,7 @@ pub fn draining(name: &str, spec: &AgentSpec, status: &AgentStatus) -> Option<St
     let rollout = status.rollout.as_ref()?;
     if rollout.pending.is_some() {
         let pending = status.conditions.iter().find(|c| c.type_ == condition::ROLLOUT_PENDING)?;
-        let waits = pending.status == "True" && pending.reason != reasons::HELD;
+        let waits = pending.status == "True" && !HELD_BACK.contains(&pending.reason.as_str());
         let causes = rollout.causes.join(", ");
         return waits.then(|| {
             format!(
@@ -61,6 +64,7 @@ mod tests {
         let first = json!({"applied": "a"});
         let waits = json!([["RolloutPending", "True", "WaitingForTasks"]]);
         let held = json!([["RolloutPending", "True", "Held"]]);
+        let frozen = json!([["RolloutPending", "True", "FleetClosed"]]);
         let failed = json!([["RolloutFailed", "True", "ProgressDeadlineExceeded"]]);
         let none = json!([]);
         let table = [
@@ -68,6 +72,7 @@ mod tests {
             (true, &pending, &waits, Some("changed: config, image")),
             (false, &pending, &waits, None),
             (true, &pending, &held, None),
+            (true, &pending, &frozen, None),
             (true, &coming, &none, Some("is ready")),
             (false, &coming, &none, None),
             (true, &coming, &failed, None),

@@ -223,7 +223,7 @@ fn pending(input: &GateInput<'_>) -> Pending {
 }
 
 /// Annotations and messages show whole seconds; cut here so that a stored state compares equal.
-fn whole_seconds(time: Timestamp) -> Timestamp {
+pub(super) fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 

@@ -47,6 +47,12 @@ pub struct Inputs<'a> {
     pub config: Option<&'a PilothouseConfigSpec>,
     /// Image of the sidecar where the cluster's settings name none.
     pub system_image: Option<&'a str>,
+    /// Layout of the pods: [`super::build::layout`].
+    pub layout: u32,
+    /// For which request to upgrade the pod template is made, if for any: [`super::upgrade`].
+    pub upgrade: Option<&'a str>,
+    /// Which request to upgrade is the newest, carried out or pointless.
+    pub upgraded: Option<&'a str>,
     /// Seconds that pods have to end, where those of the applied template are kept; else from the spec.
     pub grace: Option<i64>,
     /// How sidecars reach the controller, `host:port`.

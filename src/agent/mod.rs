@@ -12,7 +12,9 @@
 //! * [`gate`]: whether a new pod template may replace the running one now.
 //! * [`rollback`]: the last good revision in the place of one that does not get ready, and [`trouble`]: why it does not.
 //! * [`history`]: revisions that were in use, and one of them in the place of what is wanted.
+//! * [`fleet`]: whether it may do so among all agents.
 //! * [`drain`]: whether new Tasks wait for a rollout.
+//! * [`upgrade`]: whether a newer release of Pilothouse makes new pods.
 //! * [`state`]: what the annotations of the generated objects remember.
 
 pub mod beside;
@@ -23,6 +25,7 @@ pub mod content;
 pub mod decide;
 pub mod drain;
 pub mod effect;
+pub mod fleet;
 pub mod forecast;
 pub mod gate;
 pub mod hash;
@@ -40,6 +43,7 @@ pub mod skills;
 pub mod state;
 pub mod suspend;
 pub mod trouble;
+pub mod upgrade;
 
 pub use build::{Desired, build};
 pub use inputs::{ConfigMapData, Inputs, SecretKeys};

@@ -50,6 +50,9 @@ fn desired(side: &Side<'_>) -> Result<Desired, Invalid> {
         config: Some(&config),
         system_image: Some(UNKNOWN_IMAGE),
         grace: None,
+        layout: crate::agent::build::layout::NEWEST,
+        upgrade: None,
+        upgraded: None,
         voice_address: None,
         suspended: wants_suspension(side.agent),
         pieces: &unknown_pieces(&spec, side.pieces)?,
@@ -101,7 +104,13 @@ fn secrets(spec: &AgentSpec) -> BTreeMap<String, SecretKeys> {
 /// The objects of an agent of this spec, for tests.
 #[cfg(test)]
 pub(super) fn sample(spec: &serde_json::Value) -> Desired {
-    let mut agent = Agent::new("coder", serde_json::from_value(spec.clone()).unwrap());
+    sample_named("coder", spec)
+}
+
+/// The same of an agent with this name.
+#[cfg(test)]
+pub(super) fn sample_named(name: &str, spec: &serde_json::Value) -> Desired {
+    let mut agent = Agent::new(name, serde_json::from_value(spec.clone()).unwrap());
     agent.metadata.namespace = Some("team".into());
     desired(&Side {
         agent: &agent,

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     api::{
         Agent, AgentState, AgentStatus, RolloutStatus,
+        agent::FleetStatus,
         names::{self, annotation, condition as kinds, reasons},
         voice::Activity,
     },
@@ -128,6 +129,8 @@ pub struct Outcome<'a> {
     pub layout: Option<i32>,
     /// Generation of the template.
     pub template_generation: Option<i64>,
+    /// What the pace of the fleet remembers; `None` where there is none: then what was there stays.
+    pub fleet: Option<FleetStatus>,
     /// The present.
     pub now: Timestamp,
 }
@@ -160,6 +163,7 @@ pub fn report(agent: &Agent, outcome: &Outcome<'_>) -> (AgentStatus, Vec<Note>) 
         conditions: before.conditions.clone(),
         idle_since: before.idle_since.clone(),
         task_start_history: before.task_start_history.clone(),
+        fleet: outcome.fleet.clone().or_else(|| before.fleet.clone()),
         git_sync_statuses: match outcome.git {
             Some(git) => git::statuses(git, &before, outcome),
             None => before.git_sync_statuses.clone(),
@@ -196,6 +200,17 @@ fn waits(action: Option<&Action>) -> Waits<'_> {
     }
 }
 
+/// The reason of a wait for the fleet.
+fn paced(action: Option<&Action>) -> Option<&'static str> {
+    if let Some(Action::Wait { paced, .. }) = action { *paced } else { None }
+}
+
+/// Why it waits: for the fleet, because somebody holds it, or for `work`.
+fn why(action: Option<&Action>, work: &'static str) -> &'static str {
+    let held = matches!(action, Some(Action::Wait { pending, .. }) if pending.held);
+    paced(action).unwrap_or(if held { reasons::HELD } else { work })
+}
+
 fn rollout(applied: String, waits: Waits<'_>, outcome: &Outcome<'_>, before: Option<&RolloutStatus>) -> RolloutStatus {
     let ready = outcome.server == Server::Ready && !outcome.suspended;
     RolloutStatus {
@@ -230,8 +245,8 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         changes.push(Change::Set(Condition::no(kinds::SUSPENDED, reasons::ACTIVE, "")));
     }
     match waits {
-        Some((pending, _, message)) => {
-            let reason = if pending.held { reasons::HELD } else { reasons::WAITING_FOR_TASKS };
+        Some((.., message)) => {
+            let reason = why(outcome.action, reasons::WAITING_FOR_TASKS);
             changes.push(Change::Set(Condition::yes(kinds::ROLLOUT_PENDING, reason, message)));
         }
         None if exists(kinds::ROLLOUT_PENDING) => {
@@ -255,8 +270,8 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         None => Change::Remove(kinds::ORDER_UNKNOWN),
     });
     match text_waits(outcome) {
-        Some((pending, _, message)) => {
-            let reason = if pending.held { reasons::HELD } else { reasons::WAITING_FOR_IDLE };
+        Some((.., message)) => {
+            let reason = why(outcome.text, reasons::WAITING_FOR_IDLE);
             changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reason, message)));
         }
         None if outcome.text_unseen => {
@@ -274,8 +289,8 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
     changes
 }
 
-/// Why the newest revision, or what was to be it, does not run: reason and message.
-fn failed(outcome: &Outcome<'_>) -> Option<(&'static str, String)> {
+/// Why the newest revision, or what was to be it, does not run: reason and message; `None` where it does, or may.
+pub fn failed(outcome: &Outcome<'_>) -> Option<(&'static str, String)> {
     if outcome.suspended {
         return None;
     }
@@ -450,6 +465,13 @@ fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome<'_>) -> Ve
     }
     if let (false, Some((.., message))) = (was(kinds::ROLLOUT_PENDING), waits(outcome.action)) {
         notes.push(Note::normal(reasons::ROLLOUT_PENDING, "Rollout", message));
+    }
+    for kind in [kinds::ROLLOUT_PENDING, kinds::TEXT_PENDING, kinds::GIT_SYNC_PENDING] {
+        let now = after.conditions.iter().find(|c| c.type_ == kind && c.reason == reasons::FLEET_STOPPED);
+        if let Some(now) = now.filter(|_| reason(before, kind) != reasons::FLEET_STOPPED) {
+            notes.push(Note::warning(reasons::FLEET_STOPPED, "Rollout", now.message.as_str()));
+            break;
+        }
     }
     if let (false, Some(message)) = (was(kinds::TEXT_PENDING), waits_with_text(outcome)) {
         notes.push(Note::normal(reasons::TEXT_PENDING, "Text", message));

@@ -240,6 +240,29 @@ pub struct AgentStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub git_sync_statuses: Vec<GitSyncStatus>,
+    /// What the pace of the fleet remembers of this agent; only where spec.fleet of the cluster's settings sets one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetStatus>,
+}
+
+/// What the pace of the fleet remembers of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FleetStatus {
+    /// Changes that have arrived, of each part the newest, 64 at most; later waves wait until they have lasted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub settled: Vec<SettledStep>,
+}
+
+/// A change that has arrived.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SettledStep {
+    /// The part and a hash of what it is now: image=1a2b3c4d5e6f7a8b.
+    pub change: String,
+    /// When it had arrived.
+    pub since: Time,
 }
 
 /// The most important state of an agent.

@@ -165,18 +165,28 @@ pub struct Fleet {
     pub max_concurrent: Option<IntOrString>,
     /// Groups of agents, one after another; agents that no wave selects come last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
     pub waves: Option<Vec<Wave>>,
     /// When changes may go out. Always unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
     pub windows: Option<Vec<Window>>,
     /// Whether no change goes out at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<bool>,
+    /// Why, and who to ask; what waits repeats it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub freeze_reason: Option<String>,
 }
 
 /// A group of agents that change together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Wave {
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub name: Option<String>,
     /// Labels of the agents.
     #[schemars(schema_with = "schema::embedded::<LabelSelector>")]
     pub selector: LabelSelector,

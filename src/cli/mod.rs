@@ -18,6 +18,7 @@ pub mod target;
 pub mod task_run;
 pub mod telemetry;
 pub mod uninstall;
+pub mod upgrade;
 pub mod version;
 
 use std::process::ExitCode;
@@ -113,6 +114,8 @@ pub enum Command {
     Rollout(rollout::Args),
     /// Take an agent back to a revision that was in use, and keep it there
     Rollback(rollback::Args),
+    /// Let agents have pods of the release that runs
+    Upgrade(upgrade::Args),
     /// Release what waits for the controller, when it was removed
     Uninstall(uninstall::Args),
     /// Run beside an agent's server, in its pod
@@ -185,6 +188,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Reconcile(args) => wait(reconcile::run(&global, &args)),
         Command::Rollout(args) => wait(rollout::run(&global, &args)),
         Command::Rollback(args) => wait(rollback::run(&global, &args)),
+        Command::Upgrade(args) => wait(upgrade::run(&global, &args)),
         Command::Uninstall(args) => wait(uninstall::run(&global, &args)),
         Command::Sidecar(args) => wait_small(sidecar::run(&args)),
         Command::Drain(args) => drain::run(&args),

@@ -32,8 +32,8 @@ Examples:
   pilothouse rollout agent coder --hold --because 'demo until noon, ask Jo'
   pilothouse rollout agent coder --resume -o json
 
---now lets what waits go out at once (a new pod, text and content from Git), also over running work, which it cuts; it
-counts once, for what waits now. Where the last
+--now lets what waits go out at once (a new pod, text and content from Git), also over running work, which it cuts,
+and whatever the pace of the fleet is; it counts once, for what waits now. Where the last
 good revision runs in the place of one that failed, it tries that one again. --hold lets no change go out (new
 text neither) until --resume. All three set the annotation pilothouse.dev/rollout of the Agent, which no Sync
 touches. The exit code is 1 where there is no such Agent, or nothing for --now.")]

@@ -3,6 +3,7 @@
 mod act;
 mod contents;
 mod first_deployments;
+mod fleet;
 mod fresh;
 mod history;
 mod index;
@@ -90,6 +91,7 @@ pub struct Agents {
     waits: waits::Waits,
     /// Revisions that agents are pinned to, as they were read, by namespace and agent.
     pins: Mutex<HashMap<(String, String), history::Pin>>,
+    fleet: fleet::Fleet,
     /// One agent at a time sees to the authority of its namespace.
     authority_turn: tokio::sync::Mutex<()>,
 }
@@ -121,6 +123,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         first_deployments: first_deployments::FirstDeployments::default(),
         waits: waits::Waits::default(),
         pins: Mutex::default(),
+        fleet: fleet::Fleet::new(context.now()),
         authority_turn: tokio::sync::Mutex::default(),
     });
     listen::attach(&agents);
@@ -145,8 +148,14 @@ impl Reconcile for Agents {
             self.context.metrics.rollout_forced(&agent.namespace().unwrap_or_default(), &agent.name_any());
         }
         let git = self.git(&agent, &acted);
-        let outcome = report::Outcome { git: git.as_ref(), ..self.outcome(&agent, &acted, failure.as_ref()) };
+        let mut outcome = report::Outcome { git: git.as_ref(), ..self.outcome(&agent, &acted, failure.as_ref()) };
+        let progress = self.progress(&agent, &outcome);
+        outcome.fleet = progress.as_ref().and_then(|progress| progress.settled.clone());
         let (status, notes) = report::report(&agent, &outcome);
+        if let Some(progress) = progress {
+            let failed = report::failed(&outcome).map(|(reason, _)| reason);
+            self.tell_fleet(&agent, &status, (progress, &acted, failure.as_ref()), failed);
+        }
         let written = self.context.reports.status(&*agent, &agent.status, &status).await;
         // What was done is told once, here; what became different is found again while it is in no status.
         let news = if written.is_ok() { notes } else { vec![] };
@@ -285,6 +294,7 @@ impl Agents {
             url: observe::url(agent, observe::config(&self.context).as_deref()),
             layout: deployment.as_deref().and_then(observe::layout),
             template_generation: acted.template_generation,
+            fleet: None,
             now: self.context.now(),
         }
     }

@@ -21,7 +21,10 @@ use kube::ResourceExt;
 use super::{artifacts::Copies, caches::Caches, voice::Voices};
 use crate::{
     agent::{decide::policy, limit, merge},
-    api::{Agent, AgentTemplate, TaskPhase},
+    api::{
+        Agent, AgentTemplate, TaskPhase,
+        names::{condition, reasons},
+    },
     git::Sources,
     task::agent_of,
 };
@@ -106,7 +109,15 @@ impl Figures {
         gauges(encoder, "rollout_wait_seconds", "For how long the rollout of the agent has waited", ages)?;
         let limits = waiting.iter().map(|(a, _)| (of(a), self.timeout(a)));
         let help = "For how long a rollout of the agent may wait (spec.rollout.timeout); while one waits";
-        gauges(encoder, "rollout_timeout_seconds", help, limits)
+        gauges(encoder, "rollout_timeout_seconds", help, limits)?;
+        let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
+        for agent in &agents {
+            if let Some(reason) = waits_for_fleet(agent) {
+                *counts.entry((namespace(&**agent), reason.into())).or_default() += 1;
+            }
+        }
+        let counts = counts.into_iter().map(|((ns, reason), n)| (vec![("namespace", ns), ("reason", reason)], n));
+        gauges(encoder, "agents_waiting_for_fleet", "Agents that wait because of spec.fleet of the settings", counts)
     }
 
     fn timeout(&self, agent: &Agent) -> i64 {
@@ -140,6 +151,15 @@ impl Figures {
         }
         open
     }
+}
+
+/// The reason why the pace of the fleet keeps a change of the agent, if it does.
+fn waits_for_fleet(agent: &Agent) -> Option<&str> {
+    let kinds = [condition::ROLLOUT_PENDING, condition::GIT_SYNC_PENDING, condition::TEXT_PENDING];
+    let reasons = [reasons::WAITING_FOR_FLEET, reasons::FLEET_CLOSED, reasons::FLEET_STOPPED];
+    let conditions = agent.status.iter().flat_map(|s| &s.conditions);
+    let mut waits = conditions.filter(|c| c.status == "True" && kinds.contains(&c.type_.as_str()));
+    waits.find(|c| reasons.contains(&c.reason.as_str())).map(|c| c.reason.as_str())
 }
 
 fn namespace(object: &impl ResourceExt) -> String {

@@ -7,7 +7,12 @@ use std::{
 
 use clap::{ArgAction, Args};
 
-use crate::git::Network;
+use crate::{agent::build::layout::NEWEST, git::Network};
+
+/// Layouts that can be asked for.
+fn layouts() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(NEWEST) + i64::from(cfg!(debug_assertions)))
+}
 
 /// Flags of `pilothouse controller`; each can come from the environment.
 #[derive(Args, Clone, Debug)]
@@ -46,6 +51,10 @@ pub struct Settings {
     /// Image of Pilothouse itself, for the sidecar and for Task pods
     #[arg(long, env = "PILOTHOUSE_SYSTEM_IMAGE", value_name = "IMAGE")]
     pub system_image: Option<String>,
+    /// Layout that new pods get: an older one, for a way back to the release before. A program built for tests knows the next
+    /// one too, which differs in its number alone
+    #[arg(long, hide = true, env = "PILOTHOUSE_POD_LAYOUT", default_value_t = NEWEST, value_parser = layouts(), value_name = "N")]
+    pub layout: u32,
     /// ClusterRole that Syncs which lack rights are told to bind to their account; the chart makes one
     #[arg(long, env = "PILOTHOUSE_SYNC_CLUSTER_ROLE", value_name = "NAME")]
     pub sync_cluster_role: Option<String>,

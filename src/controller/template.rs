@@ -12,8 +12,10 @@ use super::{
     start,
 };
 use crate::{
+    agent::fleet::Pace,
     api::{
         AgentTemplate, AgentTemplateStatus, PilothouseConfig, PilothouseConfigStatus,
+        config::Fleet,
         names::{annotation, condition, reasons},
         not_yet,
     },
@@ -58,7 +60,8 @@ impl Reconcile for Configs {
         let mut status: PilothouseConfigStatus = config.status.clone().unwrap_or_default();
         status.observed_generation = config.metadata.generation;
         status.last_handled_reconcile_at = asked_at(&*config);
-        judge(&self.0, &*config, &mut status.conditions, supported(&config.spec));
+        let verdict = supported(&config.spec).and_then(|()| fleet_is_valid(config.spec.fleet.as_ref()));
+        judge(&self.0, &*config, &mut status.conditions, verdict);
         self.0.reports.status(&*config, &config.status, &status).await?;
         Ok(Next::OnEvent)
     }
@@ -70,6 +73,11 @@ type Verdict = Result<(), (&'static str, String)>;
 fn supported<S: not_yet::Spec>(spec: &S) -> Verdict {
     let fields = not_yet::unsupported(spec);
     if fields.is_empty() { Ok(()) } else { Err((reasons::NOT_YET_SUPPORTED, not_yet::message(&fields))) }
+}
+
+fn fleet_is_valid(fleet: Option<&Fleet>) -> Verdict {
+    let paced = fleet.map(Pace::parse).transpose();
+    paced.map(drop).map_err(|error| (reasons::INVALID_SPEC, format!("{error}; until it is mended no change goes out")))
 }
 
 fn config_is_json(config: Option<&Value>) -> Verdict {

@@ -17,6 +17,7 @@ mod crds;
 mod demo;
 mod examples;
 mod exchange;
+mod fleet;
 mod git_inputs;
 mod git_remote;
 mod import;

@@ -219,10 +219,10 @@ async fn finished_tasks_are_cleaned_up() {
     stage.pod_gone("busy-pod").await;
 
     // What is not there yet is refused by name, and what is there stays in force.
-    stage.configure(json!({"fleet": {"freeze": true}})).await;
+    stage.configure(json!({"network": {"apiServerCIDRs": ["10.0.0.0/8"]}})).await;
     let (ready, message) = stage.config_condition("Ready").await;
     assert_eq!(ready, "NotYetSupported");
-    assert!(message.contains("spec.fleet"), "{message}");
+    assert!(message.contains("spec.network"), "{message}");
 }
 
 #[tokio::test]

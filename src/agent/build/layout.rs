@@ -1,7 +1,15 @@
-//! Where things are in an agent's pod. A change of meaning here needs a new [`VERSION`].
+//! Where things are in an agent's pod. A change of meaning here needs a new [`NEWEST`], and what is rendered for the one
+//! before it stays what it was: [`Inputs::layout`](super::Inputs::layout) says which one is asked for.
 
-/// Version of this layout, in the pod template's annotation `pilothouse.dev/layout`.
-pub const VERSION: &str = "1";
+/// Version of the newest layout, in the pod template's annotation `pilothouse.dev/layout`.
+pub const NEWEST: u32 = 1;
+/// So many older ones are rendered too: an agent keeps its own until another cause rolls it.
+const KEPT: u32 = 2;
+
+/// Whether pods of layout `version` are left as they are by a controller that gives new pods the layout `given`.
+pub fn is_kept(version: u32, given: u32) -> bool {
+    (1..=given).contains(&version) && version + KEPT >= given
+}
 
 /// Container of the agent's work.
 pub const SERVER: &str = "opencode-server";

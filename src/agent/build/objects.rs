@@ -70,7 +70,8 @@ fn selector(agent: &str) -> BTreeMap<String, String> {
 }
 
 pub(super) fn deployment(plan: &Plan<'_>, template: &Value) -> Object {
-    let metadata = metadata(plan.inputs.agent, names::agent::deployment(plan.name), super::labels(plan));
+    let mut metadata = metadata(plan.inputs.agent, names::agent::deployment(plan.name), super::labels(plan));
+    metadata.annotations = plan.inputs.upgraded.map(|mark| [(annotation::UPGRADE.into(), mark.into())].into());
     into_object(json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",

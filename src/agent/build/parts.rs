@@ -15,6 +15,7 @@ use crate::agent::{
 /// Where in the pod template a part is. What is found is taken out, so that the rest is `template`.
 const POINTERS: &[(&str, &str)] = &[
     ("layout", "/metadata/annotations/pilothouse.dev~1layout"),
+    ("upgrade", "/metadata/annotations/pilothouse.dev~1upgrade"),
     ("labels", "/metadata/labels"),
     ("service-account", "/spec/serviceAccountName"),
     ("service-account", "/spec/automountServiceAccountToken"),

@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use super::{Plan, containers, json, layout, security, sidecar};
+use super::{Plan, containers, json, security, sidecar};
 use crate::{
     agent::{beside, decide, gate::Protect},
     api::names::{self, annotation},
@@ -34,10 +34,11 @@ const TOKEN_S: i64 = 3600;
 
 /// The whole template as JSON.
 pub(super) fn template(plan: &Plan<'_>) -> Value {
-    let annotations = BTreeMap::from([
-        (annotation::LAYOUT.to_string(), layout::VERSION.to_string()),
+    let mut annotations = BTreeMap::from([
+        (annotation::LAYOUT.to_string(), plan.inputs.layout.to_string()),
         (CREDENTIALS_HASH.to_string(), credentials_hash(plan)),
     ]);
+    annotations.extend(plan.inputs.upgrade.map(|mark| (annotation::UPGRADE.to_string(), mark.to_string())));
     let metadata =
         ObjectMeta { labels: Some(super::labels(plan)), annotations: Some(annotations), ..ObjectMeta::default() };
     json(&PodTemplateSpec { metadata: Some(metadata), spec: Some(spec(plan)) })

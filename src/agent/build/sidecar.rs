@@ -69,7 +69,7 @@ fn variables(plan: &Plan<'_>) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
     let mut variables = vec![
         env::var("HOME", layout::HOME),
         env::var("PILOTHOUSE_AGENT", plan.name),
-        env::var("PILOTHOUSE_LAYOUT", layout::VERSION),
+        env::var("PILOTHOUSE_LAYOUT", plan.inputs.layout.to_string()),
         env::var("PILOTHOUSE_SERVER_PORT", plan.inputs.spec.port.to_string()),
         env::var("PILOTHOUSE_WORKSPACE", plan.workspace.as_str()),
         env::var("PILOTHOUSE_AUTH_DIR", layout::AUTH),

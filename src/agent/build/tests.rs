@@ -26,6 +26,8 @@ struct World {
     system_image: &'static str,
     voice: &'static str,
     grace: Option<i64>,
+    layout: u32,
+    upgrade: Option<&'static str>,
 }
 
 impl World {
@@ -40,6 +42,8 @@ impl World {
             system_image: "pilothouse:1",
             voice: "pilothouse.system.svc:9443",
             grace: None,
+            layout: layout::NEWEST,
+            upgrade: None,
         }
     }
 
@@ -61,6 +65,9 @@ impl World {
             spec: &merge(&spec, None),
             config: Some(&config),
             grace: self.grace,
+            layout: self.layout,
+            upgrade: self.upgrade,
+            upgraded: self.upgrade,
             system_image: Some(self.system_image),
             voice_address: Some(self.voice),
             suspended: self.suspended,
@@ -481,4 +488,18 @@ proptest! {
         prop_assert_eq!(hash::canonical(a.files.value()), hash::canonical(b.files.value()));
         prop_assert_eq!(a, b);
     }
+}
+
+#[test]
+fn the_layout_and_a_request_to_upgrade_are_causes_by_name() {
+    use crate::agent::effect::classify;
+    let old = minimal().build().unwrap();
+    let of = |layout, upgrade| World { layout, upgrade, ..minimal() }.build().unwrap();
+    let causes = |new: &Desired| classify(&old.parts, &new.parts).causes.into_iter().collect::<Vec<_>>();
+    let next = of(layout::NEWEST + 1, None);
+    assert_eq!((causes(&next), next.hash == old.hash), (vec!["layout".to_string()], false));
+    let asked = of(layout::NEWEST, Some("t"));
+    assert_eq!((causes(&asked), asked.hash == old.hash), (vec!["upgrade".to_string()], false));
+    assert_eq!(asked.deployment.value()["metadata"]["annotations"]["pilothouse.dev/upgrade"], "t");
+    assert!(old.deployment.value()["metadata"].get("annotations").is_none_or(Value::is_null), "nobody asked");
 }

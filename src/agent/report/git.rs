@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Change, Outcome, Waits, waits};
+use super::{Change, Outcome, Waits, paced, waits};
 use crate::{
     agent::{Pieces, Resolved, Wanted, decide::Action},
     api::{
@@ -165,10 +165,13 @@ pub(super) fn pending(git: &Git, outcome: &Outcome<'_>, before: &AgentStatus) ->
         return set(reasons::RELOAD_FAILED, failed(report));
     }
     if let Some(message) = rollout(git, waits(outcome.action), outcome.tasks.0) {
-        return set(reasons::WAITING_FOR_TASKS, message);
+        return match (paced(outcome.action), waits(outcome.action)) {
+            (Some(reason), Some((.., message))) => set(reason, message.into()),
+            _ => set(reasons::WAITING_FOR_TASKS, message),
+        };
     }
     if let Some((.., message)) = waits(outcome.exchange) {
-        return set(reasons::WAITING_FOR_RELOAD, message.into());
+        return set(paced(outcome.exchange).unwrap_or(reasons::WAITING_FOR_RELOAD), message.into());
     }
     if let Some(why) = git.why().filter(|why| why.contains(DIRTY)) {
         return set(reasons::WORKSPACE_DIRTY, format!("what is new is not in the pod: {why}"));
@@ -265,7 +268,7 @@ pub(super) fn notes(before: &AgentStatus, after: &AgentStatus, outcome: &Outcome
     }
     let find = |status: &AgentStatus, kind: &str| status.conditions.iter().find(|c| c.type_ == kind).cloned();
     if let Some(now) = find(after, kinds::GIT_SYNC_PENDING)
-        && now.reason == reasons::WAITING_FOR_RELOAD
+        && (now.reason == reasons::WAITING_FOR_RELOAD || paced(outcome.exchange) == Some(now.reason.as_str()))
         && !condition::is_true(&before.conditions, kinds::GIT_SYNC_PENDING)
     {
         notes.push(Note::normal(reasons::CONTENT_PENDING, "Exchange", now.message));

@@ -26,6 +26,7 @@ pub(super) fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
         url: String::new(),
         layout: None,
         template_generation: None,
+        fleet: None,
         now: Timestamp::UNIX_EPOCH,
     }
 }

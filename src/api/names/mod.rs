@@ -162,6 +162,9 @@ pub mod annotation {
     pub const PENDING_HELD: &str = "pilothouse.dev/pending-held";
     /// Pod template: version of the pod's layout.
     pub const LAYOUT: &str = "pilothouse.dev/layout";
+    /// Agent: a new value asks for pods of the newest layout and sidecar. Deployment: the newest value that was carried out or
+    /// had nothing to do. Pod template: the one that it was made for.
+    pub const UPGRADE: &str = "pilothouse.dev/upgrade";
     /// Pod: `resourceVersion` of the gathered text; writing it makes the kubelet look at once.
     pub const CONTEXT_VERSION: &str = "pilothouse.dev/context-version";
     /// `ConfigMap` of gathered text: hash of it.

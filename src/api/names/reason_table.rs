@@ -48,7 +48,7 @@ pub mod text {
         NOT_YET_SUPPORTED "NotYetSupported" ALL,
             "The object uses a field that this release does not implement.",
             "Remove the fields that the message names, or install a release that has them.";
-        INVALID_SPEC "InvalidSpec" &["Repository", "Sync", "Agent", "Task"],
+        INVALID_SPEC "InvalidSpec" &["Repository", "Sync", "Agent", "Task", "PilothouseConfig"],
             "The spec contradicts itself or names something impossible.", "Change the field that the message names.";
         VALID "Valid" &["AgentTemplate", "PilothouseConfig"],
             "The object is valid and in use.", "Nothing.";
@@ -237,6 +237,15 @@ pub mod text {
         REVISION_UNKNOWN "RevisionUnknown" &["Agent"],
             "The annotation pilothouse.dev/pinned-to names a revision that is not kept; what runs goes on.",
             "Take one of those that the message names, or take the annotation away.";
+        WAITING_FOR_FLEET "WaitingForFleet" &["Agent"],
+            "A change waits until other agents are through with theirs: spec.fleet of PilothouseConfig cluster sets the pace.",
+            "Wait; for this agent alone: pilothouse rollout agent NAME --now.";
+        FLEET_CLOSED "FleetClosed" &["Agent"],
+            "No change goes out now: spec.fleet of PilothouseConfig cluster has a freeze or windows, or is not valid.",
+            "Wait for the time that the message names, or ask who set the freeze; pilothouse rollout agent NAME --now goes out all the same.";
+        FLEET_STOPPED "FleetStopped" &["Agent"],
+            "Another agent has failed with the same change, so it goes out to nobody else.",
+            "Mend the agent that the message names, or push something newer; pilothouse rollout agent NAME --now goes out all the same.";
         WAIT_ENDED "WaitEnded" &["Agent"],
             "A change that waited was taken back.", "Nothing.";
         ROLLED_BACK "RolledBack" &["Agent"],

@@ -103,7 +103,7 @@ impl Spec for TaskSpec {
 }
 
 impl Spec for PilothouseConfigSpec {
-    const GAPS: &'static [Gap] = &[all("fleet"), all("network"), all("observability"), all("proxy")];
+    const GAPS: &'static [Gap] = &[all("network"), all("observability"), all("proxy")];
 }
 
 /// The fields that are set and not implemented, sorted.

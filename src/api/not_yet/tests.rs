@@ -207,6 +207,7 @@ fn supported(kind: &str) -> Vec<&'static str> {
             "systemImage.imagePullPolicy",
             "agentImage",
             "executorImage",
+            "fleet.*",
             "cleanup",
             "cleanup.ttlSecondsAfterFinished",
             "cleanup.maxRetainedTasks",

@@ -17,11 +17,12 @@ pub(super) use exchange::Told;
 pub(super) use settle::OpenWrite;
 pub(super) use touch::Touch;
 
-use super::{Agents, observe::Seen, voice::Said, write};
+use super::{Agents, fleet::is_undecided, observe::Seen, voice::Said, write};
 use crate::{
     agent::{
         Desired,
         decide::{self, Action},
+        fleet::Steps,
         gate::{self, Work},
         history, report,
         state::{Annotations, Failed},
@@ -51,6 +52,8 @@ pub(super) struct Acted {
     pub back: Option<Failed>,
     /// The revision that is kept in the place of what is wanted.
     pub pinned: Option<report::Pinned>,
+    /// The steps of what failed, where the last good revision is in its place.
+    pub failed_steps: Steps,
     /// The Deployment was applied.
     pub wrote: bool,
     pub notes: Vec<Note>,
@@ -84,7 +87,13 @@ impl Agents {
         self.authority(&who.namespace).await?;
         let work = self.work(&who, said.as_ref());
         self.text(&who, seen, desired, work, acted).await?;
+        if acted.begun {
+            return Ok(());
+        }
         self.exchange(&who, seen, desired, work, acted).await?;
+        if acted.begun {
+            return Ok(());
+        }
         Box::pin(self.deployment(&who, seen, desired, work, acted)).await?;
         if acted.begun {
             return Ok(());
@@ -142,6 +151,15 @@ impl Acted {
     pub(super) fn hold(&mut self, left: Duration) {
         self.begun = true;
         self.after(left);
+    }
+
+    /// Whether the fleet has not answered yet: it wakes the agent when it does.
+    fn undecided(&mut self, action: &Action) -> bool {
+        let undecided = is_undecided(action);
+        if undecided {
+            self.hold(Duration::from_secs(1));
+        }
+        undecided
     }
 
     /// Nothing was done; what was decided is not reported, and decided anew.

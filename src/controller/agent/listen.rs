@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{Agents, index::Of, voice::Whose};
+use super::{Agents, fleet::follow, index::Of, voice::Whose};
 use crate::{
+    agent::fleet::Pace,
     api::names::{self, label},
     controller::runtime::{Cache, Kind, Triggers},
 };
@@ -21,6 +22,8 @@ pub(super) fn attach(agents: &Arc<Agents>) {
     referred(agents, &caches.templates, Of::Template);
     referred(agents, &caches.config_maps, Of::ConfigMap);
     referred(agents, &caches.secrets, Of::Secret);
+    // Before all are woken for it.
+    fleet(agents);
     everybody(agents);
     authority(agents);
     tasks(agents);
@@ -56,6 +59,23 @@ fn everybody(agents: &Arc<Agents>) {
             wake_all(&agents);
         }
     });
+}
+
+/// The pace is known before anybody asks, and who there is before anybody goes.
+fn fleet(agents: &Arc<Agents>) {
+    let weak = Arc::downgrade(agents);
+    agents.context.caches.configs.on_spec_change(move |change| {
+        let Some(agents) = weak.upgrade() else { return };
+        let spec = (!change.deleted).then_some(&change.object.spec);
+        agents.fleet.set(Pace::of(spec.and_then(|spec| spec.fleet.as_ref())));
+    });
+    let weak = Arc::downgrade(agents);
+    agents.context.caches.agents.on_change(move |change| {
+        if let Some(agents) = weak.upgrade() {
+            agents.fleet.exists(change);
+        }
+    });
+    tokio::spawn(follow(Arc::downgrade(agents), agents.fleet.changed()));
 }
 
 /// A changed authority is healed by whichever agent of the namespace comes first; one that is not as it should be may

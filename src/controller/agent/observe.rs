@@ -14,7 +14,7 @@ use super::{
     sources, write,
 };
 use crate::{
-    agent::{self, Desired, Inputs, Invalid, Pieces, References, Wanted, build::layout::SIDECAR, state},
+    agent::{self, Desired, Inputs, Invalid, Pieces, References, Wanted, state, upgrade},
     api::{
         Agent, AgentSpec, PilothouseConfig,
         names::{self, annotation, condition, reasons},
@@ -40,6 +40,7 @@ pub(super) struct Seen {
     unread: BTreeSet<String>,
     pub git: sources::Read,
     system_image: Option<String>,
+    layout: u32,
     voice_address: Option<String>,
     suspended: bool,
 }
@@ -80,6 +81,7 @@ impl Agents {
             wanted,
             git,
             system_image: self.context.settings.system_image.clone(),
+            layout: self.context.settings.layout,
             voice_address: self.context.settings.voice_address.clone(),
             suspended: agent::wants_suspension(agent),
         })
@@ -234,16 +236,30 @@ fn may_run(pod: &Pod) -> bool {
 
 impl Seen {
     /// Builds the objects. A newer image of the controller alone replaces no pod, nor does another time that pods have
-    /// to end: the applied ones are kept until another cause comes.
+    /// to end, or a newer layout: the applied ones are kept until another cause comes, or somebody asks.
     pub(super) fn build(&self, agent: &Agent) -> Result<Desired, Invalid> {
-        if let Some(deployment) = self.deployment.as_deref() {
-            let image = sidecar_image(deployment).or_else(|| self.system_image.clone());
-            let desired = agent::build(&self.inputs(agent, image.as_deref(), grace(deployment)))?;
+        let running = self.deployment.as_deref().map(upgrade::running).unwrap_or_default();
+        let asked = agent.annotations().get(annotation::UPGRADE).map(String::as_str);
+        let due = self.deployment.is_some() && running.is_due(asked, self.layout, self.own_image());
+        let (made_for, handled) = (running.made_for.as_deref(), asked.or(running.handled.as_deref()));
+        let newest = Inputs {
+            upgrade: if due { asked } else { made_for },
+            upgraded: if self.deployment.is_some() { handled } else { None },
+            ..self.inputs(agent)
+        };
+        if let (Some(deployment), false, true) = (self.deployment.as_deref(), due, running.is_kept(self.layout)) {
+            let kept = Inputs {
+                system_image: running.image.as_deref().or(newest.system_image),
+                layout: running.layout.unwrap_or(self.layout),
+                grace: running.grace,
+                ..newest.clone()
+            };
+            let desired = agent::build(&kept)?;
             if applied_hash(deployment).as_ref() == Some(&desired.hash) {
                 return Ok(desired);
             }
         }
-        agent::build(&self.inputs(agent, self.system_image.as_deref(), None))
+        agent::build(&newest)
     }
 
     /// The Git inputs, for the report.
@@ -277,13 +293,22 @@ impl Seen {
         self.deployment.as_deref().is_some_and(has_no_pods)
     }
 
-    fn inputs<'a>(&'a self, agent: &'a Agent, system_image: Option<&'a str>, grace: Option<i64>) -> Inputs<'a> {
+    /// The controller's own image, where sidecars have it.
+    fn own_image(&self) -> Option<&str> {
+        let named = self.config.as_deref().and_then(|c| c.spec.system_image.as_ref()?.image.as_deref());
+        self.system_image.as_deref().filter(|_| named.is_none_or(str::is_empty))
+    }
+
+    fn inputs<'a>(&'a self, agent: &'a Agent) -> Inputs<'a> {
         Inputs {
             agent,
             spec: &self.spec,
             config: self.config.as_deref().map(|c| &c.spec),
-            system_image,
-            grace,
+            system_image: self.system_image.as_deref(),
+            layout: self.layout,
+            upgrade: None,
+            upgraded: None,
+            grace: None,
             voice_address: self.voice_address.as_deref(),
             suspended: self.suspended,
             pieces: &self.git.pieces,
@@ -359,15 +384,6 @@ pub(super) fn layout(deployment: &Deployment) -> Option<i32> {
 pub(super) fn image(deployment: &Deployment) -> Option<String> {
     let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
     pod.containers.iter().find(|c| c.name == agent::build::layout::SERVER)?.image.clone()
-}
-
-fn sidecar_image(deployment: &Deployment) -> Option<String> {
-    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
-    pod.init_containers.iter().flatten().find(|c| c.name == SIDECAR)?.image.clone()
-}
-
-fn grace(deployment: &Deployment) -> Option<i64> {
-    deployment.spec.as_ref()?.template.spec.as_ref()?.termination_grace_period_seconds
 }
 
 /// Address inside the cluster.

@@ -50,6 +50,7 @@ fn help_of_every_command_has_examples() {
         "reconcile",
         "rollout",
         "rollback",
+        "upgrade",
         "uninstall",
         "version",
         "completion",

@@ -168,7 +168,11 @@ impl Release {
                 vec!["--watch-namespaces".into(), self.agents.join(",")]
             })
             .args(["--sync-cluster-role", &format!("{}:{}:sync", self.name, self.namespace)])
-            .args(["--system-image", "localhost/pilothouse:test"])
+            .args(if arguments.contains(&"--system-image") {
+                &[][..]
+            } else {
+                &["--system-image", "localhost/pilothouse:test"]
+            })
             .args(if arguments.contains(&"--voice-address") { &[][..] } else { &["--voice-address", "localhost:9443"] })
             // The tests' Git servers are on this machine.
             .args(["--allow-git-address", "127.0.0.0/8,::1"])

@@ -42,6 +42,9 @@ fn desired(context: &str, skills: &str, more: bool) -> Desired {
         config: Some(&config),
         system_image: Some("p"),
         grace: None,
+        layout: crate::agent::build::layout::NEWEST,
+        upgrade: None,
+        upgraded: None,
         voice_address: None,
         suspended: false,
         pieces: &pieces,
@@ -101,7 +104,7 @@ fn new_commits_wait_for_work_and_keep_their_clock() {
     assert!(matches!(&open, Action::Apply { hold: false, forced: None, .. }), "{open:?}");
     assert_eq!(causes(&open), ["contexts/docs"]);
     let wait = decide(&new, &map, Activity::Busy, 10);
-    let Action::Wait { pending, write: true, until: Some(until), message } = &wait else { panic!("{wait:?}") };
+    let Action::Wait { pending, write: true, until: Some(until), message, .. } = &wait else { panic!("{wait:?}") };
     assert_eq!((pending.since, *until), (at(10), at(10 + HOUR)));
     assert!(message.starts_with("what is new in contexts/docs waits for busy sessions to end"), "{message}");
     map.extend(state::pending_annotations(pending));

@@ -84,7 +84,7 @@ fn wait(causes: &[&str]) -> Action {
         since: Timestamp::UNIX_EPOCH,
         causes: causes.iter().map(ToString::to_string).collect(),
     };
-    Action::Wait { pending, write: false, until: None, message: "the gate waits".into() }
+    Action::Wait { pending, write: false, until: None, message: "the gate waits".into(), paced: None }
 }
 
 fn shown(status: &AgentStatus, kind: &str) -> Option<(String, String)> {

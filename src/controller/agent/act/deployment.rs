@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ use crate::{
     agent::{
         Desired, beside,
         decide::{self, Action, Situation},
+        effect::classify,
+        fleet::{Of, Steps, steps},
         gate::{self, Policy, Work},
         report,
         rollback::{self, Look},
@@ -22,7 +25,9 @@ use crate::{
     },
     api::names::{self, annotation, reasons},
     controller::agent::{
-        Agents, leaving,
+        Agents,
+        fleet::Decided,
+        leaving,
         observe::{self, Seen},
         voice, write,
     },
@@ -62,6 +67,20 @@ impl Turn<'_> {
         memory.extend(state::seen_annotation(self.asked.as_deref()));
         memory
     }
+
+    /// The decision, for the fleet. Nobody waits for its turn to get a first pod or none, or to go back.
+    fn decided<'a>(&'a self, marks: Option<&'a Annotations>, now: Timestamp) -> Decided<'a> {
+        let pods = self.live.as_ref().and_then(|live| live.pointer("/spec/replicas")).and_then(Value::as_i64);
+        let exempt = self.live.is_none() || pods == Some(0) || self.desired.suspended || self.back.is_some();
+        Decided { of: Of::Server, desired: &self.desired, hash: &self.desired.hash, marks, exempt, now }
+    }
+
+    /// What failed consists of, where the last good revision is in its place.
+    fn failed_steps(&self, wanted: &Desired) -> Steps {
+        let (Some(live), Some(_)) = (&self.live, &self.back) else { return Steps::new() };
+        let causes = classify(&State::of_deployment(&decide::annotations(live)).parts, &wanted.parts).causes;
+        steps::steps(Of::Server, wanted, &self.who.namespace, &causes)
+    }
 }
 
 impl Agents {
@@ -81,6 +100,10 @@ impl Agents {
         let live = turn.live.as_ref();
         acted.back.clone_from(&turn.back);
         let mut action = self.decide(&turn, live, work);
+        if acted.undecided(&action) {
+            return Ok(());
+        }
+        acted.failed_steps = turn.failed_steps(desired);
         if matches!(action, Action::Apply { .. }) {
             // Before prompts are held: a hold is short.
             self.files(who.agent, &turn.desired).await?;
@@ -175,7 +198,8 @@ impl Agents {
             asked: turn.asked.as_deref(),
             now: self.gate_now(turn.who, "Deployment", waiting),
         };
-        decide::server(&turn.desired, live, &at)
+        let marks = live.map(decide::annotations);
+        self.paced(turn.who, &turn.decided(marks.as_ref(), at.now), decide::server(&turn.desired, live, &at))
     }
 
     /// Holds prompts and decides again from what the doors confirm and from the Tasks that run by now. Also returned is
@@ -215,6 +239,8 @@ impl Agents {
                 annotations.extend(self.remembered(who.agent, &desired.pieces));
                 annotations.insert(state::TEMPLATE_GENERATION.into(), template_generation(live, causes.is_empty()));
                 annotations.extend(turn.memory());
+                let marks = live.map(decide::annotations);
+                annotations.extend(self.change_mark(who, &turn.decided(marks.as_ref(), self.context.now()), causes));
                 write::body(&desired.deployment, annotations, version)
             }
         };

@@ -17,6 +17,8 @@ use crate::{
         Desired,
         build::Exchange,
         decide::{self, Action, Situation},
+        effect::classify,
+        fleet::Of,
         gate::Work,
         report,
         state::{self, Annotations},
@@ -28,6 +30,7 @@ use crate::{
     },
     controller::agent::{
         Agents,
+        fleet::Decided,
         observe::{self, ConfigMapMeta, Seen, ours},
         write,
     },
@@ -56,7 +59,8 @@ impl Agents {
         work: Work,
         acted: &mut Acted,
     ) -> Result<(), Failure> {
-        let Some(wanted) = &desired.exchange else { return Ok(()) };
+        let nothing = || self.fleet.done(&(who.namespace.clone(), who.name.clone()), &[Of::Content]);
+        let Some(wanted) = &desired.exchange else { return Ok(nothing()) };
         let live = self.exchange_map(who);
         let map = live.as_ref().map(|l| l.annotations());
         let there = decide::Live {
@@ -71,12 +75,16 @@ impl Agents {
             asked: who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str),
             now: self.gate_now(who, "content", decide::waiting(map)),
         };
-        let Some(action) = decide::exchange(desired, there, &at) else { return Ok(()) };
+        let Some(action) = decide::exchange(desired, there, &at) else { return Ok(nothing()) };
+        let action = self.paced(who, &decided(desired, map, there.suspended, at.now), action);
+        if acted.undecided(&action) {
+            return Ok(());
+        }
         match &action {
             Action::Keep => self.seal_again(who.agent, &wanted.object, map.unwrap_or(&Annotations::new())).await?,
             Action::Wait { write: false, .. } => {}
             Action::Apply { .. } => {
-                if !self.write_exchange(who, wanted, acted).await? {
+                if !self.write_exchange(who, desired, wanted, acted).await? {
                     return Ok(());
                 }
             }
@@ -106,7 +114,7 @@ impl Agents {
         if rolled || state.applied.as_ref() == Some(&wanted.hash) {
             return Ok(true);
         }
-        let written = self.write_exchange(who, wanted, acted).await?;
+        let written = self.write_exchange(who, desired, wanted, acted).await?;
         if written {
             acted.exchange = Some(Action::Keep);
         }
@@ -118,7 +126,13 @@ impl Agents {
     }
 
     /// `false` where somebody wrote in between, or the cache is behind.
-    async fn write_exchange(&self, who: &Who<'_>, wanted: &Exchange, acted: &mut Acted) -> Result<bool, Failure> {
+    async fn write_exchange(
+        &self,
+        who: &Who<'_>,
+        desired: &Desired,
+        wanted: &Exchange,
+        acted: &mut Acted,
+    ) -> Result<bool, Failure> {
         let live = self.exchange_map(who);
         let map = live.as_ref().map(|l| l.annotations());
         let mut annotations = state::parts_annotation(&wanted.parts);
@@ -128,6 +142,10 @@ impl Agents {
         let asked = who.agent.annotations().get(annotation::ROLLOUT);
         annotations.extend(state::seen_annotation(asked.map(String::as_str)));
         annotations.insert(state::SINCE.into(), seconds(decide::since(wanted, map, self.context.now())).to_string());
+        let before = map.map(|map| state::State::of_content(map).parts);
+        let causes = before.map(|before| classify(&before, &wanted.parts).causes).unwrap_or_default();
+        let suspended = self.own_deployment(who.agent).as_deref().is_none_or(observe::has_no_pods);
+        annotations.extend(self.change_mark(who, &decided(desired, map, suspended, self.context.now()), &causes));
         let version = live.as_ref().and_then(|l| l.resource_version());
         self.write_map(who, &wanted.object, annotations, version.as_deref(), acted).await
     }
@@ -201,6 +219,12 @@ impl Agents {
         }
         Ok(())
     }
+}
+
+/// The decision about the ConfigMap, for the fleet.
+fn decided<'a>(desired: &'a Desired, marks: Option<&'a Annotations>, suspended: bool, now: Timestamp) -> Decided<'a> {
+    let hash = desired.exchange.as_ref().map(|exchange| exchange.hash.as_str()).unwrap_or_default();
+    Decided { of: Of::Content, desired, hash, marks, exempt: suspended || marks.is_none(), now }
 }
 
 /// Annotations show whole seconds.

@@ -11,12 +11,14 @@ use crate::{
     agent::{
         Desired,
         decide::{self, Action, Situation},
+        fleet::Of,
         gate::Work,
         state::{self, Annotations},
     },
     api::names::{self, annotation},
     controller::agent::{
         Agents,
+        fleet::Decided,
         observe::{self, Seen},
         voice::Said,
         write,
@@ -46,13 +48,25 @@ impl Agents {
             asked: asked.map(String::as_str),
             now: self.gate_now(who, "text", decide::waiting(annotations.as_ref())),
         };
-        let action = decide::text(desired, annotations.as_ref(), suspended, &at);
+        let decided = Decided {
+            of: Of::Text,
+            desired,
+            hash: &desired.text_hash,
+            marks: annotations.as_ref(),
+            exempt: suspended || annotations.is_none(),
+            now: at.now,
+        };
+        let action = self.paced(who, &decided, decide::text(desired, annotations.as_ref(), suspended, &at));
+        if acted.undecided(&action) {
+            return Ok(());
+        }
         match &action {
             Action::Keep | Action::Wait { write: false, .. } => {}
-            Action::Apply { .. } => {
+            Action::Apply { causes, .. } => {
                 let version = live.as_ref().and_then(|l| l.resource_version());
                 let mut marks = state::parts_annotation(&desired.texts);
                 marks.extend(state::seen_annotation(at.asked));
+                marks.extend(self.change_mark(who, &decided, causes));
                 if !self.write_map(who, &desired.context, marks, version.as_deref(), acted).await? {
                     return Ok(());
                 }
