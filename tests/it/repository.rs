@@ -45,7 +45,7 @@ impl World {
 
     /// What happens now happens in this namespace.
     fn go_to(&mut self, namespace: &str) {
-        self.namespace = namespace.to_owned();
+        namespace.clone_into(&mut self.namespace);
     }
 
     fn api(&self) -> Api<Repository> {

@@ -46,7 +46,10 @@ async fn uninstall_releases_what_it_names_and_nothing_in_a_dry_run() {
         assert_eq!(out.status.code(), Some(0), "{more:?}: {}", text(&out.stderr));
         text(&out.stdout)
     };
-    let lines = |verb: &str, names: &[String]| names.iter().map(|n| format!("{verb} Sync {n}\n")).collect::<String>();
+    let lines = |verb: &str, names: &[String]| {
+        let lines: Vec<_> = names.iter().map(|n| format!("{verb} Sync {n}")).collect();
+        lines.join("\n") + "\n"
+    };
 
     assert_eq!(run(&["-A", "--dry-run"]), lines("would release", &both));
     assert_eq!(run(&["-n", &two, "--dry-run"]), lines("would release", &both[1..]));

@@ -9,6 +9,7 @@ use pilothouse::api::{Agent, Repository, Sync};
 use serde_json::json;
 
 use crate::common::{
+    audit::Request,
     cluster::{Cluster, Shape},
     controller::Release,
     git_server::GitServer,
@@ -52,7 +53,7 @@ async fn cluster_wide_rights_reach_namespaces_that_come_later() {
     // One watch of a kind for all namespaces, not one of each.
     let lists = cluster.audit().requests(&release.user());
     let of: Vec<&str> =
-        lists.iter().filter(|r| r.verb == "list" && r.resource() == "agents").map(|r| r.namespace()).collect();
+        lists.iter().filter(|r| r.verb == "list" && r.resource() == "agents").map(Request::namespace).collect();
     assert!(!of.is_empty() && of.iter().all(|namespace| namespace.is_empty()), "{of:?}");
     assert!(controller.stop(), "{}", controller.log());
 }

@@ -5,8 +5,8 @@ use pilothouse::api::Agent;
 use super::*;
 use crate::common::git_server::{Repository as Bare, SshServer};
 
-fn bearer(token: &str) -> Option<String> {
-    Some(format!("Bearer {token}"))
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
 }
 
 fn utf8(bytes: &[u8]) -> String {
@@ -44,7 +44,7 @@ async fn each_transport_and_each_reference() {
     let tip = plain.commit("main", &[("a", "3")]);
     plain.tag("v1", &first);
     plain.set_ref("refs/pull/7/head", &second);
-    world.server.behave(|b| b.authorization = bearer("t0ken"));
+    world.server.behave(|b| b.authorization = Some(bearer("t0ken")));
     let token = [("bearerToken", "t0ken")];
     let file = format!("file://{}", bare.path().display());
     let http = world.server.url("r.git");
@@ -114,7 +114,7 @@ async fn a_look_is_shared_by_who_has_the_credential_and_by_nobody_else() {
     let mut world = World::among(&namespaces, &[]).await;
     let repository = world.server.repository("r.git");
     let first = repository.commit("main", &[("d/a", "1")]);
-    world.server.behave(|b| b.authorization = bearer("t0ken"));
+    world.server.behave(|b| b.authorization = Some(bearer("t0ken")));
     let url = world.server.url("r.git");
     let spec = |secret: &str| json!({"url": url, "interval": "2s", "secretRef": {"name": secret}});
     for namespace in &namespaces {
