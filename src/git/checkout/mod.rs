@@ -54,7 +54,10 @@ pub(super) fn make(
     dot_git("index".into(), index::write(kind, &mut tree.entries)?)?;
     dot_git("config".into(), config(url, whole, kind).into_bytes())?;
     if !objects.shallow.is_empty() {
-        dot_git("shallow".into(), objects.shallow.iter().map(|id| format!("{id}\n")).collect::<String>().into_bytes())?;
+        dot_git(
+            "shallow".into(),
+            objects.shallow.iter().fold(String::new(), |text, id| text + &id.to_string() + "\n").into_bytes(),
+        )?;
     }
     let line = |text: String| format!("{text}\n").into_bytes();
     if let Some(branch) = &whole.branch {
@@ -107,7 +110,8 @@ fn config(url: &RemoteUrl, whole: &Whole, kind: gix::hash::Kind) -> String {
         quoted(&url.to_string())
     );
     if let Some(branch) = branch {
-        text += &format!("[branch \"{branch}\"]\n\tremote = origin\n\tmerge = \"refs/heads/{branch}\"\n");
+        let section = format!("[branch \"{branch}\"]\n\tremote = origin\n\tmerge = \"refs/heads/{branch}\"\n");
+        text.push_str(&section);
     }
     text + &access
 }

@@ -83,9 +83,9 @@ fn index(places: &[Place], pack: &ObjectId) -> Result<Vec<u8>, GitError> {
         let until = places.partition_point(|place| place.id.as_slice()[0] <= first);
         bytes.extend(u32::try_from(until).unwrap_or(u32::MAX).to_be_bytes());
     }
-    places.iter().for_each(|place| bytes.extend(place.id.as_slice()));
-    places.iter().for_each(|place| bytes.extend(place.crc.to_be_bytes()));
-    places.iter().for_each(|place| bytes.extend(place.offset.to_be_bytes()));
+    bytes.extend(places.iter().flat_map(|place| place.id.as_slice()));
+    bytes.extend(places.iter().flat_map(|place| place.crc.to_be_bytes()));
+    bytes.extend(places.iter().flat_map(|place| place.offset.to_be_bytes()));
     bytes.extend(pack.as_slice());
     let end = hash(pack.kind(), &bytes)?;
     bytes.extend(end.as_slice());

@@ -421,7 +421,7 @@ impl Area {
         let target = &staged.piece.target;
         if self.home(&staged.piece)?.is_root() {
             let root = Folder::open(&self.root)?;
-            let outcome = self.forward(&root, staged, old, &trees, &indexes)?;
+            let outcome = Self::forward(&root, staged, old, &trees, &indexes)?;
             super::text_link::exclude(&self.root, super::CONTROL)?;
             if root.kind(super::text_link::FOLDER)?.is_some() {
                 super::text_link::exclude(&self.root, super::text_link::FOLDER)?;
@@ -434,11 +434,10 @@ impl Area {
             trees.rename(&staged.slot, &parent, &name)?;
             return Ok(Outcome::Done);
         }
-        self.forward(&parent.enter(&name)?, staged, old, &trees, &indexes)
+        Self::forward(&parent.enter(&name)?, staged, old, &trees, &indexes)
     }
 
     fn forward(
-        &self,
         target: &Folder,
         staged: &Staged,
         old: Option<&Placing>,

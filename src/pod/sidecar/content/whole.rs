@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     io::{self, Read},
+    path::Path,
 };
 
 use rustix::fs::FileType;
@@ -141,7 +142,7 @@ fn content_at(folder: &Folder, name: &str, known: (Option<&str>, Option<Mark>)) 
 pub(super) fn edits(root: &Folder, index: &Index) -> io::Result<Edits> {
     let (mut edits, mut reader) = (Edits::default(), Reader::new(root));
     for path in index.contents() {
-        let now = if is_pointer(path) { pointer(root, path)? } else { reader.content(path, index)? };
+        let now = if is_pointer(path) { pointer(root, path) } else { reader.content(path, index)? };
         if now.as_deref() != index.content(path).0 {
             edits.add(path);
         }
@@ -150,20 +151,20 @@ pub(super) fn edits(root: &Folder, index: &Index) -> io::Result<Edits> {
 }
 
 /// Content of HEAD or of a branch, also where Git has packed it.
-fn pointer(root: &Folder, path: &str) -> io::Result<Option<String>> {
+fn pointer(root: &Folder, path: &str) -> Option<String> {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let loose = match root.descend(parent, None) {
         Ok(folder) => folder.read(name, MAX_REFS).unwrap_or_default(),
         Err(_) => None,
     };
     if let Some(bytes) = loose {
-        return Ok(Some(content_of(&bytes)));
+        return Some(content_of(&bytes));
     }
     let packed = root.enter(".git").and_then(|git| git.read("packed-refs", MAX_REFS)).ok().flatten();
     let packed = String::from_utf8_lossy(&packed.unwrap_or_default()).into_owned();
     let full = path.strip_prefix(".git/").unwrap_or(path);
     let id = packed.lines().find_map(|line| line.strip_suffix(full)?.strip_suffix(' '));
-    Ok(id.map(|id| content_of(format!("{id}\n").as_bytes())))
+    id.map(|id| content_of(format!("{id}\n").as_bytes()))
 }
 
 /// Puts the tree in `slot` at `target`, which is there already: fills it for the first time, or brings it forward from `old`.
@@ -230,7 +231,7 @@ fn forward(target: &Folder, slot: &Folder, new: &Index, old: &Index) -> io::Resu
         }
     }
     for path in old.contents().chain(new.contents()).filter(|path| is_pointer(path)).collect::<BTreeSet<_>>() {
-        let now = pointer(target, path)?;
+        let now = pointer(target, path);
         if ![old, new].iter().any(|index| index.content(path).0 == now.as_deref()) {
             in_the_way.add(path);
         }
@@ -313,7 +314,7 @@ fn remove(target: &Folder, path: &str) -> io::Result<()> {
 fn objects(slot: &Folder, git: &Folder) -> io::Result<()> {
     let (from, to) = (slot.descend(".git/objects/pack", None)?, git.descend("objects/pack", Some(&mut 0))?);
     let mut names = from.names()?;
-    names.sort_by_key(|name| name.ends_with(".idx"));
+    names.sort_by_key(|name| Path::new(name).extension().is_some_and(|extension| extension == "idx"));
     for name in names {
         if to.kind(&name)?.is_none() {
             from.rename(&name, &to, &name)?;
