@@ -10,7 +10,7 @@ use super::{
 };
 
 /// An image that is nowhere.
-const MISSING: &str = "localhost/executor:missing";
+const MISSING: &str = "localhost/opencode:missing";
 
 /// `pilothouse rollout agent coder`; what it prints.
 fn rollout(place: &Place, flags: &[&str]) -> String {
@@ -100,15 +100,16 @@ async fn orders(place: &Place, spec: &mut Value, pod: &Value) -> Value {
 
 /// A revision that cannot start; the pod of the last good one serves all the while.
 async fn failure(place: &Place, spec: &mut Value, pod: &Value) {
-    spec["executorImage"] = json!(MISSING);
-    spec["rollout"]["progressDeadline"] = json!("15s");
+    // The image of the first container to start: that of a later one is asked for when the others are ready.
+    spec["agentImage"] = json!(MISSING);
+    spec["rollout"]["progressDeadline"] = json!("30s");
     place.push(spec, &[]);
     let back = |agent: &Value| {
         condition(agent, "RolloutFailed")[..2] == ["True", "RolledBack"] && agent["status"]["ready"] == true
     };
     let agent = place.until("the last good revision is back", "agent/coder", back).await;
     let said = condition(&agent, "RolloutFailed")[2];
-    assert!(said.contains(&format!("the image {MISSING} of container opencode-server cannot be pulled")), "{said}");
+    assert!(said.contains(&format!("the image {MISSING} of container opencode-init cannot be pulled")), "{said}");
     let only = |pods: &Value| {
         let pods = pods["items"].as_array().cloned().unwrap_or_default();
         let agents: Vec<_> = pods.iter().filter(|p| p["metadata"]["labels"]["pilothouse.dev/task"].is_null()).collect();
@@ -119,6 +120,7 @@ async fn failure(place: &Place, spec: &mut Value, pod: &Value) {
     let answer = place.ask("Still there? [[words=2]]").await;
     assert_eq!(answer.await.unwrap().trim(), "word0 word1");
     // What comes next is tried.
+    spec.as_object_mut().unwrap().remove("agentImage");
     spec["executorImage"] = json!(NEXT_EXECUTOR);
     spec["rollout"]["progressDeadline"] = json!("2m");
     place.push(spec, &[]);
