@@ -15,6 +15,7 @@
 //! * [`fleet`]: whether it may do so among all agents.
 //! * [`drain`]: whether new Tasks wait for a rollout.
 //! * [`upgrade`]: whether a newer release of Pilothouse makes new pods.
+//! * [`verify`]: a Task that a new revision must pass.
 //! * [`state`]: what the annotations of the generated objects remember.
 
 pub mod beside;
@@ -44,6 +45,7 @@ pub mod state;
 pub mod suspend;
 pub mod trouble;
 pub mod upgrade;
+pub mod verify;
 
 pub use build::{Desired, build};
 pub use inputs::{ConfigMapData, Inputs, SecretKeys};

@@ -13,10 +13,11 @@ use super::{
     gate::{Pending, misunderstood},
     history::Entry,
     state::{Failed, TEMPLATE_GENERATION},
+    verify,
 };
 use crate::{
     api::{
-        Agent, AgentState, AgentStatus, RolloutStatus,
+        Agent, AgentState, AgentStatus, RolloutStatus, Verifying,
         agent::FleetStatus,
         names::{self, annotation, condition as kinds, reasons},
         voice::Activity,
@@ -117,6 +118,10 @@ pub struct Outcome<'a> {
     pub image: Option<String>,
     /// Whether no pod is wanted and none is there.
     pub suspended: bool,
+    /// The Task that the newest revision has to pass, while that is not known.
+    pub verifying: Option<Verifying>,
+    /// Why it did not pass, if it did not.
+    pub unverified: Option<String>,
     /// Side by side: names of the pods that end their work, sorted.
     pub finishing: Vec<String>,
     /// Running and waiting Tasks.
@@ -224,6 +229,7 @@ fn rollout(applied: String, waits: Waits<'_>, outcome: &Outcome<'_>, before: Opt
         applied: Some(applied),
         pending: waits.map(|(pending, ..)| pending.hash.clone()),
         finishing: outcome.finishing.clone(),
+        verifying: outcome.verifying.clone(),
         since: waits.map(|(pending, ..)| Time(pending.since)),
         until: waits.and_then(|(_, until, _)| until.map(Time)),
         causes: waits.map(|(pending, ..)| pending.causes.iter().cloned().collect()).unwrap_or_default(),
@@ -305,7 +311,13 @@ pub fn failed(outcome: &Outcome<'_>) -> Option<(&'static str, String)> {
                  tried again when it changes, or with: pilothouse rollout agent NAME --now"
             )
         };
-        return Some((reasons::ROLLED_BACK, message));
+        let unverified = verify::is_reason(&failed.why);
+        return Some((if unverified { reasons::VERIFICATION_FAILED } else { reasons::ROLLED_BACK }, message));
+    }
+    if let Some(why) = &outcome.unverified {
+        let hash = outcome.applied.as_deref().unwrap_or_default();
+        let message = format!("revision {hash} takes no work: {why}. What is verified next is what is pushed next");
+        return Some((reasons::VERIFICATION_FAILED, message));
     }
     let text = "the pods of the newest revision do not get ready";
     let message = || match &outcome.trouble {
@@ -359,9 +371,10 @@ fn ready_conditions(outcome: &Outcome<'_>, ready: bool) -> Vec<Change> {
             set(Condition::yes(kinds::STALLED, reason, message)),
         ];
     }
-    let with_trouble = |text: &str| match &outcome.trouble {
-        Some(trouble) => format!("{text}: {trouble}"),
-        None => text.into(),
+    let with_trouble = |text: &str| match (&outcome.trouble, &outcome.verifying) {
+        (Some(trouble), _) => format!("{text}: {trouble}"),
+        (None, Some(verifying)) => format!("{text}: Task {} verifies it", verifying.task),
+        (None, None) => text.into(),
     };
     match outcome.server {
         _ if outcome.suspended => settled(Condition::yes(kinds::READY, reasons::SUSPENDED, "suspended, as asked")),

@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Desired,
+    Desired, beside,
     decide::annotations,
     effect::Parts,
     gate::{self, Ask},
     history,
     state::{self, Annotations, Failed, State},
+    verify,
 };
-use crate::object::Object;
+use crate::{api::AgentSpec, object::Object};
 
 /// A larger pod template is not kept: annotations of an object have 256 KiB together.
 const LARGEST: usize = 96 << 10;
@@ -57,6 +58,13 @@ pub struct Look<'a> {
     pub asked: Option<&'a str>,
     /// Why the applied revision did not get ready in its time, if it did not; may be empty.
     pub failed: Option<&'a str>,
+}
+
+/// Whether a merged spec asks to go back: by `autoRollback`; and where revisions run side by side, one that is not
+/// verified goes.
+pub fn is_wanted(spec: &AgentSpec) -> bool {
+    let asked = spec.rollout.as_ref().is_some_and(|r| r.auto_rollback == Some(true));
+    asked || (beside::is_wanted(spec) && verify::wanted(spec).is_some())
 }
 
 /// What the Deployment is to be instead of `desired`, and what failed; `None` where it is to be `desired`.

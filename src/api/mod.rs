@@ -34,7 +34,7 @@ pub use crd::{Crd, CrdError, crds};
 pub use duration::GoDuration;
 pub use pod::{AgentPodSpec, Credential, ExtraPort, Persistence, Quota, Standby, SystemImage};
 pub use repository::{Forge, GitReference, Repository, RepositorySpec, RepositoryStatus, Webhook};
-pub use rollout::{Live, OnTimeout, Protect, Rollout, RolloutStatus, Strategy};
+pub use rollout::{Live, OnTimeout, Protect, Rollout, RolloutStatus, Strategy, Verifying};
 pub use sync::{DeletionPolicy, HistoryEntry, Inventory, InventoryEntry, Sync, SyncSpec, SyncStatus};
 pub use task::{SessionSummary, Task, TaskPhase, TaskSession, TaskSpec, TaskStatus, TokenUsage};
 pub use template::{AgentTemplate, AgentTemplateSpec, AgentTemplateStatus};

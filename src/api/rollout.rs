@@ -29,7 +29,7 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Strategy")]
     pub strategy: Option<Strategy>,
-    /// A Task that a new revision must pass before it takes work.
+    /// A Task that a new revision must pass before it takes work. One that fails it takes none: the old one serves on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<RolloutVerify>,
     /// How long the pods of a new revision may take to get ready; 10m unless given. Whole seconds count, one at least.
@@ -137,6 +137,9 @@ pub struct RolloutStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub finishing: Vec<String>,
+    /// The Task that the newest revision has to pass, while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifying: Option<Verifying>,
     /// Since when it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
@@ -147,6 +150,16 @@ pub struct RolloutStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<String>,
+}
+
+/// A revision that is verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verifying {
+    /// Name of the Task.
+    pub task: String,
+    /// Address of the pod that it is for.
+    pub url: String,
 }
 
 fn one_hour() -> GoDuration {

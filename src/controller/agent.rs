@@ -288,6 +288,8 @@ impl Agents {
             applied: deployment.as_deref().and_then(observe::applied_hash),
             image: deployment.as_deref().and_then(observe::image),
             suspended: deployment.as_deref().is_some_and(observe::has_no_pods),
+            verifying: self.verifying(agent, deployment.as_deref()),
+            unverified: deployment.as_deref().and_then(act::unverified),
             finishing: self.finishing(agent, deployment.as_deref()),
             tasks: self.open_tasks(&namespace, &name),
             activity: acted.activity.as_ref(),

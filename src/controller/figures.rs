@@ -107,6 +107,12 @@ impl Figures {
         gauges(encoder, "rollouts_waiting", "Agents with a rollout that waits", counts)?;
         let ages = waiting.iter().map(|(a, since)| (of(a), now.duration_since(*since).as_secs().max(0)));
         gauges(encoder, "rollout_wait_seconds", "For how long the rollout of the agent has waited", ages)?;
+        let old = agents.iter().filter_map(|a| {
+            let pods = a.status.as_ref()?.rollout.as_ref()?.finishing.len();
+            (pods > 0).then(|| (of(a), signed(pods)))
+        });
+        let help = "Pods of older revisions that end their work beside the newest one; absent while there are none";
+        gauges(encoder, "agent_old_pods", help, old)?;
         let limits = waiting.iter().map(|(a, _)| (of(a), self.timeout(a)));
         let help = "For how long a rollout of the agent may wait (spec.rollout.timeout); while one waits";
         gauges(encoder, "rollout_timeout_seconds", help, limits)?;

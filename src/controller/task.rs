@@ -111,6 +111,9 @@ impl Tasks {
         let agent = task::agent_of(task).and_then(|name| self.agent(&namespace, name));
         let config = view::config(&self.context.caches);
         let cleanup = config.as_ref().and_then(|c| c.spec.cleanup.clone()).unwrap_or_default();
+        // It stays until it is remembered what came of it.
+        let cleanup =
+            if agent.as_ref().is_some_and(|a| a.verified_by(task).is_some()) { Default::default() } else { cleanup };
         let retained = cleanup.max_retained_tasks.and_then(|n| usize::try_from(n).ok());
         Ok(World {
             agent,
@@ -176,6 +179,9 @@ impl Tasks {
             return decision;
         };
         let (namespace, agent) = (task.namespace().unwrap_or_default(), task::agent_of(task).unwrap_or_default());
+        if world.agent.as_ref().is_some_and(|a| a.verified_by(task).is_some()) {
+            return decision;
+        }
         let limit = world.agent.as_ref().and_then(|a| a.max_running);
         let mut ledger = self.ledger.lock();
         let place = ledger.admit(&task.uid().unwrap_or_default(), limit, &self.tickets(&namespace, agent));

@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::PodSecurityContext;
 
 use crate::{
-    api::{ImagePullSecret, Task, TaskPhase, TaskStatus, names, pod::Scheduling},
+    api::{ImagePullSecret, Task, TaskPhase, TaskStatus, Verifying, names, pod::Scheduling},
     status::{Next, Note},
 };
 
@@ -70,6 +70,8 @@ pub struct AgentView {
     pub suspended: bool,
     /// What new Tasks wait for before a rollout, if they do.
     pub draining: Option<String>,
+    /// The Task that a new revision has to pass, and where that revision is.
+    pub verifying: Option<Verifying>,
     /// Address of the server.
     pub url: Option<String>,
     /// Revision of its definition, short.
@@ -84,6 +86,14 @@ pub struct AgentView {
     pub labels: BTreeMap<String, String>,
     /// Replaces the pod's security context.
     pub pod_security_context: Option<PodSecurityContext>,
+}
+
+impl AgentView {
+    /// Where the revision is that this Task verifies, if it is such a one: nothing that keeps other Tasks waiting keeps it.
+    pub fn verified_by(&self, task: &Task) -> Option<&str> {
+        let verifying = self.verifying.as_ref()?;
+        (task.metadata.name.as_deref() == Some(&verifying.task)).then_some(verifying.url.as_str())
+    }
 }
 
 /// What is done to the world.

@@ -154,7 +154,10 @@ fn waiting(task: &Task, world: &World, report: Report<'_>) -> Decision {
         let message = format!("waiting for Agent {named}, which does not exist in this namespace");
         return report.queued(reasons::AGENT_NOT_FOUND, &message);
     };
-    if let Some((reason, message)) = not_now(agent) {
+    let verified = agent.verified_by(task);
+    if verified.is_none()
+        && let Some((reason, message)) = not_now(agent)
+    {
         return report.queued(reason, &message);
     }
     let Some(image) = &world.settings.image else {
@@ -164,7 +167,7 @@ fn waiting(task: &Task, world: &World, report: Report<'_>) -> Decision {
              controller with --system-image",
         );
     };
-    let Some(url) = &agent.url else {
+    let Some(url) = verified.or(agent.url.as_deref()) else {
         return report.queued(reasons::AGENT_SERVER_NOT_READY, &format!("Agent {named} has no address yet"));
     };
     match world.place {

@@ -7,3 +7,4 @@ mod kills;
 mod orders;
 mod outcome;
 mod pins;
+mod verify;

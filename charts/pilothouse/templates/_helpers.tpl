@@ -89,10 +89,14 @@ tests/it/chart/rights.rs.
 - apiGroups: [pilothouse.dev]
   resources: [syncs, agents]
   verbs: [get, patch]
-# The label of a Task's agent, and the cleanup of finished Tasks.
+# The label of a Task's agent, the cleanup of finished Tasks, and those that verify a new revision of an agent.
 - apiGroups: [pilothouse.dev]
   resources: [tasks]
-  verbs: [patch, delete]
+  verbs: [create, patch, delete]
+# The readiness gate of a pod whose revision is verified.
+- apiGroups: [""]
+  resources: [pods/status]
+  verbs: [patch]
 # ownerReferences that block deletion, where the API server checks them, and the finalizer of a Sync.
 - apiGroups: [pilothouse.dev]
   resources: [syncs/finalizers, agents/finalizers]

@@ -25,10 +25,14 @@ use super::{
     content::{self, Content},
     effect::Parts,
     gate::Pending,
-    hash,
+    hash, verify,
 };
 use crate::{
-    api::{ExtraPort, content::Manifest, names, names::reasons},
+    api::{
+        ExtraPort,
+        content::Manifest,
+        names::{self, annotation, reasons},
+    },
     object::Object,
 };
 
@@ -103,7 +107,7 @@ impl Desired {
 /// Builds every object, or says why not.
 pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
     let plan = plan(inputs)?;
-    let template = pod::template(&plan);
+    let mut template = pod::template(&plan);
     let parts = parts::parts(&plan, &template);
     let mut hashed = template.clone();
     parts::without_grace(&mut hashed);
@@ -111,8 +115,13 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Desired, Invalid> {
         parts::without_system_image(&mut hashed);
     }
     let suspended = inputs.suspended;
+    let hash = hash::short(&serde_json::json!([hashed, suspended]));
+    if verify::wanted(inputs.spec).is_some() {
+        // Which pods are of the revision that is verified.
+        template["metadata"]["annotations"][annotation::TEMPLATE_HASH] = hash.as_str().into();
+    }
     Ok(Desired {
-        hash: hash::short(&serde_json::json!([hashed, suspended])),
+        hash,
         text_hash: hash::text(&plan.content.text),
         texts: parts::texts(&plan),
         deployment: objects::deployment(&plan, &template),

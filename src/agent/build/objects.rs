@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Plan, containers, git, layout, own_labels};
 use crate::{
-    agent::{beside, hash},
+    agent::{beside, hash, verify},
     api::{
         API_VERSION, Agent,
         names::{self, annotation, label},
@@ -102,7 +102,9 @@ fn strategy(plan: &Plan<'_>) -> Value {
 fn progress_deadline(plan: &Plan<'_>) -> i32 {
     let given = plan.inputs.spec.rollout.as_ref().and_then(|r| r.progress_deadline.as_ref());
     let deadline = given.map_or(PROGRESS_DEADLINE, |given| given.or(PROGRESS_DEADLINE));
-    i32::try_from(deadline.as_secs().max(1)).unwrap_or(i32::MAX)
+    // A pod is not ready before it is verified.
+    let verified = verify::wanted(plan.inputs.spec).map(|v| verify::timeout(v).or(Duration::ZERO)).unwrap_or_default();
+    i32::try_from(deadline.saturating_add(verified).as_secs().max(1)).unwrap_or(i32::MAX)
 }
 
 pub(super) fn service(plan: &Plan<'_>) -> Object {

@@ -20,6 +20,7 @@ const POINTERS: &[(&str, &str)] = &[
     ("service-account", "/spec/serviceAccountName"),
     ("service-account", "/spec/automountServiceAccountToken"),
     ("pull-secrets", "/spec/imagePullSecrets"),
+    ("verify", "/spec/readinessGates"),
     ("scheduling", "/spec/nodeSelector"),
     ("scheduling", "/spec/tolerations"),
     ("scheduling", "/spec/affinity"),

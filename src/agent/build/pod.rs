@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        ConfigMapVolumeSource, EmptyDirVolumeSource, LocalObjectReference, PodSpec, PodTemplateSpec,
+        ConfigMapVolumeSource, EmptyDirVolumeSource, LocalObjectReference, PodReadinessGate, PodSpec, PodTemplateSpec,
         ProjectedVolumeSource, SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Plan, containers, json, security, sidecar};
 use crate::{
-    agent::{beside, decide, gate::Protect},
+    agent::{beside, decide, gate::Protect, verify},
     api::names::{self, annotation},
 };
 
@@ -62,6 +62,7 @@ fn spec(plan: &Plan<'_>) -> PodSpec {
         enable_service_links: Some(false),
         image_pull_secrets: pull_secrets(plan),
         security_context: Some(security::of_pod(plan)),
+        readiness_gates: verify::wanted(spec).map(|_| vec![PodReadinessGate { condition_type: verify::GATE.into() }]),
         termination_grace_period_seconds: Some(plan.inputs.grace.unwrap_or_else(|| grace(plan))),
         runtime_class_name: own.and_then(|p| p.runtime_class_name.clone()),
         node_selector: scheduling.map(|s| s.node_selector.clone()).filter(|m| !m.is_empty()),

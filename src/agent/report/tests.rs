@@ -20,6 +20,8 @@ pub(super) fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
         applied: None,
         image: None,
         suspended: false,
+        verifying: None,
+        unverified: None,
         finishing: vec![],
         tasks: (0, 0),
         activity,

@@ -93,6 +93,8 @@ pub mod label {
     pub const AGENT_TEMPLATE: &str = "pilothouse.dev/agent-template";
     /// Task that a pod or a `ConfigMap` belongs to.
     pub const TASK: &str = "pilothouse.dev/task";
+    /// Task: hash of the revision that it verifies.
+    pub const VERIFIES: &str = "pilothouse.dev/verifies";
     /// Sync that applied an object: its name.
     pub const SYNC_NAME: &str = "pilothouse.dev/sync-name";
     /// Sync that applied an object: its namespace.
@@ -150,7 +152,9 @@ pub mod annotation {
     /// Task created by a Sync: hash of the content that it was created for.
     pub const SPEC_HASH: &str = "pilothouse.dev/spec-hash";
 
-    /// Deployment: hash of the pod template that was applied.
+    /// Deployment: which revisions passed their verification, and which one failed it, as JSON.
+    pub const VERIFICATION: &str = "pilothouse.dev/verification";
+    /// Deployment, and pods that are verified: hash of the pod template that was applied.
     pub const TEMPLATE_HASH: &str = "pilothouse.dev/template-hash";
     /// Deployment: hash of the pod template that waits.
     pub const PENDING_HASH: &str = "pilothouse.dev/pending-hash";

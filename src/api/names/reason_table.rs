@@ -317,6 +317,14 @@ pub mod text {
             "Wait, or set spec.rollout.live to Immediately.";
         ROLLOUT_STARTED "RolloutStarted" &["Agent"],
             "A new pod was asked for; the message names what changed.", "Nothing.";
+        VERIFICATION_FAILED "VerificationFailed" &["Agent"],
+            "A new revision did not pass the Task of spec.rollout.verify; it takes no work, and it is not tried again.",
+            "See that Task and its pod's log, correct what it found and push. Where the last good revision runs in its \
+             place, pilothouse rollout agent NAME --now tries the same again.";
+        VERIFICATION_STARTED "VerificationStarted" &["Agent"],
+            "The Task was made that the new revision has to pass before it takes work.", "Nothing.";
+        VERIFICATION_PASSED "VerificationPassed" &["Agent"],
+            "A new revision passed its verification and takes work.", "Nothing.";
         OLD_REVISION_WORKS "OldRevisionWorks" &["Agent"],
             "Side by side: the new revision takes work, and a pod of an older one ends what it has begun.",
             "Nothing: it goes when that ends, after spec.rollout.timeout at the latest.";

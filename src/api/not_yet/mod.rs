@@ -73,7 +73,6 @@ impl Spec for AgentSpec {
         all("proxy"),
         all("quota"),
         only("rollout.strategy", &["Recreate"]),
-        all("rollout.verify"),
         all("share"),
         all("skills[].git.recurseSubmodules"),
         all("standby"),
@@ -93,7 +92,6 @@ impl Spec for AgentTemplateSpec {
         all("proxy"),
         all("quota"),
         only("rollout.strategy", &["Recreate"]),
-        all("rollout.verify"),
         all("skills[].git.recurseSubmodules"),
     ];
 }

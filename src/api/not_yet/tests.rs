@@ -157,6 +157,9 @@ fn supported(kind: &str) -> Vec<&'static str> {
         "rollout.live",
         "rollout.drain",
         "rollout.strategy",
+        "rollout.verify",
+        "rollout.verify.description",
+        "rollout.verify.timeout",
         "rollout.progressDeadline",
         "rollout.autoRollback",
     ];

@@ -5,6 +5,7 @@ mod exchange;
 mod settle;
 mod text;
 mod touch;
+mod verify;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use serde_json::json;
 pub(super) use exchange::Told;
 pub(super) use settle::OpenWrite;
 pub(super) use touch::Touch;
+pub(super) use verify::unverified;
 
 use super::{Agents, fleet::is_undecided, observe::Seen, voice::Said, write};
 use crate::{
@@ -95,6 +97,10 @@ impl Agents {
             return Ok(());
         }
         Box::pin(self.deployment(&who, seen, desired, work, acted)).await?;
+        if acted.begun {
+            return Ok(());
+        }
+        self.verify(&who, seen, acted).await?;
         if acted.begun {
             return Ok(());
         }

@@ -28,6 +28,7 @@ fn view(agent: &Agent, template: Option<&AgentTemplate>) -> AgentView {
         // Also one that will be as soon as its work ends: no further work is given to it.
         suspended: wants_suspension(agent) || status.suspended == Some(true),
         draining,
+        verifying: status.rollout.and_then(|r| r.verifying),
         url: status.url,
         revision: status.revision,
         max_running: limit(&agent.spec, template.map(|t| &t.spec)),

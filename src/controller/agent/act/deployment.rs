@@ -10,7 +10,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{Acted, Who, settle};
+use super::{Acted, Who, settle, unverified};
 use crate::{
     agent::{
         Desired, beside,
@@ -21,7 +21,7 @@ use crate::{
         report,
         rollback::{self, Look},
         state::{self, Annotations, Failed, State},
-        trouble,
+        trouble, verify,
     },
     api::names::{self, annotation, reasons},
     controller::agent::{
@@ -65,6 +65,7 @@ impl Turn<'_> {
         let (live, back) = (self.live.as_ref(), self.back.as_ref());
         let mut memory = rollback::memory(&self.desired, live, back, self.wanted, self.ready);
         memory.extend(state::seen_annotation(self.asked.as_deref()));
+        memory.extend(live.map(decide::annotations).and_then(|marks| verify::kept(&marks)));
         memory
     }
 
@@ -165,12 +166,14 @@ impl Agents {
     fn turn<'a>(&self, who: &'a Who<'a>, seen: &Seen, desired: &'a Desired) -> Turn<'a> {
         let live = seen.deployment.as_deref().map(|d| json!(d));
         let asked = who.agent.annotations().get(annotation::ROLLOUT).cloned();
-        let wanted = seen.spec.rollout.as_ref().is_some_and(|r| r.auto_rollback == Some(true));
+        let wanted = rollback::is_wanted(&seen.spec);
         let server = report::server(seen.deployment.as_deref());
         let pods = self.pods(who.agent);
         let pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
-        let why = trouble::trouble(&pods).unwrap_or_default();
-        let failed = matches!(server, report::Server::Failed { .. }).then_some(why.as_str());
+        let unverified = seen.deployment.as_deref().and_then(unverified);
+        let why = unverified.clone().or_else(|| trouble::trouble(&pods)).unwrap_or_default();
+        let failed = unverified.is_some() || matches!(server, report::Server::Failed { .. });
+        let failed = failed.then_some(why.as_str());
         let instead = rollback::instead(desired, live.as_ref(), &Look { wanted, asked: asked.as_deref(), failed });
         let applied = seen.deployment.as_deref().and_then(observe::applied_hash);
         let was_ready = who.agent.status.as_ref().and_then(|s| s.rollout.as_ref()?.rolled_out_revision.clone());
