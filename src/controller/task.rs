@@ -110,10 +110,9 @@ impl Tasks {
         let namespace = task.namespace().unwrap_or_default();
         let agent = task::agent_of(task).and_then(|name| self.agent(&namespace, name));
         let config = view::config(&self.context.caches);
-        let cleanup = config.as_ref().and_then(|c| c.spec.cleanup.clone()).unwrap_or_default();
-        // It stays until it is remembered what came of it.
-        let cleanup =
-            if agent.as_ref().is_some_and(|a| a.verified_by(task).is_some()) { Default::default() } else { cleanup };
+        // One that verifies stays until it is remembered what came of it.
+        let verifies = agent.as_ref().is_some_and(|a| a.verified_by(task).is_some());
+        let cleanup = config.as_ref().and_then(|c| c.spec.cleanup.clone()).filter(|_| !verifies).unwrap_or_default();
         let retained = cleanup.max_retained_tasks.and_then(|n| usize::try_from(n).ok());
         Ok(World {
             agent,

@@ -92,7 +92,7 @@ tests/it/chart/rights.rs.
 # The label of a Task's agent, the cleanup of finished Tasks, and those that verify a new revision of an agent.
 - apiGroups: [pilothouse.dev]
   resources: [tasks]
-  verbs: [create, patch, delete]
+  verbs: [get, create, patch, delete]
 # The readiness gate of a pod whose revision is verified.
 - apiGroups: [""]
   resources: [pods/status]

@@ -27,7 +27,7 @@ const AGENTS: &[(&str, &str, &str, &str)] = &[
     ("syncs", "patch", "controller/sync", "limited(\"writing the finalizer\", api.patch("),
     ("agents", "get", "controller/agent.rs", "write::get_metadata::<Agent>"),
     ("agents", "patch", "controller/agent", "api.patch_metadata("),
-    ("tasks", "create", "controller/agent", "write::create::<Task>("),
+    ("tasks", "get create", "controller/agent", "write::create::<Task>("),
     ("pods/status", "patch", "controller/agent", "api.patch_status("),
     ("tasks", "patch", "controller/task", "api.patch_metadata("),
     ("tasks", "delete", "controller/task", "self.api::<Task>(task).delete("),
