@@ -97,28 +97,39 @@ impl Town {
         }
     }
 
-    /// Plays the kubelet of the agent's newest pod, and waits until the agent is rolled out.
+    /// Plays the kubelet of the agent's pods with this image until the agent is rolled out. An upgrade makes a second pod
+    /// with the image of the first, so all are meant.
     async fn ready(&self, name: &str, tag: u32) {
         let pods = self.place.api::<Pod>();
         let list = ListParams::default().labels(&format!("pilothouse.dev/agent={name}"));
         let wanted = format!("devbox:{tag}");
         let patch =
             Patch::Merge(json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}));
-        let pod = eventually(&format!("a pod of {name} with {wanted}"), 60, || async {
-            let pods = pods.list(&list).await.unwrap().items.into_iter();
-            pods.filter(|pod| pod.metadata.deletion_timestamp.is_none())
-                .find(|pod| pod.spec.as_ref().unwrap().containers[0].image.as_deref() == Some(&wanted))
+        let is_ready = |pod: &Pod| {
+            pod.status
+                .iter()
+                .flat_map(|s| s.conditions.iter().flatten())
+                .any(|c| c.type_ == "Ready" && c.status == "True")
+        };
+        let is_meant = |pod: &Pod| {
+            let image = pod.spec.as_ref().unwrap().containers[0].image.as_deref();
+            pod.metadata.deletion_timestamp.is_none() && image == Some(wanted.as_str()) && !is_ready(pod)
+        };
+        eventually(&format!("{name} is rolled out with {wanted}"), 60, || async {
+            for pod in pods.list(&list).await.unwrap().items.iter().filter(|pod| is_meant(pod)) {
+                // It may be gone by now.
+                let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
+            }
+            let agent = self.place.api::<Agent>().get(name).await.unwrap();
+            let status = agent.status.clone()?;
+            let rollout = status.rollout.unwrap_or_default();
+            let is_out = status.observed_generation == agent.metadata.generation
+                && status.ready == Some(true)
+                && rollout.rolled_out_revision.is_some()
+                && rollout.rolled_out_revision == rollout.desired_revision;
+            is_out.then_some(())
         })
         .await;
-        pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.unwrap();
-        self.place
-            .agent_where(&format!("{name} is rolled out"), name, |agent| {
-                let rollout = agent.status.as_ref().unwrap().rollout.clone().unwrap_or_default();
-                agent.status.as_ref().unwrap().ready == Some(true)
-                    && rollout.rolled_out_revision.is_some()
-                    && rollout.rolled_out_revision == rollout.desired_revision
-            })
-            .await;
     }
 
     /// Agents whose Deployment has this image, sorted.
