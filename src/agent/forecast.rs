@@ -126,6 +126,7 @@ mod tests {
 
     #[test]
     fn the_gate_itself_is_asked() {
+        use Class::{Live, None as Nothing, Reload, Rollout};
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let effect = |class: Class| Effect { class, causes: BTreeSet::from(["image".to_string()]) };
         let spec =
@@ -147,7 +148,6 @@ mod tests {
             now: at(1200),
         };
         let after = |surely, until: Option<i64>| When::AfterWork { surely, until: until.map(at) };
-        use Class::{Live, None as Nothing, Reload, Rollout};
         let table = [
             (Nothing, facts(&usual, &runs, 1), When::Nothing),
             (Rollout, facts(&usual, &runs, 0), after(false, Some(4800))),

@@ -220,7 +220,7 @@ pub fn entries(annotations: &Annotations) -> Vec<Entry> {
 }
 
 /// The entries with `new` in front. One that comes again was in use again; the oldest go when there are too many.
-pub fn with(entries: &[Entry], new: Entry) -> Vec<Entry> {
+pub fn with(entries: &[Entry], new: &Entry) -> Vec<Entry> {
     let others = entries.iter().filter(|entry| entry.id != new.id).cloned();
     let mut size = 0;
     let all = std::iter::once(new.clone()).chain(others).take(MOST);

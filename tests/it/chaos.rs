@@ -9,6 +9,15 @@
 //! `CHAOS_SEED`, `CHAOS_MINUTES`, `CHAOS_AGENTS` and `CHAOS_LIVE` change it (`make chaos SEED=… MINUTES=…`). A seed is a
 //! schedule; how processes interleave is up to the machine.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::cast_precision_loss,
+    clippy::unused_async,
+    clippy::unused_self,
+    clippy::type_complexity,
+    reason = "callbacks and rates of a test"
+)]
+
 mod box_of_pod;
 mod kubelet;
 mod replicas;

@@ -40,16 +40,14 @@ impl Client {
 }
 
 fn stop() -> Arc<Stop> {
-    Arc::new(Stop::after(Duration::from_secs(60)))
+    Arc::new(Stop::after(Duration::from_mins(1)))
 }
 
 fn access(url: &str, secret: &[(&str, &[u8])]) -> Access {
     let url = RemoteUrl::parse(url, true).unwrap();
     let data: BTreeMap<String, Vec<u8>> = secret.iter().map(|(k, v)| ((*k).to_owned(), v.to_vec())).collect();
-    let credential = match data.is_empty() {
-        true => Credential::anonymous(&url).unwrap(),
-        false => Credential::from_secret(&data, &url).unwrap(),
-    };
+    let credential =
+        if data.is_empty() { Credential::anonymous(&url) } else { Credential::from_secret(&data, &url) }.unwrap();
     Access { url, credential: Arc::new(credential), cache: "cache".into() }
 }
 
@@ -146,9 +144,10 @@ fn git_finds_a_clean_clone_whose_history_is_as_deep_as_asked() {
 fn walk(at: &Path) -> Vec<std::path::PathBuf> {
     let mut all = vec![];
     for entry in fs::read_dir(at).unwrap().flatten() {
-        match entry.file_type().unwrap().is_dir() {
-            true => all.extend(walk(&entry.path())),
-            false => all.push(entry.path()),
+        if entry.file_type().unwrap().is_dir() {
+            all.extend(walk(&entry.path()));
+        } else {
+            all.push(entry.path());
         }
     }
     all

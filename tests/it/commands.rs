@@ -220,8 +220,8 @@ fn plan_says_when(cluster: &Cluster, root: &Path, namespace: &str) {
     let apply = ["apply", "--server-side", "-n", namespace, "-f", &file];
     let out = cluster.kubectl(apply);
     assert!(out.status.success(), "{}", text(&out.stderr));
-    let [a, b, c, d, e, f] = apply;
-    let out = cluster.kubectl([a, b, c, d, e, f, "--subresource=status", "--field-manager=test"]);
+    let [verb, ssa, n, to, f, path] = apply;
+    let out = cluster.kubectl([verb, ssa, n, to, f, path, "--subresource=status", "--field-manager=test"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let plan = |more: &[&str]| pilothouse(Some(cluster), root, &[&["plan", ".", "-n", namespace], more].concat());
     let out = plan(&["-o", "json"]);

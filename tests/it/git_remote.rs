@@ -579,7 +579,7 @@ fn what_a_dead_process_left_is_removed_and_a_live_one_is_left_alone() {
 }
 
 /// Where a proxy sends everything to, and what it was asked: its requests' first lines and logins.
-fn proxy(to: String) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
+fn proxy(to: String) -> (String, Arc<parking_lot::Mutex<Vec<String>>>) {
     use std::{
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
@@ -587,7 +587,7 @@ fn proxy(to: String) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let asked = Arc::new(std::sync::Mutex::new(vec![]));
+    let asked = Arc::new(parking_lot::Mutex::new(vec![]));
     let log = asked.clone();
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
@@ -601,7 +601,7 @@ fn proxy(to: String) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
                 let text = String::from_utf8_lossy(&head).into_owned();
                 let named = |line: &&str| line.to_ascii_lowercase().starts_with("proxy-authorization");
                 let login = text.lines().find(named).unwrap_or_default();
-                log.lock().unwrap().push(format!("{} {login}", text.lines().next().unwrap_or_default()));
+                log.lock().push(format!("{} {login}", text.lines().next().unwrap_or_default()));
                 let mut server = TcpStream::connect(to).unwrap();
                 if text.starts_with("CONNECT ") {
                     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
@@ -640,7 +640,7 @@ fn a_proxy_of_the_repository_takes_everything() {
         access.credential = Arc::new(through);
         let client = Client::new();
         assert_eq!(client.fetch_branch(&access, "main").unwrap().tree.len(), 2, "{url}");
-        let asked = asked.lock().unwrap();
+        let asked = asked.lock();
         let login = basic("me", "s3cret");
         assert!(
             !asked.is_empty() && asked.iter().all(|line| line.contains(&known) && line.contains(&login)),

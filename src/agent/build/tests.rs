@@ -269,8 +269,8 @@ fn two_servers_never_write_one_claim() {
         let mut world = minimal();
         (world.spec["podSpec"], world.spec["rollout"]) = (settings, json!({ "strategy": given }));
         let objects = serde_json::to_value(world.objects()).unwrap();
-        let all = objects.as_array().unwrap().iter();
-        let deployment = all.filter(|o| o["kind"] == "Deployment").next_back().unwrap();
+        let mut all = objects.as_array().unwrap().iter();
+        let deployment = all.rfind(|o| o["kind"] == "Deployment").unwrap();
         deployment["spec"]["strategy"]["type"].as_str().unwrap().to_owned()
     };
     let claim = |read_only: bool| {

@@ -290,9 +290,8 @@ impl Book {
         for (key, of, refusal) in verdicts {
             let Some(change) = self.records.get_mut(&key).and_then(|r| r.changes.get_mut(&of)) else { continue };
             let next = match (refusal, change.waiting.knocks) {
-                (None, true) if change.turn == Turn::Taken => continue,
-                // What is being written cannot be called back.
-                (Some(_), _) if change.turn == Turn::Taken => continue,
+                // What is being written is granted already, and cannot be called back.
+                (None, true) | (Some(_), _) if change.turn == Turn::Taken => continue,
                 (None, true) => Turn::Granted,
                 (None, false) => Turn::Open,
                 (Some(refusal), _) => Turn::Refused(refusal),

@@ -124,8 +124,8 @@ fn field(name: &str, text: &str, low: u32, high: u32, names: &[&str]) -> Result<
     Ok(bits)
 }
 
-fn value(text: &str, low: u32, names: &[&str]) -> Option<u32> {
-    let named = names.iter().position(|name| name.eq_ignore_ascii_case(text));
+fn value(text: &str, low: u32, known: &[&str]) -> Option<u32> {
+    let named = known.iter().position(|name| name.eq_ignore_ascii_case(text));
     let digits = text.len() <= 2 && text.bytes().all(|b| b.is_ascii_digit());
     named.and_then(|n| Some(u32::try_from(n).ok()? + low)).or_else(|| digits.then(|| text.parse().ok())?)
 }

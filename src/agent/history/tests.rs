@@ -105,12 +105,12 @@ fn the_newest_few_are_kept() {
     let mut kept: Vec<Entry> = vec![];
     let ids = |kept: &[Entry]| kept.iter().map(|e| e.id.clone()).collect::<String>();
     for name in ["a", "b", "c", "d", "e", "f", "c"] {
-        kept = with(&kept, entry(name, None, 1));
+        kept = with(&kept, &entry(name, None, 1));
     }
     assert_eq!(ids(&kept), "cfedb");
-    kept = with(&kept, entry("g", None, LARGEST - 2));
+    kept = with(&kept, &entry("g", None, LARGEST - 2));
     assert_eq!(ids(&kept), "gcf", "the oldest make room");
-    assert_eq!(ids(&with(&kept, entry("h", None, LARGEST + 1))), "", "one that is too large is not kept");
+    assert_eq!(ids(&with(&kept, &entry("h", None, LARGEST + 1))), "", "one that is too large is not kept");
 
     let map = object(&desired("e:1", "one", "u1"), &kept, &[("g", "{}")]).unwrap();
     assert_eq!((map.name(), map.value()["data"].clone()), ("coder-server-history", json!({"g": "{}"})));

@@ -51,8 +51,8 @@ mod tests {
         };
         let begins = "pod a of an older revision ends what it has begun; new work goes to the new pod";
         let two = "pods a, b of older revisions end what they have begun; new work goes to the new pod";
-        let table: [(&[&str], &[&str], Option<(&str, &str)>); 6] = [
-            (&[], &[], None),
+        let table = [
+            (&[][..], &[][..], None),
             (&[], &["a"], Some((reasons::OLD_REVISION_WORKS, begins))),
             (&[], &["a", "b"], Some((reasons::OLD_REVISION_WORKS, two))),
             (&["a"], &["a"], None),

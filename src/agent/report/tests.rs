@@ -120,7 +120,7 @@ fn a_pinned_agent_says_so_until_it_is_released() {
         (None, None, Some("False"), None, AgentState::Ready),
     ];
     for (step, (pinned, failure, condition, event, state)) in table.into_iter().enumerate() {
-        let (status, notes) = report(&agent, &Outcome { pinned, failure, ..outcome(None) });
+        let (status, notes) = report(&agent, &Outcome { failure, pinned, ..outcome(None) });
         let found = status.conditions.iter().find(|c| c.type_ == kinds::PINNED);
         assert_eq!(found.map(|c| c.status.as_str()), condition, "step {step}");
         let said: Vec<_> = notes.iter().filter(|n| n.action == "Rollback").map(|n| n.reason).collect();

@@ -18,12 +18,11 @@ pub(super) fn words(when: When, waits: bool) -> String {
         When::AfterWork { until: Some(_), surely: true } => {
             "after the work that goes on, or when its time is over".into()
         }
-        When::AfterWork { until: Some(_), surely: false } => "at once, unless a session goes on".into(),
         When::AfterWork { until: None, surely: true } => "after the work that goes on, however long".into(),
         When::AfterWork { until: None, surely: false } if waits => {
             "at once, unless a session goes on, however long".into()
         }
-        When::AfterWork { until: None, surely: false } => "at once, unless a session goes on".into(),
+        When::AfterWork { surely: false, .. } => "at once, unless a session goes on".into(),
     }
 }
 

@@ -127,7 +127,9 @@ impl Fleet {
     /// Nothing waits there.
     pub(super) fn done(&self, key: &Key, of: &[Of]) {
         let mut inner = self.inner.lock();
-        of.iter().for_each(|of| inner.book.done(key, *of));
+        for of in of {
+            inner.book.done(key, *of);
+        }
         self.tell(&inner);
     }
 
@@ -192,7 +194,9 @@ pub(super) async fn follow(agents: Weak<Agents>, changed: Arc<Notify>) {
         let Some(agents) = agents.upgrade() else { return };
         let (wake, next) = agents.fleet.plan(agents.context.now());
         left = next;
-        wake.iter().for_each(|(namespace, name)| agents.triggers.now(namespace, name));
+        for (namespace, name) in &wake {
+            agents.triggers.now(namespace, name);
+        }
     }
 }
 

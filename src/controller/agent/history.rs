@@ -126,7 +126,7 @@ impl Agents {
         let record = Record::of(desired, live.pointer("/spec/template").unwrap_or(&Value::Null));
         let revision = who.agent.annotations().get(annotation::REVISION).cloned();
         let entry = record.entry(id, revision, self.context.now());
-        let kept = history::with(&entries, entry.clone());
+        let kept = history::with(&entries, &entry);
         if kept.first() != Some(&entry) {
             return Ok(()); // too large
         }

@@ -114,7 +114,7 @@ impl Activity {
 
     /// Whether a prompt in this session (empty for none) is refused because the pod ends.
     pub fn refuses(&self, session: &str) -> bool {
-        self.draining && !(self.lasting && !session.is_empty())
+        self.draining && (!self.lasting || session.is_empty())
     }
 
     /// Something else that is reported changed.

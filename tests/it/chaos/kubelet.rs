@@ -227,7 +227,7 @@ impl Kubelet {
                 self.watched.say(agent, "documents are exchanged".into());
             }
             (read, read_at) = (text, now);
-            if beats % 15 == 0 {
+            if beats.is_multiple_of(15) {
                 self.remount(&folders, agent, &mut mounted);
                 let answers = asked(&format!("http://{door}/readyz"), Duration::from_secs(2)).await;
                 if !is_ready && answers {

@@ -113,7 +113,9 @@ impl Replicas {
     /// Panics in any log so far.
     pub(super) fn panics(&mut self) -> Vec<String> {
         let running: Vec<Controller> = self.all.iter_mut().filter_map(|replica| replica.running.take()).collect();
-        running.iter().for_each(|controller| self.read(controller));
+        for controller in &running {
+            self.read(controller);
+        }
         for (replica, controller) in self.all.iter_mut().filter(|replica| replica.back.is_none()).zip(running) {
             replica.running = Some(controller);
         }

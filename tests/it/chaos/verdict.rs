@@ -12,7 +12,7 @@ use super::{
     watched::{Change, What},
 };
 use crate::common::{
-    agent_server::{End, Work},
+    agent_server::{End, ledger::Work},
     audit::Request,
 };
 

@@ -158,7 +158,7 @@ impl World {
 
     fn protection(&self, n: usize) -> Duration {
         // Who has no sidecar is never known to be idle.
-        if n < self.options.live && n % 2 == 0 { PATIENT } else { BRIEF }
+        if n < self.options.live && n.is_multiple_of(2) { PATIENT } else { BRIEF }
     }
 
     fn manifest(&self, n: usize) -> (String, String) {
@@ -173,9 +173,10 @@ impl World {
             let (remote, group) = (remote("content"), n % GROUPS);
             format!("{{{remote}, path: {path}/{group}, sync: {{enabled: true, interval: 2s, policy: {policy}}}}}")
         };
-        let skills = match self.has_skills(n) {
-            true => format!("  skills:\n  - name: team\n    git: {}\n", source("skills")),
-            false => String::new(),
+        let skills = if self.has_skills(n) {
+            format!("  skills:\n  - name: team\n    git: {}\n", source("skills"))
+        } else {
+            String::new()
         };
         let text = format!(
             "apiVersion: pilothouse.dev/v1alpha1\nkind: Agent\nmetadata: {{name: a{n}}}\nspec:\n  \
@@ -384,7 +385,7 @@ impl World {
                 match talk(&url, &credentials, takes, again).await {
                     Ok(()) => return,
                     Err(error) if error.is_transient() || error.is_of_another_pod() => {
-                        sleep(Duration::from_millis(500)).await
+                        sleep(Duration::from_millis(500)).await;
                     }
                     Err(error) => return watched.say(&key, format!("a prompt was refused: {error}")),
                 }
@@ -475,7 +476,9 @@ impl World {
             .filter(|w| w.object().rsplit('/').any(|part| part == name || part.starts_with(&format!("{name}-server"))));
         lines.extend(of.map(|w| (w.received, format!("{} {} ({})", w.verb, w.object(), w.code()))));
         lines.sort();
-        lines.iter().for_each(|(at, what)| println!("{at:.3} {what}"));
+        for (at, what) in &lines {
+            println!("{at:.3} {what}");
+        }
         println!("--- the controller about {agent}");
         let about = self.replicas.lines_about(namespace, name);
         about.iter().rev().take(200).rev().for_each(|line| println!("{line}"));

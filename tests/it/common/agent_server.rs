@@ -5,7 +5,7 @@
 //! behaves like the real one is what `pod::contract` tests, by one script against both.
 
 mod answers;
-mod ledger;
+pub(crate) mod ledger;
 mod skills;
 
 use std::{
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use ledger::{End, Ledger, Work};
+pub(crate) use ledger::{End, Ledger};
 pub(crate) use skills::Root;
 
 use super::model::Script;
@@ -314,7 +314,7 @@ impl Shared {
 
     fn grow(&self, session: &str, answer: &str, word: &str) {
         self.change(session, |of| {
-            of.messages.iter_mut().filter(|m| m.id == answer).for_each(|m| m.text.push_str(word))
+            of.messages.iter_mut().filter(|m| m.id == answer).for_each(|m| m.text.push_str(word));
         });
         let part = json!({ "id": format!("prt_{answer}"), "type": "text", "messageID": answer, "sessionID": session, "text": "" });
         self.tell("message.part.updated", &json!({ "sessionID": session, "part": part }));

@@ -32,7 +32,7 @@ async fn a_controller_that_dies_at_any_write_of_content_loses_none() {
     let between = release.between().await;
     let controller = release.start(&["--leader-elect", "false"]);
     let (client, server, namespaces) = (cluster.client().await, GitServer::http(), vec![namespace.clone()]);
-    let mut world = World { client, cluster, namespace, namespaces, release, controller, server };
+    let mut world = World { cluster, client, namespace, namespaces, release, controller, server };
     let repository = world.server.repository("r.git");
     let mut wanted = vec![repository.commit("main", &[("docs/a", "0")])];
     let docs = context("docs", &world.server.url("r.git"), "docs", &json!({"sync": synced("HotReload")}));

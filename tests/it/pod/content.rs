@@ -473,7 +473,7 @@ impl Checkouts {
 
     fn piece(&self, rig: &Rig, commit: &str) -> Piece {
         let whole = Whole { depth: 1, branch: Some("main".into()), push: None };
-        let stop = Arc::new(Stop::after(Duration::from_secs(60)));
+        let stop = Arc::new(Stop::after(Duration::from_mins(1)));
         let fetched = self.remote.checkout(&self.access, &CommitId::parse(commit).unwrap(), &whole, &stop).unwrap();
         let stored = rig.store.put(&fetched.tree).unwrap();
         Piece {

@@ -125,5 +125,7 @@ async fn without_a_way_back_it_takes_no_work_and_says_why() {
     ends(&place, &next, 0, r#"{"session": {"id": "ses_1"}}"#).await;
     gate_opens(&place, "devbox:2").await;
     gets_ready(&place, "devbox:2").await;
-    place.agent_where("nothing has failed", "a", |a| condition(a, "RolloutFailed").is_some_and(|c| c.0 == "False")).await;
+    place
+        .agent_where("nothing has failed", "a", |a| condition(a, "RolloutFailed").is_some_and(|c| c.0 == "False"))
+        .await;
 }

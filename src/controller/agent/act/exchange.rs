@@ -60,7 +60,10 @@ impl Agents {
         acted: &mut Acted,
     ) -> Result<(), Failure> {
         let nothing = || self.fleet.done(&(who.namespace.clone(), who.name.clone()), &[Of::Content]);
-        let Some(wanted) = &desired.exchange else { return Ok(nothing()) };
+        let Some(wanted) = &desired.exchange else {
+            nothing();
+            return Ok(());
+        };
         let live = self.exchange_map(who);
         let map = live.as_ref().map(|l| l.annotations());
         let there = decide::Live {
@@ -75,7 +78,10 @@ impl Agents {
             asked: who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str),
             now: self.gate_now(who, "content", decide::waiting(map)),
         };
-        let Some(action) = decide::exchange(desired, there, &at) else { return Ok(nothing()) };
+        let Some(action) = decide::exchange(desired, there, &at) else {
+            nothing();
+            return Ok(());
+        };
         let action = self.paced(who, &decided(desired, map, there.suspended, at.now), action);
         if acted.undecided(&action) {
             return Ok(());

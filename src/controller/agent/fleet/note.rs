@@ -50,7 +50,8 @@ impl Agents {
         let of_map = |map: &Option<Arc<ConfigMapMeta>>| steps::of_annotations(map.as_ref().map(|m| m.annotations()));
         let (texts, contents) = (of_map(&text), of_map(&content));
         let runs = !self.running_pods(agent).is_empty();
-        let reports = self.voice.content(&namespace, &name).into_iter().filter_map(|(_, report)| report).collect();
+        let reports: Vec<_> =
+            self.voice.content(&namespace, &name).into_iter().filter_map(|(_, report)| report).collect();
         let stages = [
             (&server, rolled(agent, outcome)),
             (&texts, stage(has_arrived(text.as_deref(), outcome), outcome.text_unseen)),
@@ -127,7 +128,7 @@ fn has_arrived(map: Option<&ConfigMapMeta>, outcome: &Outcome<'_>) -> bool {
 }
 
 /// Whether the pods have the content that is written.
-fn loaded(map: Option<&ConfigMapMeta>, runs: bool, reports: &Vec<Arc<Report>>, now: Timestamp) -> Stage {
+fn loaded(map: Option<&ConfigMapMeta>, runs: bool, reports: &[Arc<Report>], now: Timestamp) -> Stage {
     let Some(map) = map else { return Stage::Arrived };
     let hash = map.annotations().get(annotation::CONTENT_HASH).map(String::as_str).unwrap_or_default();
     let arrived = !runs || !reports.is_empty() && reports.iter().all(|report| report.loaded == hash);
