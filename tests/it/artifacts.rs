@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 use crate::common::{
     cluster::{Cluster, control_plane},
     controller::{Controller, Release},
+    published,
     wait::eventually,
 };
 
@@ -197,7 +198,7 @@ impl Fleet {
 
     /// The seal of the release's controllers.
     async fn seal(&self) -> Seal {
-        Seal::new(&self.serving("ca.key").await).unwrap()
+        published::seal(&self.client, &self.release.namespace).await
     }
 
     /// How a pod with this token reaches a replica.

@@ -26,6 +26,7 @@ use crate::common::{
     audit::AuditLog,
     cluster::{Cluster, control_plane},
     controller::{Controller, Release},
+    published,
     wait::eventually,
 };
 
@@ -108,18 +109,8 @@ impl World {
         let tree: FileTree = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
         let stored = self.store.put(&tree).unwrap();
         let revision = format!("main@sha1:{n:040x}");
-        let repository = json!({
-            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Repository", "metadata": {"name": name},
-            "spec": {"url": "https://git.invalid/repo", "suspend": true},
-        });
-        let apply = PatchParams::apply("test").force();
-        self.repositories().patch(name, &apply, &Patch::Apply(repository)).await.unwrap();
-        let status = json!({
-            "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Repository",
-            "status": {"artifact": {"revision": revision, "digest": stored.digest.to_string(),
-                "lastUpdateTime": "2026-01-01T00:00:00Z", "url": "http://unused.invalid"}},
-        });
-        self.repositories().patch_status(name, &apply, &Patch::Apply(status)).await.unwrap();
+        let seal = published::seal(&self.client, &self.release.namespace).await;
+        published::publish(&self.repositories(), &seal, name, &revision, &stored.digest.to_string()).await;
         revision
     }
 

@@ -13,7 +13,7 @@ use crate::common::{
 
 /// Where agents live: verbs of one resource, a folder or file of `src/` and what in it uses them.
 const AGENTS: &[(&str, &str, &str, &str)] = &[
-    ("repositories", "list watch", "controller/caches.rs", "repositories: watches.objects"),
+    ("repositories", "list watch", "controller/caches.rs", "repositories: watches.trimmed"),
     ("syncs", "list watch", "controller/caches.rs", "syncs: watches.objects"),
     ("agents", "list watch", "controller/caches.rs", "agents: watches.objects"),
     ("agenttemplates", "list watch", "controller/caches.rs", "templates: watches.objects"),

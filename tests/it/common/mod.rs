@@ -17,4 +17,5 @@ pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod opencode;
 pub(crate) mod process;
+pub(crate) mod published;
 pub(crate) mod wait;

@@ -15,6 +15,7 @@ use super::stage::Stage;
 use crate::{
     common::{
         cluster::{Cluster, Shape},
+        published,
         wait::eventually,
     },
     pod::Real,
@@ -37,14 +38,9 @@ impl Git<'_> {
     async fn push(&self, n: u32, text: &str) {
         let stored = self.store.put(&[("t.yaml", text)].into_iter().collect::<FileTree>()).unwrap();
         let repositories: Api<Repository> = Api::namespaced(self.stage.client(), &self.stage.namespace);
-        let meta = json!({"apiVersion": "pilothouse.dev/v1alpha1", "kind": "Repository", "metadata": {"name": "repo"}});
-        let (mut object, mut status) = (meta.clone(), meta);
-        object["spec"] = json!({"url": "https://git.invalid/repo", "suspend": true});
-        status["status"] = json!({"artifact": {"revision": format!("main@sha1:{n:040x}"),
-            "digest": stored.digest.to_string(), "lastUpdateTime": "2026-01-01T00:00:00Z", "url": "http://unused.invalid"}});
-        let apply = PatchParams::apply("test").force();
-        repositories.patch("repo", &apply, &Patch::Apply(object)).await.unwrap();
-        repositories.patch_status("repo", &apply, &Patch::Apply(status)).await.unwrap();
+        let seal = published::seal(&self.stage.client(), &self.stage.release.namespace).await;
+        let revision = format!("main@sha1:{n:040x}");
+        published::publish(&repositories, &seal, "repo", &revision, &stored.digest.to_string()).await;
     }
 
     fn syncs(&self) -> Api<SyncObject> {
