@@ -93,9 +93,9 @@ async fn ways_to_fail_name_their_reason() {
 #[tokio::test]
 async fn a_stop_gives_the_pod_its_grace() {
     let stage = Stage::with_agent("stop").await;
-    stage.task("long", json!({})).await;
-    stage.task("short", json!({"timeout": "1s"})).await;
-    for name in ["long", "short"] {
+    // Time enough for its pod to have a node: one without is gone at once.
+    for (name, spec) in [("long", json!({})), ("short", json!({"timeout": "5s"}))] {
+        stage.task(name, spec).await;
         stage.phase(name, TaskPhase::Running).await;
         stage.bind_pod(name).await;
     }
