@@ -3,7 +3,7 @@
 //! There are no nodes here: pods stay pending, so no server runs. Where a test needs one that runs, it says so in a
 //! pod's status, as a kubelet would; without a sidecar what goes on there is unknown, and so protected.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -83,6 +83,18 @@ impl Place {
             + std::fmt::Debug,
     {
         self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
+    }
+
+    /// Runs the program in this namespace as the administrator of the shared cluster: exit code, stdout and stderr.
+    pub(crate) fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let out = Command::new(env!("CARGO_BIN_EXE_pilothouse"))
+            .env("KUBECONFIG", &control_plane().ready.kubeconfig)
+            .args(arguments)
+            .args(["-n", &self.namespace, "--log", "warn"])
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
     }
 
     /// The Agent once `check` holds of it and its status is about its present spec.

@@ -108,23 +108,10 @@ impl Fleet {
     fn replica(&self, name: &str, service: Option<u16>, data: Option<Arc<tempfile::TempDir>>) -> Replica {
         let port = free_port();
         let (listen, service) = (format!("127.0.0.1:{port}"), format!("localhost:{}", service.unwrap_or(port)));
-        let token = self.token_file();
-        let arguments = [
-            "--voice-listen",
-            &listen,
-            "--advertise-address",
-            &listen,
-            "--voice-address",
-            &service,
-            "--service-account",
-            &self.release.name,
-            "--token-file",
-            token.to_str().unwrap(),
-            "--lease-duration",
-            "4",
-        ];
         let data = data.unwrap_or_else(|| Arc::new(tempfile::tempdir().unwrap()));
-        Replica { controller: self.release.start_on(name, data, &arguments), port }
+        let (at, token) = ((listen.as_str(), service.as_str()), self.token_file());
+        let controller = self.release.start_among(name, data, at, &token, &["--lease-duration", "4"]);
+        Replica { controller, port }
     }
 
     fn api<K>(&self, namespace: &str) -> Api<K>

@@ -74,20 +74,9 @@ async fn a_leader_that_lacks_something_asks_the_others() {
     let listen = |port: u16| format!("127.0.0.1:{port}");
     let start = |name: &str, port: u16, service: u16| {
         let (listen, service) = (listen(port), format!("localhost:{service}"));
-        let token = fleet.token_file();
-        let arguments = [
-            "--voice-listen",
-            &listen,
-            "--advertise-address",
-            &listen,
-            "--voice-address",
-            &service,
-            "--service-account",
-            &fleet.release.name,
-            "--token-file",
-            token.to_str().unwrap(),
-        ];
-        Replica { controller: fleet.release.start_as(name, &arguments), port }
+        let (at, token) = ((listen.as_str(), service.as_str()), fleet.token_file());
+        let data = Arc::new(tempfile::tempdir().unwrap());
+        Replica { controller: fleet.release.start_among(name, data, at, &token, &[]), port }
     };
     let leader = start("lacks-one", first, second);
     leader.leads().await;

@@ -57,21 +57,8 @@ impl Replicas {
         let (front, token) = (format!("localhost:{}", self.front.port), self.files.path().join("token"));
         let replica = &mut self.all[n];
         let listen = replica.address.to_string();
-        let arguments = [
-            "--voice-listen",
-            &listen,
-            "--advertise-address",
-            &listen,
-            "--voice-address",
-            &front,
-            "--service-account",
-            &self.release.name,
-            "--token-file",
-            token.to_str().unwrap(),
-            "--lease-duration",
-            "4",
-        ];
-        let mut running = self.release.start_on(&replica.name, replica.data.clone(), &arguments);
+        let (data, more) = (replica.data.clone(), ["--lease-duration", "4"]);
+        let mut running = self.release.start_among(&replica.name, data, (&listen, &front), &token, &more);
         // An API server that has just started knows no rights yet.
         running.may_be_refused = true;
         (replica.running, replica.back) = (Some(running), None);

@@ -42,7 +42,9 @@ struct Lost {
 /// Where a controller is to die: at which of its writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stop {
-    /// So many writes go well before.
+    /// Only writes count whose path has this in it; empty counts all.
+    pub(crate) of: &'static str,
+    /// So many of them go well before.
     pub(crate) after: usize,
     /// Whether this one still reaches the API server.
     pub(crate) carried_out: bool,
@@ -100,7 +102,7 @@ impl Between {
         }
         let writes = [Method::POST, Method::PATCH, Method::PUT, Method::DELETE].contains(method);
         let counts = ["/leases", "/events", "/tokenreviews"].iter().all(|part| !path.contains(part));
-        let stop = state.stop.as_mut().filter(|_| writes && counts)?;
+        let stop = state.stop.as_mut().filter(|stop| writes && counts && path.contains(stop.of))?;
         if stop.after > 0 {
             stop.after -= 1;
             return None;

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -150,6 +150,22 @@ impl Release {
     /// The same as a replica of a name.
     pub(crate) fn start_as(&self, replica: &str, arguments: &[&str]) -> Controller {
         self.start_on(replica, Arc::new(tempfile::tempdir().unwrap()), arguments)
+    }
+
+    /// The same as one of several, whose sidecars reach it at `listen` and the Service at `front`; it may ask the others
+    /// with the token of that file.
+    pub(crate) fn start_among(
+        &self,
+        replica: &str,
+        data: Arc<tempfile::TempDir>,
+        (listen, front): (&str, &str),
+        token: &Path,
+        arguments: &[&str],
+    ) -> Controller {
+        let mut all = vec!["--voice-listen", listen, "--advertise-address", listen, "--voice-address", front];
+        all.extend(["--service-account", &self.name, "--token-file", token.to_str().unwrap()]);
+        all.extend(arguments);
+        self.start_on(replica, data, &all)
     }
 
     /// The same with the data of an earlier one.

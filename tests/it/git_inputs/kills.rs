@@ -43,7 +43,7 @@ async fn a_controller_that_dies_at_any_write_of_content_loses_none() {
     let story = Arc::new(Mutex::new(vec![]));
     let watch = tokio::spawn(watched(world.api(), story.clone()));
     let mut at = vec![];
-    for stop in (0..10).flat_map(|after| [false, true].map(|carried_out| Stop { after, carried_out })) {
+    for stop in (0..10).flat_map(|after| [false, true].map(|carried_out| Stop { of: "", after, carried_out })) {
         between.stop_at(stop);
         let commit = repository.commit("main", &[("docs/a", &format!("{stop:?}"))]);
         let stopped = eventually("it has arrived, or the controller is dead", 60, || async {

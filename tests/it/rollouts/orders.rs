@@ -14,17 +14,8 @@ use crate::{
     },
 };
 
-/// Runs the program as the administrator: exit code, stdout and stderr.
 fn rollout(place: &Place, arguments: &[&str]) -> (i32, String, String) {
-    let out = Command::new(env!("CARGO_BIN_EXE_pilothouse"))
-        .env("KUBECONFIG", &control_plane().ready.kubeconfig)
-        .arg("rollout")
-        .args(arguments)
-        .args(["-n", &place.namespace, "--log", "warn"])
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
+    place.run(&[&["rollout"], arguments].concat())
 }
 
 fn spec(tag: u32, text: &str) -> Value {

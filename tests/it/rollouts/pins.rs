@@ -1,6 +1,6 @@
 //! An older revision in the place of what is wanted.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
@@ -13,20 +13,11 @@ use serde_json::{Value, json};
 use super::outcome::{gets_ready, pods};
 use crate::{
     agents::{Place, annotation, condition, image, state},
-    common::{cluster::control_plane, wait::eventually},
+    common::wait::eventually,
 };
 
-/// Runs the program as the administrator: exit code, stdout and stderr.
 fn rollback(place: &Place, arguments: &[&str]) -> (i32, String, String) {
-    let out = Command::new(env!("CARGO_BIN_EXE_pilothouse"))
-        .env("KUBECONFIG", &control_plane().ready.kubeconfig)
-        .args(["rollback", "agent", "a"])
-        .args(arguments)
-        .args(["-n", &place.namespace, "--log", "warn"])
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
+    place.run(&[&["rollback", "agent", "a"], arguments].concat())
 }
 
 fn spec(tag: u32) -> Value {
