@@ -167,7 +167,8 @@ pub fn report(agent: &Agent, outcome: &Outcome<'_>) -> (AgentStatus, Vec<Note>) 
         state: None,
         conditions: before.conditions.clone(),
         idle_since: before.idle_since.clone(),
-        task_start_history: before.task_start_history.clone(),
+        // The reconciler of Tasks writes it, as a manager of its own.
+        task_start_history: Vec::new(),
         fleet: outcome.fleet.clone().or_else(|| before.fleet.clone()),
         git_sync_statuses: match outcome.git {
             Some(git) => git::statuses(git, &before, outcome),

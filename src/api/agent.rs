@@ -306,6 +306,12 @@ pub struct TaskStart {
     pub task_name: String,
     /// Namespace of the Task.
     pub task_namespace: String,
+    /// Uid of the Task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_uid: Option<String>,
+    /// Which further try of the Task it was, from 1; absent for the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i32>,
     /// When it started.
     pub start_time: Time,
 }

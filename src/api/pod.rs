@@ -81,8 +81,8 @@ pub enum Protocol {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Quota {
-    /// Starts within the window.
-    #[schemars(range(min = 1))]
+    /// Starts within the window, 1000 at most: the Agent's status holds them.
+    #[schemars(range(min = 1, max = 1000))]
     pub max_task_starts: i32,
     /// Length of the sliding window in seconds.
     #[schemars(range(min = 60, max = 86400))]

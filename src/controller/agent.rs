@@ -38,7 +38,7 @@ use super::{
 use crate::{
     agent::{decide::Action, report, state, trouble},
     api::{
-        Agent,
+        Agent, AgentStatus,
         names::{self, annotation, label, manager, reasons},
     },
     status::{Class, Failure, Next},
@@ -156,7 +156,7 @@ impl Reconcile for Agents {
             let failed = report::failed(&outcome).map(|(reason, _)| reason);
             self.tell_fleet(&agent, &status, (progress, &acted, failure.as_ref()), failed);
         }
-        let written = self.context.reports.status(&*agent, &agent.status, &status).await;
+        let written = self.context.reports.status(&*agent, &own_part(&agent), &status).await;
         // What was done is told once, here; what became different is found again while it is in no status.
         let news = if written.is_ok() { notes } else { vec![] };
         self.context.reports.events(&*agent, news.into_iter().chain(acted.notes).collect());
@@ -300,4 +300,10 @@ impl Agents {
             now: self.context.now(),
         }
     }
+}
+
+/// The status without what the reconciler of Tasks writes there.
+fn own_part(agent: &Agent) -> Option<AgentStatus> {
+    let status = agent.status.clone()?;
+    Some(AgentStatus { task_start_history: Vec::new(), ..status })
 }

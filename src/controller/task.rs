@@ -3,6 +3,7 @@
 mod act;
 mod index;
 mod listen;
+mod places;
 mod view;
 
 use std::{
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     api::{Task, TaskPhase, TaskStatus, names},
     status::{Failure, Next},
-    task::{self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, World, seen, step},
+    task::{self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, Start, World, quota, seen, step},
 };
 use index::Index;
 
@@ -36,6 +37,8 @@ pub struct Tasks {
     triggers: Triggers<Task>,
     index: Index,
     ledger: Mutex<Ledger>,
+    /// Namespaces whose pods of Tasks the caches show.
+    caught_up: Mutex<HashSet<String>>,
     /// Agents as the listeners saw them last: only a change that matters wakes a queue.
     agents: Mutex<HashMap<(String, String), AgentView>>,
     /// Statuses written, with the `resourceVersion` that their writer had seen: the cache may not show them yet.
@@ -54,6 +57,7 @@ pub fn prepare(context: &Context) -> Loop {
         triggers: triggers.clone(),
         index: Index::default(),
         ledger: Mutex::default(),
+        caught_up: Mutex::default(),
         agents: Mutex::default(),
         written: Mutex::default(),
         labelled: Mutex::default(),
@@ -73,10 +77,10 @@ impl Reconcile for Tasks {
         let task = self.newest(&object);
         let world = self.observe(&task).await?;
         let decision = self.decide(&task, &world);
-        let decision = match self.admit(&task, &world, decision) {
-            Decision { act: Act::Start(_), .. } if !self.may_start(&task) => return Ok(Next::After(AGAIN)),
-            Decision { act: Act::Start(objects), .. } => match self.start(&task, &objects).await {
-                Ok(pod) => self.decide(&task, &World { pod, ..world }),
+        let decision = match decision {
+            Decision { act: Act::Start(objects), .. } => match self.go(&task, &world, &objects).await {
+                Ok(Some(decision)) => decision,
+                Ok(None) => return Ok(Next::After(AGAIN)),
                 Err(failure) => return self.start_failed(&task, failure).await,
             },
             other => other,
@@ -118,6 +122,7 @@ impl Tasks {
             agent,
             // Places are given last, to a Task that would start: see `admit`.
             place: Place::Held,
+            rank: self.rank(task),
             pod: self.pod(task).await?,
             settings: view::settings(config.as_deref(), &self.context.settings),
             cleanup: Cleanup {
@@ -172,33 +177,33 @@ impl Tasks {
         step(task, world, self.context.now())
     }
 
-    /// Gives a Task that would start a place, or decides again without one.
-    fn admit(&self, task: &Task, world: &World, decision: Decision) -> Decision {
-        let Act::Start(_) = &decision.act else {
-            return decision;
-        };
-        let (namespace, agent) = (task.namespace().unwrap_or_default(), task::agent_of(task).unwrap_or_default());
-        if world.agent.as_ref().is_some_and(|a| a.verified_by(task).is_some()) {
-            return decision;
+    /// Starts a Task that has all it needs once there is a place for it, and room in the window. None: it has to look
+    /// again soon.
+    async fn go(&self, task: &Task, world: &World, objects: &Start) -> Result<Option<Decision>, Failure> {
+        let namespace = task.namespace().unwrap_or_default();
+        let verifies = world.agent.as_ref().is_some_and(|a| a.verified_by(task).is_some());
+        if !verifies {
+            if !self.has_caught_up(&namespace).await? {
+                return Ok(None);
+            }
+            let start = quota::start(task, self.context.now());
+            let mut place = self.place(task, &start);
+            if place == Place::Held
+                && let Some(agent) = &world.agent
+                && !self.record(task, agent, &start).await?
+            {
+                // Somebody else has used the window up.
+                place = self.place(task, &start);
+            }
+            if matches!(place, Place::Full | Place::Spent { .. }) {
+                return Ok(Some(self.decide(task, &World { place, ..world.clone() })));
+            }
         }
-        let limit = world.agent.as_ref().and_then(|a| a.max_running);
-        let mut ledger = self.ledger.lock();
-        let place = ledger.admit(&task.uid().unwrap_or_default(), limit, &self.tickets(&namespace, agent));
-        drop(ledger);
-        match place {
-            Place::Full => step(task, &World { place, ..world.clone() }, self.context.now()),
-            Place::Held | Place::Unlimited => decision,
+        if !self.may_start(task) {
+            return Ok(None);
         }
-    }
-
-    /// The queue of an agent. A Task whose pod is there runs, even if its status does not say so yet.
-    fn tickets(&self, namespace: &str, agent: &str) -> Vec<task::Ticket> {
-        let mut tickets = self.index.queue(namespace, agent);
-        for ticket in tickets.iter_mut().filter(|t| !t.running) {
-            let pod = self.context.caches.task_pods.get(namespace, &names::task::pod(&ticket.name));
-            ticket.running = matches!(seen::read(pod.as_deref(), &ticket.uid), PodState::Ours(_));
-        }
-        tickets
+        let pod = self.start(task, objects).await?;
+        Ok(Some(self.decide(task, &World { pod, ..world.clone() })))
     }
 
     /// The place of a Task that has ended is free at once, not only when the cache shows the status.
@@ -206,16 +211,6 @@ impl Tasks {
         if status.phase.is_some_and(TaskPhase::is_terminal) && !task::is_finished(task) {
             let ended = Task { status: Some(status.clone()), ..task.clone() };
             self.file(&ended, false);
-        }
-    }
-
-    /// Looks at the Tasks that could have a place now.
-    fn wake(&self, namespace: &str, agent: &str) {
-        let limit = self.agent(namespace, agent).and_then(|a| a.max_running);
-        let tickets = self.tickets(namespace, agent);
-        let next = self.ledger.lock().next(limit, &tickets);
-        for ticket in next {
-            self.triggers.now(namespace, &ticket.name);
         }
     }
 

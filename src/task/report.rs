@@ -59,7 +59,7 @@ impl<'a> Report<'a> {
             session.title = told.title.clone().or(session.title.take());
             session.summary = told.summary.clone().or(session.summary.take());
         }
-        let limited = agent.is_some_and(|a| a.max_running.is_some());
+        let limited = agent.is_some_and(|a| a.max_running.is_some() || a.quota.is_some());
         let reason = if limited { reasons::CAPACITY_AVAILABLE } else { reasons::NO_LIMITS };
         if !self.has(condition::QUEUED, "False") {
             self.set(&Condition::no(condition::QUEUED, reason, ""));

@@ -31,7 +31,7 @@ pub fn step(task: &Task, world: &World, now: Timestamp) -> Decision {
         _ if phase == Some(TaskPhase::Running) => without_pod(task, report, now),
         _ if stop_asked(task) => report.stopped_in_queue(),
         PodState::Foreign => report.name_conflict(),
-        PodState::Absent => waiting(task, world, report),
+        PodState::Absent => waiting(task, world, report, now),
     }
 }
 
@@ -58,6 +58,11 @@ fn finished(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> D
 fn left(since: Timestamp, duration: SignedDuration, now: Timestamp) -> Option<Duration> {
     let left = since.checked_add(duration).unwrap_or(Timestamp::MAX).duration_since(now);
     Duration::try_from(left).ok().filter(|left| !left.is_zero())
+}
+
+/// How long until `then`; at least a moment.
+fn until_then(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(then.duration_since(now)).unwrap_or_default().max(Duration::from_millis(1))
 }
 
 fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, now: Timestamp) -> Decision {
@@ -145,20 +150,21 @@ fn timeout(task: &Task) -> Result<Option<SignedDuration>, String> {
 }
 
 /// A Task without a pod: it starts, or says what it waits for.
-fn waiting(task: &Task, world: &World, report: Report<'_>) -> Decision {
+fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> Decision {
     if let Some((reason, message)) = refused(task) {
         return report.refused(reason, &message);
     }
     let named = super::agent_of(task).unwrap_or_default();
+    let place = world.rank.map(|rank| format!("; {rank}")).unwrap_or_default();
     let Some(agent) = &world.agent else {
-        let message = format!("waiting for Agent {named}, which does not exist in this namespace");
+        let message = format!("waiting for Agent {named}, which does not exist in this namespace{place}");
         return report.queued(reasons::AGENT_NOT_FOUND, &message);
     };
     let verified = agent.verified_by(task);
     if verified.is_none()
         && let Some((reason, message)) = not_now(agent)
     {
-        return report.queued(reason, &message);
+        return report.queued(reason, &format!("{message}{place}"));
     }
     let Some(image) = &world.settings.image else {
         return report.held(
@@ -168,13 +174,21 @@ fn waiting(task: &Task, world: &World, report: Report<'_>) -> Decision {
         );
     };
     let Some(url) = verified.or(agent.url.as_deref()) else {
-        return report.queued(reasons::AGENT_SERVER_NOT_READY, &format!("Agent {named} has no address yet"));
+        return report.queued(reasons::AGENT_SERVER_NOT_READY, &format!("Agent {named} has no address yet{place}"));
     };
     match world.place {
         Place::Full => {
             let limit = agent.max_running.unwrap_or_default();
-            let message = format!("Agent {named} runs as many Tasks as it may (maxConcurrentTasks: {limit})");
+            let message = format!("Agent {named} runs as many Tasks as it may (maxConcurrentTasks: {limit}){place}");
             report.queued(reasons::AGENT_AT_CAPACITY, &message)
+        }
+        Place::Spent { until } => {
+            let (starts, window) = agent.quota.map(|q| (q.starts, q.window.as_secs())).unwrap_or_default();
+            let message = format!(
+                "Agent {named} has started as many Tasks as its quota allows ({starts} within {window} s){place}"
+            );
+            let next = until.map_or(Next::OnEvent, |until| Next::After(until_then(until, now)));
+            Decision { next, ..report.queued(reasons::QUOTA_EXCEEDED, &message) }
         }
         Place::Held | Place::Unlimited => {
             report.decide(Act::Start(Box::new(build::start(task, agent, url, image, &world.settings))))

@@ -355,6 +355,9 @@ pub mod text {
             "Wait: the Task starts after the rollout; the message says what is waited for.";
         AGENT_AT_CAPACITY "AgentAtCapacity" &["Task"],
             "The agent runs as many Tasks as maxConcurrentTasks allows.", "Wait, or raise it.";
+        QUOTA_EXCEEDED "QuotaExceeded" &["Task"],
+            "As many Tasks as the agent's quota allows have started within its window.",
+            "Wait: the next one starts when the window has left a start behind; or raise the quota.";
         CAPACITY_AVAILABLE "CapacityAvailable" &["Task"],
             "There was a free place.", "Nothing.";
         NO_LIMITS "NoLimits" &["Task"],

@@ -71,7 +71,6 @@ impl Spec for AgentSpec {
         all("plugins"),
         all("podSpec.systemContainers.pluginInit"),
         all("proxy"),
-        all("quota"),
         only("rollout.strategy", &["Recreate"]),
         all("share"),
         all("skills[].git.recurseSubmodules"),
@@ -90,14 +89,13 @@ impl Spec for AgentTemplateSpec {
         all("plugins"),
         all("podSpec.systemContainers.pluginInit"),
         all("proxy"),
-        all("quota"),
         only("rollout.strategy", &["Recreate"]),
         all("skills[].git.recurseSubmodules"),
     ];
 }
 
 impl Spec for TaskSpec {
-    const GAPS: &'static [Gap] = &[all("contexts"), all("priority"), all("retry"), all("templateRef")];
+    const GAPS: &'static [Gap] = &[all("contexts"), all("retry"), all("templateRef")];
 }
 
 impl Spec for PilothouseConfigSpec {

@@ -144,6 +144,9 @@ fn supported(kind: &str) -> Vec<&'static str> {
         "podSpec.systemContainers.gitSync.*",
         "serviceAccountName",
         "maxConcurrentTasks",
+        "quota",
+        "quota.maxTaskStarts",
+        "quota.windowSeconds",
         "imagePullSecrets",
         "imagePullSecrets[].name",
         "extraPorts",
@@ -166,7 +169,7 @@ fn supported(kind: &str) -> Vec<&'static str> {
     match kind {
         "Agent" => [&["templateRef", "templateRef.name", "profile", "port", "suspend"], CONTEXTS, SHARED].concat(),
         "AgentTemplate" => [CONTEXTS, SHARED].concat(),
-        "Task" => vec!["description", "agentRef", "agentRef.name", "timeout"],
+        "Task" => vec!["description", "agentRef", "agentRef.name", "timeout", "priority"],
         "Repository" => vec![
             "url",
             "ref",

@@ -124,7 +124,7 @@ impl Tasks {
         }
     }
 
-    fn api<K>(&self, task: &Task) -> Api<K>
+    pub(super) fn api<K>(&self, task: &Task) -> Api<K>
     where
         K: Kind + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {

@@ -28,6 +28,7 @@ struct Inner {
     places: HashMap<Key, Filed>,
 }
 
+#[derive(PartialEq)]
 struct Entry {
     ticket: Ticket,
     /// Whether it stands in the queue; others are known to be woken.
@@ -40,9 +41,19 @@ enum Filed {
     Finished { at: Timestamp },
 }
 
+impl Filed {
+    /// The agent in whose queue it is.
+    fn agent(self) -> Option<String> {
+        match self {
+            Self::Queue { agent } => Some(agent),
+            Self::Finished { .. } => None,
+        }
+    }
+}
+
 impl Index {
-    /// Files `task` as it is now, or takes it out. Returns the agent in whose queue it was, if it is not there any more.
-    pub(super) fn update(&self, task: &Task, deleted: bool) -> Option<String> {
+    /// Files `task` as it is now, or takes it out. Returns the agents whose queue is another one now.
+    pub(super) fn update(&self, task: &Task, deleted: bool) -> Vec<String> {
         let key = (task.namespace().unwrap_or_default(), task.name_any());
         let place = (!deleted).then(|| filed(task)).flatten();
         let mut inner = self.0.lock();
@@ -50,13 +61,13 @@ impl Index {
         if before != place {
             inner.remove(&key);
         }
-        if let Some(place) = &place {
-            inner.insert(&key, place.clone(), task);
-        }
-        match (before, place) {
-            (Some(Filed::Queue { agent }), now) if now != Some(Filed::Queue { agent: agent.clone() }) => Some(agent),
-            _ => None,
-        }
+        let changed = place.as_ref().is_some_and(|place| inner.insert(&key, place.clone(), task));
+        let mut agents: Vec<_> = match (before, place) {
+            (before, now) if before == now => now.filter(|_| changed).into_iter().collect(),
+            (before, now) => before.into_iter().chain(now).collect(),
+        };
+        agents.dedup();
+        agents.into_iter().filter_map(Filed::agent).collect()
     }
 
     /// The Tasks in the queue of an agent, running ones included.
@@ -118,17 +129,23 @@ impl Inner {
         }
     }
 
-    fn insert(&mut self, key: &Key, place: Filed, task: &Task) {
-        match &place {
+    /// Whether that changes a queue.
+    fn insert(&mut self, key: &Key, place: Filed, task: &Task) -> bool {
+        let changed = match &place {
             Filed::Queue { agent } => {
                 let queue = self.queues.entry((key.0.clone(), agent.clone())).or_default();
-                queue.insert(key.1.clone(), entry(task));
+                let entry = entry(task);
+                let changed = queue.get(&key.1) != Some(&entry);
+                queue.insert(key.1.clone(), entry);
+                changed
             }
             Filed::Finished { at } => {
                 self.finished.entry(key.0.clone()).or_default().insert((*at, key.1.clone()));
+                false
             }
-        }
+        };
         self.places.insert(key.clone(), place);
+        changed
     }
 }
 
@@ -147,6 +164,7 @@ fn entry(task: &Task) -> Entry {
         ticket: Ticket {
             uid: task.uid().unwrap_or_default(),
             name: task.name_any(),
+            priority: task.spec.priority.unwrap_or_default(),
             created: task::created(task),
             running,
         },

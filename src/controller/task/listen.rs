@@ -62,17 +62,17 @@ impl Tasks {
     /// Takes in where a Task is now, and wakes whom that lets go on.
     pub(super) fn file(&self, task: &Task, deleted: bool) {
         let namespace = task.namespace().unwrap_or_default();
-        let left = self.index.update(task, deleted);
+        let changed = self.index.update(task, deleted);
         let finished = task::is_finished(task);
         if deleted || finished || task::phase(task) == Some(TaskPhase::Running) {
             self.ledger.lock().settle(&task.uid().unwrap_or_default());
             self.context.task_starts.settle(&task.uid().unwrap_or_default());
         }
-        if let Some(agent) = left {
-            self.wake(&namespace, &agent);
-            if finished && !deleted {
-                self.wake_surplus(&namespace);
-            }
+        for agent in &changed {
+            self.wake(&namespace, agent);
+        }
+        if finished && !deleted && !changed.is_empty() {
+            self.wake_surplus(&namespace);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     agent::{drain::draining, limit, merge, wants_suspension},
     api::{Agent, AgentTemplate, PilothouseConfig, names},
     controller::{Settings as Flags, caches::Caches},
-    task::{AgentView, Settings},
+    task::{AgentView, Quota, Settings},
 };
 
 /// The agent with its template merged in, as far as Tasks need it.
@@ -32,6 +32,7 @@ fn view(agent: &Agent, template: Option<&AgentTemplate>) -> AgentView {
         url: status.url,
         revision: status.revision,
         max_running: limit(&agent.spec, template.map(|t| &t.spec)),
+        quota: spec.quota.as_ref().map(Quota::of),
         image_pull_secrets: spec.image_pull_secrets.unwrap_or_default(),
         scheduling: pod.scheduling,
         labels: pod.labels,

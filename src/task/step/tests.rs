@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     api::TaskStatus,
     status::Note,
-    task::{Cleanup, Settings},
+    task::{Cleanup, Quota, Settings},
 };
 
 const UID: &str = "0123456789-uid";
@@ -76,6 +76,7 @@ fn world(pod: PodState) -> World {
     World {
         agent: Some(agent()),
         place: Place::Held,
+        rank: None,
         pod,
         settings: Settings { image: Some("pilothouse:1".into()), pull_policy: None },
         cleanup: Cleanup::default(),
@@ -105,6 +106,18 @@ fn ended(ending: Ending) -> PodState {
 
 fn broken(reason: &'static str) -> Ending {
     Ending::Broken { reason, message: "what happened".into(), at: Some(at(1_050)) }
+}
+
+/// The second place of a queue.
+fn second() -> Option<crate::task::Rank> {
+    let ticket = |name: &str| crate::task::Ticket {
+        uid: name.into(),
+        name: name.into(),
+        priority: 0,
+        created: at(0),
+        running: false,
+    };
+    crate::task::Ledger::default().rank("b", &[ticket("a"), ticket("b")])
 }
 
 /// Everything of a decision, as text.
@@ -147,6 +160,11 @@ fn decisions() {
         let done = step(&running(plain()), &world(ended(Ending::Done { at: Some(at(1_050)) })), at(1_051)).status;
         Task { status: Some(done), ..plain() }
     };
+    let spent = |until| {
+        let quota = Some(Quota::of(&crate::api::Quota { max_task_starts: 3, window_seconds: 600 }));
+        let agent = Some(AgentView { quota, ..agent() });
+        World { agent, place: Place::Spent { until }, rank: second(), ..absent() }
+    };
     let no_image = || World { settings: Settings::default(), ..absent() };
     let table: Vec<(&str, Task, World, i64)> = vec![
         // Before the start.
@@ -154,6 +172,9 @@ fn decisions() {
         ("new, agent suspended", plain(), suspended(), 900),
         ("new, agent not ready", plain(), not_ready(), 900),
         ("new, no place", plain(), World { place: Place::Full, ..absent() }, 900),
+        ("new, the quota is spent", plain(), spent(None), 900),
+        ("new, the first that waits for the quota", plain(), spent(Some(at(960))), 900),
+        ("new, second in the queue", plain(), World { rank: second(), ..suspended() }, 900),
         ("new, a place", plain(), absent(), 900),
         ("queued, still no agent", queued(plain()), World { agent: None, ..absent() }, 950),
         ("queued, then at capacity", queued(plain()), World { place: Place::Full, ..absent() }, 950),
@@ -172,7 +193,7 @@ fn decisions() {
         ("refused: templateRef", task(json!({"templateRef": {"name": "x"}, "description": "d"})), absent(), 900),
         (
             "refused: two fields",
-            task(json!({"agentRef": {"name": "a"}, "description": "d", "priority": 3, "retry": {"limit": 1}})),
+            task(json!({"agentRef": {"name": "a"}, "description": "d", "contexts": [{"type": "Text", "text": "t"}], "retry": {"limit": 1}})),
             absent(),
             900,
         ),
@@ -338,7 +359,7 @@ fn any_pod() -> impl Strategy<Value = PodState> {
 }
 
 fn any_world() -> impl Strategy<Value = World> {
-    let place = prop::sample::select(vec![Place::Held, Place::Full, Place::Unlimited]);
+    let place = prop::sample::select(vec![Place::Held, Place::Full, Place::Unlimited, Place::Spent { until: Some(at(0)) }]);
     let agent = prop::option::of((any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(ready, suspended, url)| {
         AgentView { ready, suspended, url: url.then(|| "http://a".into()), ..agent() }
     }));
@@ -347,6 +368,7 @@ fn any_world() -> impl Strategy<Value = World> {
     (agent, place, any_pod(), any::<bool>(), cleanup).prop_map(|(agent, place, pod, image, cleanup)| World {
         agent,
         place,
+        rank: None,
         pod,
         settings: Settings { image: image.then(|| "i".into()), pull_policy: None },
         cleanup,
@@ -388,7 +410,7 @@ proptest! {
     #[test]
     fn nothing_starts_without_all_it_needs(task in any_task(), world in any_world(), now in -1_000_000..1_000_000i64) {
         if let Act::Start(_) = step(&task, &world, at(now)).act {
-            prop_assert!(world.place != Place::Full && world.pod == PodState::Absent);
+            prop_assert!(matches!(world.place, Place::Held | Place::Unlimited) && world.pod == PodState::Absent);
             let agent = world.agent.unwrap();
             prop_assert!(agent.ready && !agent.suspended);
             prop_assert!(stands_in_queue(&task) && crate::task::phase(&task) != Some(TaskPhase::Running));

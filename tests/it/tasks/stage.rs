@@ -278,6 +278,82 @@ impl Stage {
         self.controller = self.release.start(&["--lease-duration", "4"]);
     }
 
+    /// Kills the controller.
+    pub(super) fn kill(&mut self) {
+        self.controller.kill();
+    }
+
+    /// Starts another one after [`kill`](Self::kill).
+    pub(super) fn resume(&mut self) {
+        self.controller = self.release.start(&["--lease-duration", "4"]);
+    }
+
+    /// Waits until the message of a Task's condition `Queued` ends like this.
+    pub(super) async fn tells(&self, name: &str, end: &str) {
+        eventually(&format!("{name} tells {end}"), PATIENCE, || async {
+            self.message(name, "Queued").await.ends_with(end).then_some(())
+        })
+        .await;
+    }
+
+    /// The same for any of several Tasks.
+    pub(super) async fn some_tell(&self, names: &[String], end: &str) {
+        eventually(&format!("one tells {end}"), PATIENCE, || async {
+            let mut found = false;
+            for name in names {
+                found |= self.message(name, "Queued").await.ends_with(end);
+            }
+            found.then_some(())
+        })
+        .await;
+    }
+
+    /// Those of `names` that have not started.
+    pub(super) async fn waiting(&self, names: &[String]) -> Vec<String> {
+        let all = self.tasks.list(&ListParams::default()).await.unwrap();
+        let waits = |t: &Task| t.status.as_ref().and_then(|s| s.phase) == Some(TaskPhase::Queued);
+        all.into_iter().filter(waits).map(|t| t.name_any()).filter(|n| names.contains(n)).collect()
+    }
+
+    /// Waits until the agent has noted so many starts of running Tasks.
+    pub(super) async fn starts_are(&self, count: usize) {
+        eventually(&format!("{count} starts"), PATIENCE, || async {
+            let status = self.agents().get("coder").await.unwrap().status.unwrap_or_default();
+            let running = self.running().await;
+            let noted = status.task_start_history.iter().filter(|s| running.contains(&s.task_name)).count();
+            (noted == count && running.len() == count).then_some(())
+        })
+        .await;
+    }
+
+    /// No Task gets a pod for a while.
+    pub(super) async fn nothing_starts_for(&self, time: Duration) {
+        let before = self.pods_of_tasks().await;
+        tokio::time::sleep(time).await;
+        assert_eq!(self.pods_of_tasks().await, before);
+    }
+
+    /// How many pods Tasks have.
+    pub(super) async fn pods_of_tasks(&self) -> usize {
+        self.pods.list(&ListParams::default().labels("pilothouse.dev/task")).await.unwrap().items.len()
+    }
+
+    /// Makes all starts that the agent has noted older.
+    pub(super) async fn shift_starts(&self, seconds: i64) {
+        let mut starts = self.agents().get("coder").await.unwrap().status.unwrap().task_start_history;
+        for start in &mut starts {
+            start.start_time.0 -= jiff::SignedDuration::from_secs(seconds);
+        }
+        let patch = Patch::Merge(json!({"status": {"taskStartHistory": starts}}));
+        self.agents().patch_status("coder", &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub(super) async fn change_template(&self, name: &str, spec: Value) {
+        let templates: Api<AgentTemplate> = Api::namespaced(self.client.clone(), &self.namespace);
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        templates.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
     /// Names of running Tasks.
     pub(super) async fn running(&self) -> Vec<String> {
         let all = self.tasks.list(&ListParams::default()).await.unwrap();

@@ -31,13 +31,14 @@ fn names(index: &Index) -> Vec<String> {
 #[test]
 fn a_task_is_where_it_was_seen_last() {
     let index = Index::default();
-    assert_eq!(index.update(&queued("x"), false), None);
-    assert_eq!(index.update(&running("x"), false), None, "it is still in the queue");
+    assert_eq!(index.update(&queued("x"), false), ["a"]);
+    assert_eq!(index.update(&queued("x"), false), [""; 0], "nothing is new");
+    assert_eq!(index.update(&running("x"), false), ["a"], "it is still in the queue, and waits no more");
     assert!(index.queue("ns", "a")[0].running);
-    assert_eq!(index.update(&finished("x", "2026-01-01T00:00:01Z"), false).as_deref(), Some("a"));
+    assert_eq!(index.update(&finished("x", "2026-01-01T00:00:01Z"), false), ["a"]);
     assert_eq!(names(&index), [""; 0]);
     assert_eq!(index.surplus("ns", 0), ["x"]);
-    assert_eq!(index.update(&finished("x", "2026-01-01T00:00:01Z"), true), None);
+    assert_eq!(index.update(&finished("x", "2026-01-01T00:00:01Z"), true), [""; 0]);
     assert_eq!(index.surplus("ns", 0), [""; 0]);
     let inner = index.0.lock();
     assert!(inner.queues.is_empty() && inner.finished.is_empty() && inner.places.is_empty(), "nothing is left behind");
@@ -49,7 +50,7 @@ fn a_task_that_moves_to_another_agent_leaves_the_first() {
     index.update(&queued("x"), false);
     let mut moved = queued("x");
     moved.spec.agent_ref = Some("b".into());
-    assert_eq!(index.update(&moved, false).as_deref(), Some("a"));
+    assert_eq!(index.update(&moved, false), ["a", "b"]);
     assert_eq!((names(&index).len(), index.queue("ns", "b").len()), (0, 1));
 }
 
@@ -59,7 +60,7 @@ fn who_cannot_start_is_not_in_the_queue() {
     let mut stopped = queued("stopped");
     stopped.metadata.annotations = Some([("pilothouse.dev/stop".to_owned(), "true".to_owned())].into());
     let mut refused = queued("refused");
-    refused.spec.priority = Some(1);
+    refused.spec.contexts = Some(vec![crate::api::ContextItem::default()]);
     let mut leaving = queued("leaving");
     leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
     for task in [&stopped, &refused, &leaving, &queued("good")] {

@@ -35,12 +35,14 @@ fn the_template_fills_what_the_agent_leaves_out() {
         "apiVersion": "pilothouse.dev/v1alpha1", "kind": "AgentTemplate", "metadata": {"name": "t"},
         "spec": {
             "workspaceDir": "/w", "serviceAccountName": "s", "maxConcurrentTasks": 2,
+            "quota": {"maxTaskStarts": 3, "windowSeconds": 60},
             "imagePullSecrets": [{"name": "of-template"}], "podSpec": {"labels": {"of": "template"}},
         },
     }))
     .unwrap();
     let bare = view(&agent(json!({}), json!({}), json!({})), Some(&template));
     assert_eq!(bare.max_running, Some(2));
+    assert_eq!(bare.quota.map(|q| (q.starts, q.window.as_secs())), Some((3, 60)));
     assert_eq!(bare.image_pull_secrets[0].name, "of-template");
     assert_eq!(bare.labels.get("of").map(String::as_str), Some("template"));
     let full = json!({"maxConcurrentTasks": 0, "imagePullSecrets": [], "podSpec": {"runtimeClassName": "gvisor"}});
