@@ -62,7 +62,7 @@ pub struct TaskSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: Option<i32>,
-    /// Whether a failed Task is tried again.
+    /// Whether a failed Task is tried again. Not one that was stopped, timed out, or whose session somebody aborted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }
@@ -73,7 +73,7 @@ pub struct Retry {
     /// How many further tries there are.
     #[schemars(range(min = 0, max = 10))]
     pub limit: i32,
-    /// Wait before the first further try; doubled for each one after it. 30s unless given.
+    /// Wait before the first further try; doubled for each one after it, up to an hour. 30s unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<GoDuration>,
 }
@@ -118,6 +118,33 @@ pub struct TaskStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub revisions: Vec<TaskRevision>,
+    /// Tries that failed and were followed by another one, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub tries: Vec<TaskTry>,
+    /// When the next try is made, while it waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_time: Option<Time>,
+}
+
+/// A try that failed and was followed by another one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskTry {
+    /// Why it failed, in one word.
+    pub reason: String,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When it began to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// Its session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<TaskSession>,
 }
 
 /// Phase of a Task.

@@ -87,8 +87,12 @@ impl Reconcile for Tasks {
         };
         match &decision.act {
             Act::Delete => return self.delete(&task).await,
-            Act::Stop { uid } => self.delete_pod(&task, uid).await?,
-            Act::Nothing | Act::Start(_) => {}
+            Act::Stop { uid } => self.delete_pod(&task, uid, None).await?,
+            Act::Remove { uid } => self.delete_pod(&task, uid, Some(0)).await?,
+            Act::StandAside | Act::Nothing | Act::Start(_) => {}
+        }
+        if is_between(&decision) {
+            self.give_way(&task);
         }
         self.report(&task, decision).await
     }
@@ -206,10 +210,15 @@ impl Tasks {
         Ok(Some(self.decide(task, &World { pod, ..world.clone() })))
     }
 
-    /// The place of a Task that has ended is free at once, not only when the cache shows the status.
+    /// The place of a Task or a try that has ended is free at once, not only when the cache shows the status.
     fn free_place(&self, task: &Task, status: &TaskStatus) {
-        if status.phase.is_some_and(TaskPhase::is_terminal) && !task::is_finished(task) {
-            let ended = Task { status: Some(status.clone()), ..task.clone() };
+        let ended = Task { status: Some(status.clone()), ..task.clone() };
+        if task::is_finished(&ended) && !task::is_finished(task) {
+            self.file(&ended, false);
+        } else if status.tries.len() > task::tries(task) {
+            let uid = task.uid().unwrap_or_default();
+            self.ledger.lock().block(&uid);
+            self.context.task_starts.settle(&uid);
             self.file(&ended, false);
         }
     }
@@ -253,4 +262,10 @@ impl Tasks {
         self.report(task, step::start_failed(task, &failure, self.context.now())).await?;
         Err(failure)
     }
+}
+
+/// Whether the Task is between two tries, so that others go first.
+fn is_between(decision: &Decision) -> bool {
+    let queued = decision.status.phase == Some(TaskPhase::Queued);
+    queued && matches!(decision.act, Act::StandAside | Act::Stop { .. } | Act::Remove { .. })
 }

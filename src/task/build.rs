@@ -71,7 +71,9 @@ fn pod(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settin
     let mut labels = agent.labels.clone();
     labels.remove(label::AGENT);
     let mut metadata = meta(task, names::task::pod(&name(task)), labels);
-    metadata.annotations = agent.revision.as_ref().map(|r| [(annotation::REVISION.into(), r.clone())].into());
+    let revision = agent.revision.as_ref().map(|r| (annotation::REVISION.to_owned(), r.clone()));
+    let attempt = Some(super::tries(task)).filter(|n| *n > 0).map(|n| (annotation::ATTEMPT.to_owned(), n.to_string()));
+    metadata.annotations = Some(revision.into_iter().chain(attempt).collect()).filter(|a: &BTreeMap<_, _>| !a.is_empty());
     Pod { metadata, spec: Some(pod_spec(task, agent, url, image, settings)), ..Pod::default() }
 }
 
@@ -113,13 +115,12 @@ fn container(task: &Task, url: &str, image: &str, settings: &Settings) -> Contai
 
 /// Where everything is comes by the environment; the prompt and the password are files, and never arguments.
 fn environment(task: &Task, url: &str) -> Vec<EnvVar> {
-    let (namespace, name, uid) = (namespace(task), name(task), uid(task));
-    let title = names::task::session_title(&namespace, &name, &uid);
+    let (namespace, name) = (namespace(task), name(task));
     [
         ("PILOTHOUSE_AGENT_URL", url.to_owned()),
         ("PILOTHOUSE_AUTH_DIR", AUTH_DIR.into()),
         ("PILOTHOUSE_PROMPT_FILE", format!("{PROMPT_DIR}/{PROMPT_KEY}")),
-        ("PILOTHOUSE_SESSION_TITLE", title),
+        ("PILOTHOUSE_SESSION_TITLE", super::retry::session_title(task)),
         // The pod's log is the answer; what goes wrong is in it too.
         ("PILOTHOUSE_LOG", "warn".into()),
         ("TASK_NAME", name),

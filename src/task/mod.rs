@@ -3,6 +3,7 @@
 //! * [`queue`]: the queue of an agent, its places, and who is next.
 //! * [`quota`]: how often Tasks may start.
 //! * [`starts`]: Tasks that start and rollouts that are decided.
+//! * [`retry`]: tries after a failure.
 //! * [`seen`]: what a pod's status says.
 //! * [`step()`]: one decision from a Task and what is known about the world.
 //! * [`build`]: the pod and its prompt.
@@ -11,6 +12,7 @@ pub mod build;
 pub mod queue;
 pub mod quota;
 mod report;
+pub mod retry;
 pub mod seen;
 pub mod starts;
 pub mod step;
@@ -115,6 +117,13 @@ pub enum Act {
         /// Uid of the pod.
         uid: String,
     },
+    /// The pod is deleted without waiting for its node, which does not answer.
+    Remove {
+        /// Uid of the pod.
+        uid: String,
+    },
+    /// The Task waits for a time of its own: others go first until it is looked at again.
+    StandAside,
     /// The Task is deleted.
     Delete,
 }
@@ -155,8 +164,7 @@ pub fn is_finished(task: &Task) -> bool {
 
 /// How many tries of the Task have ended, and were followed by another one.
 pub fn tries(task: &Task) -> usize {
-    let _ = task;
-    0
+    task.status.as_ref().map_or(0, |s| s.tries.len())
 }
 
 /// When the Task was created; the epoch for one that was not.

@@ -22,6 +22,8 @@ pub struct Ticket {
     pub priority: i32,
     /// When the Task was created; the second key of the order.
     pub created: Timestamp,
+    /// How many of its tries have failed.
+    pub tries: usize,
     /// Whether the cache shows that it runs.
     pub running: bool,
 }

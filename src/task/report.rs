@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as Wire, Time};
 
-use super::{Act, AgentView, Decision, seen::PodView, step::Cause};
+use super::{Act, AgentView, Decision, retry, seen::PodView, step::Cause};
 use crate::{
     api::{
         Task, TaskPhase, TaskSession, TaskStatus,
         names::{self, annotation, condition, reasons},
-        task::TaskRevision,
+        task::{TaskRevision, TaskTry},
     },
     status::{Condition, Next, Note, condition::remove_condition, set_condition},
 };
@@ -36,6 +36,11 @@ impl<'a> Report<'a> {
         self.status.phase
     }
 
+    /// When the next try may start.
+    pub(super) fn next_try(&self) -> Option<Timestamp> {
+        self.status.next_try_time.as_ref().map(|t| t.0)
+    }
+
     pub(super) fn start(&self) -> Option<Timestamp> {
         self.status.start_time.as_ref().map(|t| t.0)
     }
@@ -46,12 +51,13 @@ impl<'a> Report<'a> {
         let status = &mut self.status;
         let start = status.start_time.get_or_insert(Time(pod.created)).clone();
         status.pod_name = self.task.metadata.name.as_deref().map(names::task::pod);
-        if status.revisions.is_empty()
-            && let Some(revision) = &pod.revision
+        status.next_try_time = None;
+        if let Some(revision) = &pod.revision
+            && status.revisions.last().is_none_or(|last| last.since < start && last.revision != *revision)
         {
-            status.revisions = vec![TaskRevision { revision: revision.clone(), since: start }];
+            status.revisions.push(TaskRevision { revision: revision.clone(), since: start });
         }
-        let title = self.title();
+        let title = retry::session_title(self.task);
         let session = self.status.session.get_or_insert_with(TaskSession::default);
         session.title.get_or_insert(title);
         if let Some(told) = &pod.session {
@@ -64,12 +70,6 @@ impl<'a> Report<'a> {
         if !self.has(condition::QUEUED, "False") {
             self.set(&Condition::no(condition::QUEUED, reason, ""));
         }
-    }
-
-    fn title(&self) -> String {
-        let meta = &self.task.metadata;
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        names::task::session_title(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid))
     }
 
     fn pod(&self) -> String {
@@ -179,6 +179,7 @@ impl<'a> Report<'a> {
 
     fn end(&mut self, phase: TaskPhase, at: Option<Timestamp>) {
         self.status.phase = Some(phase);
+        self.status.next_try_time = None;
         self.status.completion_time.get_or_insert(Time(at.unwrap_or(self.now)));
         self.unset(condition::RECONCILING);
     }
@@ -213,12 +214,48 @@ impl<'a> Report<'a> {
         self.failed(reasons::POD_LOST, &message, None)
     }
 
+    /// A try has failed: another one follows, or the Task has failed.
     pub(super) fn failed(mut self, reason: &'static str, message: &str, at: Option<Timestamp>) -> Decision {
+        let end = at.unwrap_or(self.now);
+        let wanted = self.task.metadata.deletion_timestamp.is_none() && !super::stop_asked(self.task);
+        if let Some(next) = retry::next(self.task, reason, end).filter(|_| wanted) {
+            return self.again(reason, message, end, next);
+        }
         self.end(TaskPhase::Failed, at);
         let message = format!("{reason}: {message}");
         self.stuck(TaskPhase::Failed, reasons::FAILED, reason, &message);
         let note = Note::warning(reasons::FAILED, "Complete", message);
         self.with(Act::Nothing, Next::OnEvent, vec![note])
+    }
+
+    /// Back to the queue, for another try from `next` on.
+    fn again(mut self, reason: &'static str, message: &str, end: Timestamp, next: Timestamp) -> Decision {
+        let status = &mut self.status;
+        status.tries.push(TaskTry {
+            reason: reason.into(),
+            message: message.into(),
+            start_time: status.start_time.take(),
+            completion_time: Some(Time(end)),
+            session: status.session.take(),
+        });
+        status.next_try_time = Some(Time(next));
+        status.pod_name = None;
+        let note = Note::warning(reasons::RETRYING, "Retry", format!("{reason}: {message}"));
+        let decision = self.between();
+        Decision { notes: vec![note], ..decision }
+    }
+
+    /// Between two tries: it waits for its time, or for the pod of the last one to go.
+    pub(super) fn between(mut self) -> Decision {
+        let limit = self.task.spec.retry.as_ref().map_or(0, |r| r.limit);
+        let (failed, last) = (self.status.tries.len(), self.status.tries.last());
+        let why = last.map(|t| format!("{}: {}", t.reason, t.message)).unwrap_or_default();
+        let message = format!("try {} of {} follows; the last one failed: {why}", failed + 1, limit.saturating_add(1));
+        self.enqueue(reasons::RETRYING, &message);
+        self.on_the_way(TaskPhase::Queued, reasons::QUEUED, reasons::RETRYING, &message);
+        let now = self.now;
+        let next = self.status.next_try_time.as_ref().map_or(now, |t| t.0);
+        self.with(Act::StandAside, super::step::after(next, now), vec![])
     }
 }
 

@@ -37,6 +37,8 @@ pub struct PodView {
     pub gone_by: Option<Timestamp>,
     /// Revision of the agent's definition when it was created.
     pub revision: Option<String>,
+    /// How many tries were before it.
+    pub attempt: usize,
     /// The session, as far as it is known.
     pub session: Option<TaskSession>,
     /// What became of it; none while it may still run.
@@ -83,6 +85,7 @@ pub fn read(pod: Option<&Pod>, task_uid: &str) -> PodState {
     if !owned {
         return PodState::Foreign;
     }
+    let annotated = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key));
     let status = pod.status.clone().unwrap_or_default();
     let terminated = container(&status).and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
     let words = terminated.map(last_words).unwrap_or_default();
@@ -90,7 +93,8 @@ pub fn read(pod: Option<&Pod>, task_uid: &str) -> PodState {
         uid: meta.uid.clone().unwrap_or_default(),
         created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
         gone_by: meta.deletion_timestamp.as_ref().map(|t| t.0),
-        revision: meta.annotations.as_ref().and_then(|a| a.get(annotation::REVISION)).cloned(),
+        revision: annotated(annotation::REVISION).cloned(),
+        attempt: annotated(annotation::ATTEMPT).and_then(|n| n.parse().ok()).unwrap_or_default(),
         ending: ending(&status, terminated, &words),
         held_up: held_up(&status),
         session: words.session,

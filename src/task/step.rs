@@ -8,6 +8,7 @@ use super::{
     Act, AgentView, Decision, LOST_AFTER, World, build,
     queue::Place,
     report::Report,
+    retry::Retry,
     seen::{Ending, PodState, PodView},
     stop_asked,
 };
@@ -27,6 +28,7 @@ pub fn step(task: &Task, world: &World, now: Timestamp) -> Decision {
         return report.decide(Act::Nothing);
     }
     match &world.pod {
+        PodState::Ours(pod) if pod.attempt < super::tries(task) => left_over(task, pod, report, now),
         PodState::Ours(pod) => with_pod(task, world, pod, report, now),
         _ if phase == Some(TaskPhase::Running) => without_pod(task, report, now),
         _ if stop_asked(task) => report.stopped_in_queue(),
@@ -60,9 +62,26 @@ fn left(since: Timestamp, duration: SignedDuration, now: Timestamp) -> Option<Du
     Duration::try_from(left).ok().filter(|left| !left.is_zero())
 }
 
-/// How long until `then`; at least a moment.
-fn until_then(then: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(then.duration_since(now)).unwrap_or_default().max(Duration::from_millis(1))
+/// To look again at `then`, or in a moment where that is over.
+pub(super) fn after(then: Timestamp, now: Timestamp) -> Next {
+    Next::After(Duration::try_from(then.duration_since(now)).unwrap_or_default().max(Duration::from_millis(1)))
+}
+
+/// The pod of a try that has failed: it goes before the next one comes.
+fn left_over(task: &Task, pod: &PodView, report: Report<'_>, now: Timestamp) -> Decision {
+    if stop_asked(task) {
+        return report.stopped_in_queue();
+    }
+    let decision = report.between();
+    let uid = pod.uid.clone();
+    match pod.gone_by {
+        None => Decision { act: Act::Stop { uid }, next: Next::OnEvent, ..decision },
+        // Whatever it still does belongs to a session that the next try looks at, or that is over.
+        Some(gone_by) => match left(gone_by, LOST_AFTER, now) {
+            None => Decision { act: Act::Remove { uid }, next: Next::OnEvent, ..decision },
+            Some(left) => Decision { next: Next::After(left), ..decision },
+        },
+    }
 }
 
 fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, now: Timestamp) -> Decision {
@@ -155,6 +174,9 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
         return report.refused(reason, &message);
     }
     let named = super::agent_of(task).unwrap_or_default();
+    if report.next_try().is_some_and(|next| next > now) {
+        return report.between();
+    }
     let place = world.rank.map(|rank| format!("; {rank}")).unwrap_or_default();
     let Some(agent) = &world.agent else {
         let message = format!("waiting for Agent {named}, which does not exist in this namespace{place}");
@@ -187,7 +209,7 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
             let message = format!(
                 "Agent {named} has started as many Tasks as its quota allows ({starts} within {window} s){place}"
             );
-            let next = until.map_or(Next::OnEvent, |until| Next::After(until_then(until, now)));
+            let next = until.map_or(Next::OnEvent, |until| after(until, now));
             Decision { next, ..report.queued(reasons::QUOTA_EXCEEDED, &message) }
         }
         Place::Held | Place::Unlimited => {
@@ -213,7 +235,7 @@ pub fn refused(task: &Task) -> Option<(&'static str, String)> {
         return Some((reasons::NOT_YET_SUPPORTED, not_yet::message(&fields)));
     }
     let invalid = |message: String| Some((reasons::INVALID_SPEC, message));
-    if let Err(message) = timeout(task) {
+    if let Err(message) = timeout(task).map(drop).and_then(|()| Retry::of(task).map(drop)) {
         return invalid(message);
     }
     if task.spec.agent_ref.is_none() {

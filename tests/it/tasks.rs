@@ -3,6 +3,7 @@
 mod draining;
 mod from_git;
 mod queue;
+mod retry;
 mod stage;
 
 use std::{
@@ -143,14 +144,14 @@ async fn a_strange_pod_is_left_alone_and_others_go_first() {
 #[tokio::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let stage = Stage::with_agent("refuse").await;
-    stage.task("a", json!({"contexts": [{"type": "Text", "text": "t"}], "retry": {"limit": 2}})).await;
+    stage.task("a", json!({"contexts": [{"type": "Text", "text": "t"}]})).await;
     stage.condition_is("a", "Stalled", "NotYetSupported").await;
     let message = stage.message("a", "Ready").await;
-    assert!(message.contains("spec.contexts, spec.retry"), "{message}");
+    assert!(message.contains("support spec.contexts;"), "{message}");
     stage.task("b", json!({"agentRef": null, "templateRef": {"name": "t"}})).await;
     stage.condition_is("b", "Stalled", "NotYetSupported").await;
     // Taking the fields away is enough.
-    stage.set_spec("a", json!({"contexts": null, "retry": null})).await;
+    stage.set_spec("a", json!({"contexts": null})).await;
     stage.phase("a", TaskPhase::Running).await;
     assert!(stage.pods.get_opt("b-pod").await.unwrap().is_none());
 }

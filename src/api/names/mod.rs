@@ -127,6 +127,8 @@ pub mod value {
 pub mod annotation {
     /// Task: `"true"` stops it.
     pub const STOP: &str = "pilothouse.dev/stop";
+    /// Pod of a Task: how many tries were before this one; absent on the first.
+    pub const ATTEMPT: &str = "pilothouse.dev/attempt";
     /// Any kind: a new value asks for a reconcile now; echoed in `status.lastHandledReconcileAt`.
     pub const RECONCILE_AT: &str = "pilothouse.dev/reconcile-at";
     /// Agent: `"true"` or `"false"`, wins over `spec.suspend`; owned by no Sync.

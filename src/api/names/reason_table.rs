@@ -358,6 +358,8 @@ pub mod text {
         QUOTA_EXCEEDED "QuotaExceeded" &["Task"],
             "As many Tasks as the agent's quota allows have started within its window.",
             "Wait: the next one starts when the window has left a start behind; or raise the quota.";
+        RETRYING "Retrying" &["Task"],
+            "A try has failed; another one follows after the backoff.", "Nothing; status.tries has what failed.";
         CAPACITY_AVAILABLE "CapacityAvailable" &["Task"],
             "There was a free place.", "Nothing.";
         NO_LIMITS "NoLimits" &["Task"],

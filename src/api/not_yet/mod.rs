@@ -95,7 +95,7 @@ impl Spec for AgentTemplateSpec {
 }
 
 impl Spec for TaskSpec {
-    const GAPS: &'static [Gap] = &[all("contexts"), all("retry"), all("templateRef")];
+    const GAPS: &'static [Gap] = &[all("contexts"), all("templateRef")];
 }
 
 impl Spec for PilothouseConfigSpec {

@@ -103,10 +103,11 @@ impl Tasks {
         read.map_err(|e| failed("cannot read the pod of the Task", &e))
     }
 
-    /// Deletes the pod with its own grace, in which it aborts the session.
-    pub(super) async fn delete_pod(&self, task: &Task, uid: &str) -> Result<(), Failure> {
+    /// Deletes the pod with its own grace, in which it aborts the session, or with another.
+    pub(super) async fn delete_pod(&self, task: &Task, uid: &str, grace: Option<u32>) -> Result<(), Failure> {
         let name = names::task::pod(&task.name_any());
-        let (api, params) = (self.api::<Pod>(task), only(DeleteParams::default(), uid));
+        let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
+        let (api, params) = (self.api::<Pod>(task), only(params, uid));
         match limited("deleting the pod of the Task", api.delete(&name, &params)).await? {
             Ok(_) => Ok(()),
             Err(error) if gone(&error) => Ok(()),

@@ -166,6 +166,7 @@ fn entry(task: &Task) -> Entry {
             name: task.name_any(),
             priority: task.spec.priority.unwrap_or_default(),
             created: task::created(task),
+            tries: task::tries(task),
             running,
         },
     }

@@ -43,7 +43,8 @@ impl Tasks {
         let mut tickets = self.index.queue(namespace, agent);
         for ticket in tickets.iter_mut().filter(|t| !t.running) {
             let pod = self.context.caches.task_pods.get(namespace, &names::task::pod(&ticket.name));
-            ticket.running = matches!(seen::read(pod.as_deref(), &ticket.uid), PodState::Ours(_));
+            let state = seen::read(pod.as_deref(), &ticket.uid);
+            ticket.running = matches!(state, PodState::Ours(pod) if pod.attempt >= ticket.tries);
         }
         tickets
     }

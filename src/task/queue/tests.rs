@@ -11,7 +11,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn ticket(name: &str, second: i64, running: bool) -> Ticket {
-    Ticket { uid: format!("uid-{name}"), name: name.into(), priority: 0, created: at(second), running }
+    Ticket { uid: format!("uid-{name}"), name: name.into(), priority: 0, created: at(second), tries: 0, running }
 }
 
 fn urgent(name: &str, second: i64, priority: i32) -> Ticket {

@@ -89,6 +89,7 @@ fn view() -> PodView {
         created: at(START),
         gone_by: None,
         revision: Some("main@1a2b3c4".into()),
+        attempt: 0,
         session: None,
         ending: None,
         held_up: None,
@@ -115,6 +116,7 @@ fn second() -> Option<crate::task::Rank> {
         name: name.into(),
         priority: 0,
         created: at(0),
+        tries: 0,
         running: false,
     };
     crate::task::Ledger::default().rank("b", &[ticket("a"), ticket("b")])
@@ -142,6 +144,58 @@ fn show(decision: &Decision) -> String {
     }
     let _ = writeln!(text, "next: {:?}", decision.next);
     text
+}
+
+/// Tries, one after the other.
+fn tries() -> Vec<(&'static str, Task, World, i64)> {
+    let again = || {
+        let mut task = plain();
+        task.spec.retry = Some(crate::api::task::Retry { limit: 2, backoff: Some("10s".into()) });
+        task
+    };
+    let failed = |reason| world(ended(broken(reason)));
+    let next = |task: Task, world: World, now: i64| {
+        let status = step(&task, &world, at(now)).status;
+        Task { status: Some(status), ..task }
+    };
+    let waits = move || next(running(again()), failed(reasons::AGENT_ERROR), 1_051);
+    let of_try = |attempt: usize, change: fn(&mut PodView)| {
+        let mut pod = PodView { attempt, created: at(1_070), ..view() };
+        change(&mut pod);
+        world(PodState::Ours(Box::new(pod)))
+    };
+    let second = move || next(waits(), of_try(1, |_| {}), 1_070);
+    let last = move || {
+        let third = next(second(), of_try(1, |p| p.ending = Some(broken(reasons::OOM_KILLED))), 1_080);
+        next(third, of_try(2, |_| {}), 1_200)
+    };
+    vec![
+        ("a try fails, another one follows", running(again()), failed(reasons::AGENT_ERROR), 1_051),
+        ("a pod is lost, another try follows", running(again()), world(PodState::Absent), 1_051),
+        ("aborted by hand: no other try", running(again()), failed(reasons::ABORTED), 1_051),
+        ("fails while it is stopped: no other try", stopped(running(again())), failed(reasons::AGENT_ERROR), 1_051),
+        ("between, the pod is still there", waits(), failed(reasons::AGENT_ERROR), 1_052),
+        ("between, the pod goes", waits(), with_gone(1_080), 1_053),
+        ("between, the node does not answer", waits(), with_gone(1_080), 1_140),
+        ("between, it waits for its time", waits(), world(PodState::Absent), 1_053),
+        ("between, stopped", stopped(waits()), world(PodState::Absent), 1_053),
+        ("between, stopped, the pod is still there", stopped(waits()), failed(reasons::AGENT_ERROR), 1_053),
+        ("its time has come, a place", waits(), world(PodState::Absent), 1_060),
+        ("its time has come, no place", waits(), World { place: Place::Full, ..world(PodState::Absent) }, 1_060),
+        ("the second try runs", waits(), of_try(1, |_| {}), 1_070),
+        ("the second try ends well", second(), of_try(1, |p| p.ending = Some(Ending::Done { at: None })), 1_090),
+        ("the last try fails", last(), of_try(2, |p| p.ending = Some(broken(reasons::POD_FAILED))), 1_300),
+        (
+            "refused: bad backoff",
+            task(json!({"agentRef": {"name": "a"}, "description": "d", "retry": {"limit": 1, "backoff": "soon"}})),
+            world(PodState::Absent),
+            900,
+        ),
+    ]
+}
+
+fn with_gone(second: i64) -> World {
+    world(PodState::Ours(Box::new(PodView { gone_by: Some(at(second)), ..view() })))
 }
 
 #[test]
@@ -271,7 +325,7 @@ fn decisions() {
         ("finished, being deleted", leaving(done()), surplus(), 1_200),
     ];
     let mut text = String::new();
-    for (name, task, world, now) in table {
+    for (name, task, world, now) in table.into_iter().chain(tries()) {
         let _ = writeln!(text, "## {name}\n{}", show(&step(&task, &world, at(now))));
     }
     insta::assert_snapshot!(text);
@@ -327,9 +381,10 @@ fn any_task() -> impl Strategy<Value = Task> {
     let timeout =
         prop::option::of(prop_oneof!["[0-9]{0,20}[smhd]?", Just("1m".to_owned()), Just("2562047h".to_owned())]);
     let agent = prop::option::of(Just("a"));
-    (timeout, agent, prop::option::of("[a-z ]{0,5}"), any_status(), any::<bool>(), any::<bool>()).prop_map(
-        |(timeout, agent, description, status, stop, deleted)| {
+    (timeout, agent, prop::option::of("[a-z ]{0,5}"), any_status(), any::<[bool; 3]>()).prop_map(
+        |(timeout, agent, description, status, [stop, deleted, again])| {
             let mut task = plain();
+            task.spec.retry = again.then(|| crate::api::task::Retry { limit: 1, backoff: Some("1s".into()) });
             task.spec.timeout = timeout.map(GoDuration);
             task.spec.agent_ref = agent.map(Into::into);
             task.spec.description = description;

@@ -278,6 +278,15 @@ impl Stage {
         self.controller = self.release.start(&["--lease-duration", "4"]);
     }
 
+    /// Waits until a Task has had these tries, by their reasons.
+    pub(super) async fn tries_are(&self, name: &str, reasons: &[&str]) {
+        eventually(&format!("{name} has had {reasons:?}"), PATIENCE, || async {
+            let tries = self.get(name).await.status.unwrap_or_default().tries;
+            tries.iter().map(|t| t.reason.as_str()).eq(reasons.iter().copied()).then_some(())
+        })
+        .await;
+    }
+
     /// Kills the controller.
     pub(super) fn kill(&mut self) {
         self.controller.kill();

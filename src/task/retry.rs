@@ -1,0 +1,120 @@
+//! Whether a Task that failed is tried again, and when.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::{GoDuration, Task, TaskTry, names, names::reasons};
+
+/// Wait before the first further try where the spec does not say.
+const BACKOFF: Duration = Duration::from_secs(30);
+/// No wait is longer, unless the first one is.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// `spec.retry`, read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How many further tries there are.
+    pub limit: usize,
+    /// Wait before the first one.
+    pub backoff: Duration,
+}
+
+impl Retry {
+    /// Reads the spec; what the schema would have refused is an error that names the field.
+    pub fn of(task: &Task) -> Result<Self, String> {
+        let Some(spec) = &task.spec.retry else {
+            return Ok(Self { limit: 0, backoff: BACKOFF });
+        };
+        let backoff = match &spec.backoff {
+            Some(text) => GoDuration::parse(text).map_err(|e| format!("spec.retry.backoff: {e}"))?,
+            None => BACKOFF,
+        };
+        Ok(Self { limit: usize::try_from(spec.limit).unwrap_or_default(), backoff })
+    }
+
+    /// Wait after so many tries have failed, from 1: doubled each time.
+    pub fn wait(&self, failed: usize) -> Duration {
+        let doubled = u32::try_from(failed.saturating_sub(1)).unwrap_or(u32::MAX);
+        let factor = 2_u32.checked_pow(doubled).unwrap_or(u32::MAX);
+        self.backoff.saturating_mul(factor).min(LONGEST.max(self.backoff))
+    }
+}
+
+/// When the next try is, if there is one after a try that failed for `reason` at `end`.
+pub fn next(task: &Task, reason: &str, end: Timestamp) -> Option<Timestamp> {
+    let retry = Retry::of(task).ok()?;
+    let failed = super::tries(task) + 1;
+    // Somebody aborted the session by hand: he does not want it again.
+    if failed > retry.limit || reason == reasons::ABORTED {
+        return None;
+    }
+    let wait = SignedDuration::try_from(retry.wait(failed)).unwrap_or(SignedDuration::MAX);
+    Some(end.checked_add(wait).unwrap_or(Timestamp::MAX))
+}
+
+/// Title of the session of the present try. What failed in the session gets another one; what failed around it goes on
+/// with the same: the agent may still be at work there.
+pub fn session_title(task: &Task) -> String {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let meta = &task.metadata;
+    let title = names::task::session_title(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid));
+    let over = tries(task).iter().filter(|t| ends_session(&t.reason)).count();
+    if over == 0 { title } else { format!("{title}/{}", over + 1) }
+}
+
+fn tries(task: &Task) -> &[TaskTry] {
+    task.status.as_ref().map_or(&[], |s| &s.tries)
+}
+
+fn ends_session(reason: &str) -> bool {
+    [reasons::AGENT_ERROR, reasons::SESSION_LOST].contains(&reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{TaskStatus, task};
+
+    fn task(limit: i32, backoff: Option<&str>, failed: &[&str]) -> Task {
+        let mut task = Task::new("t", crate::api::TaskSpec::default());
+        task.metadata.namespace = Some("ns".into());
+        task.metadata.uid = Some("0123456789".into());
+        task.spec.retry = Some(task::Retry { limit, backoff: backoff.map(Into::into) });
+        let tries = failed.iter().map(|r| TaskTry { reason: (*r).into(), ..TaskTry::default() }).collect();
+        task.status = Some(TaskStatus { tries, ..TaskStatus::default() });
+        task
+    }
+
+    #[test]
+    fn waits_double_up_to_an_hour() {
+        let end = Timestamp::UNIX_EPOCH;
+        // limit | backoff | failed before | wait in seconds
+        let table: &[(i32, Option<&str>, usize, Option<i64>)] = &[
+            (0, None, 0, None),
+            (1, None, 0, Some(30)),
+            (1, None, 1, None),
+            (3, None, 2, Some(120)),
+            (10, None, 9, Some(3_600)),
+            (2, Some("10s"), 1, Some(20)),
+            (2, Some("3h"), 1, Some(10_800)),
+            (2, Some("0s"), 1, Some(0)),
+        ];
+        for (limit, backoff, before, wait) in table {
+            let task = task(*limit, *backoff, &vec![reasons::POD_LOST; *before]);
+            let at = next(&task, reasons::POD_LOST, end).map(Timestamp::as_second);
+            assert_eq!(at, *wait, "{limit} {backoff:?} {before}");
+        }
+        assert_eq!(next(&task(3, None, &[]), reasons::ABORTED, end), None);
+        assert_eq!(next(&task(3, None, &[]), reasons::POD_LOST, Timestamp::MAX), Some(Timestamp::MAX));
+    }
+
+    #[test]
+    fn a_session_that_failed_is_not_gone_on_with() {
+        let title = |failed: &[&str]| session_title(&task(9, None, failed));
+        assert_eq!(title(&[]), "pilothouse/ns/t/01234567");
+        assert_eq!(title(&[reasons::POD_LOST, reasons::OOM_KILLED]), "pilothouse/ns/t/01234567");
+        assert_eq!(title(&[reasons::POD_LOST, reasons::AGENT_ERROR]), "pilothouse/ns/t/01234567/2");
+        assert_eq!(title(&[reasons::SESSION_LOST, reasons::AGENT_ERROR]), "pilothouse/ns/t/01234567/3");
+    }
+}
