@@ -108,6 +108,12 @@ pub struct TaskStatus {
     /// The session in which the agent did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<TaskSession>,
+    /// The agent's answer, its first 1536 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+    /// The end of the pod's log, 1 KiB at most; kept when the pod is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_tail: Option<String>,
     /// When it began to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,

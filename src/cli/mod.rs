@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod agent;
 pub mod completion;
 pub mod controller;
 pub mod crds;
@@ -15,6 +16,7 @@ pub mod rollback;
 pub mod rollout;
 pub mod sidecar;
 pub mod target;
+pub mod task;
 pub mod task_run;
 pub mod telemetry;
 pub mod uninstall;
@@ -54,6 +56,7 @@ Examples:
   pilothouse diff overlays/prod --values overlays/prod/values.yaml
   pilothouse reconcile repository team -n agents --wait
   pilothouse rollback agent coder --to main@1a2b3c4
+  pilothouse task run --agent coder 'Review the open change.' --follow
   pilothouse crds | kubectl apply --server-side -f -";
 
 const CONTROLLER_EXAMPLES: &str = "\
@@ -116,6 +119,10 @@ pub enum Command {
     Rollback(rollback::Args),
     /// Let agents have pods of the release that runs
     Upgrade(upgrade::Args),
+    /// Give agents something to do, and see what comes of it
+    Task(task::Args),
+    /// Suspend or resume an agent
+    Agent(agent::Args),
     /// Release what waits for the controller, when it was removed
     Uninstall(uninstall::Args),
     /// Run beside an agent's server, in its pod
@@ -189,6 +196,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rollout(args) => wait(rollout::run(&global, &args)),
         Command::Rollback(args) => wait(rollback::run(&global, &args)),
         Command::Upgrade(args) => wait(upgrade::run(&global, &args)),
+        Command::Task(args) => wait(task::run(&global, &args)),
+        Command::Agent(args) => wait(agent::run(&global, &args)),
         Command::Uninstall(args) => wait(uninstall::run(&global, &args)),
         Command::Sidecar(args) => wait_small(sidecar::run(&args)),
         Command::Drain(args) => drain::run(&args),

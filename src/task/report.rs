@@ -65,6 +65,9 @@ impl<'a> Report<'a> {
             session.title = told.title.clone().or(session.title.take());
             session.summary = told.summary.clone().or(session.summary.take());
         }
+        let (said, status) = (&pod.said, &mut self.status);
+        status.result = said.result.clone().or(status.result.take());
+        status.log_tail = said.log.clone().or(status.log_tail.take());
         let limited = agent.is_some_and(|a| a.max_running.is_some() || a.quota.is_some());
         let reason = if limited { reasons::CAPACITY_AVAILABLE } else { reasons::NO_LIMITS };
         if !self.has(condition::QUEUED, "False") {
@@ -239,7 +242,7 @@ impl<'a> Report<'a> {
             session: status.session.take(),
         });
         status.next_try_time = Some(Time(next));
-        status.pod_name = None;
+        (status.pod_name, status.result) = (None, None);
         let note = Note::warning(reasons::RETRYING, "Retry", format!("{reason}: {message}"));
         let decision = self.between();
         Decision { notes: vec![note], ..decision }

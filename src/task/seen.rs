@@ -14,6 +14,10 @@ use crate::{
 
 /// Longest message taken over from a pod, in bytes.
 const MESSAGE: usize = 512;
+/// Longest answer, in bytes.
+const RESULT: usize = 1536;
+/// Longest log, in bytes.
+const LOG: usize = 1024;
 
 /// The pod with the Task's pod name.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,10 +45,21 @@ pub struct PodView {
     pub attempt: usize,
     /// The session, as far as it is known.
     pub session: Option<TaskSession>,
+    /// The answer, and the end of the log, once it has ended.
+    pub said: Said,
     /// What became of it; none while it may still run.
     pub ending: Option<Ending>,
     /// Why it does not run yet: stable reason and message.
     pub held_up: Option<(&'static str, String)>,
+}
+
+/// What a pod leaves behind beside its session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The agent's answer.
+    pub result: Option<String>,
+    /// The end of the log.
+    pub log: Option<String>,
 }
 
 /// How a pod ended.
@@ -72,7 +87,17 @@ pub enum Ending {
 struct LastWords {
     reason: String,
     message: String,
+    result: String,
+    log: String,
     session: Option<TaskSession>,
+}
+
+impl LastWords {
+    /// The answer and the log, within their bounds: a pod is not believed in that.
+    fn said(&self) -> Said {
+        let text = |text: &str, most| Some(truncate(text, most)).filter(|t| !t.is_empty());
+        Said { result: text(&self.result, RESULT), log: text(&self.log, LOG) }
+    }
 }
 
 /// Reads `pod`, which must be the Task's own (`task_uid`).
@@ -97,6 +122,7 @@ pub fn read(pod: Option<&Pod>, task_uid: &str) -> PodState {
         attempt: annotated(annotation::ATTEMPT).and_then(|n| n.parse().ok()).unwrap_or_default(),
         ending: ending(&status, terminated, &words),
         held_up: held_up(&status),
+        said: words.said(),
         session: words.session,
     }))
 }

@@ -10,12 +10,17 @@ use crate::{
         task::{SessionSummary, TaskSession, TokenUsage},
     },
     pod::opencode::{Error, Session, SessionError},
+    status::condition::truncate,
 };
 
 /// Messages that are counted; a longer session has no count.
 pub(super) const COUNTED: usize = 200;
 /// The kubelet keeps 4096 bytes of last words.
-const MAX_MESSAGE: usize = 1000;
+const MAX_WORDS: usize = 4000;
+/// Longest message, in characters.
+const MAX_MESSAGE: usize = 500;
+/// Longest answer that is kept, in bytes.
+const MAX_RESULT: usize = 1536;
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,10 @@ pub struct Ending {
     pub outcome: Outcome,
     /// For people; empty where it completed.
     pub message: String,
+    /// The answer, at most [`MAX_RESULT`] bytes of it.
+    pub result: String,
+    /// The end of what was printed.
+    pub log: String,
     /// The session, if there was one.
     pub session: Option<TaskSession>,
 }
@@ -78,6 +87,10 @@ pub struct Ending {
 struct LastWords<'a> {
     reason: &'a str,
     message: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    result: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    log: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<&'a TaskSession>,
 }
@@ -86,7 +99,13 @@ impl Ending {
     /// Without a session.
     pub fn new(outcome: Outcome, message: impl Into<String>) -> Self {
         let message: String = message.into();
-        Self { outcome, message: message.chars().take(MAX_MESSAGE).collect(), session: None }
+        let message = message.chars().take(MAX_MESSAGE).collect();
+        Self { outcome, message, result: String::new(), log: String::new(), session: None }
+    }
+
+    /// With an answer.
+    pub(super) fn answering(self, answer: &str) -> Self {
+        Self { result: truncate(answer.trim(), MAX_RESULT), ..self }
     }
 
     /// A call failed for good.
@@ -112,8 +131,22 @@ impl Ending {
 
     /// Writes the last words. The file exists in a pod; it is written in place.
     pub fn write(&self, file: &Path) -> std::io::Result<()> {
-        let words = LastWords { reason: self.outcome.reason(), message: &self.message, session: self.session.as_ref() };
-        std::fs::write(file, serde_json::to_string(&words)?)
+        std::fs::write(file, self.words()?)
+    }
+
+    /// The last words: what matters least is left out where there is too much. Text grows when it is quoted.
+    fn words(&self) -> serde_json::Result<String> {
+        let words = |result, log| {
+            let (reason, message, session) = (self.outcome.reason(), self.message.as_str(), self.session.as_ref());
+            serde_json::to_string(&LastWords { reason, message, result, log, session })
+        };
+        for (result, log) in [(self.result.as_str(), self.log.as_str()), (&self.result, ""), ("", "")] {
+            let text = words(result, log)?;
+            if text.len() <= MAX_WORDS {
+                return Ok(text);
+            }
+        }
+        words("", "")
     }
 }
 
@@ -141,4 +174,24 @@ pub(super) fn describe(session: &Session, messages: Option<usize>) -> TaskSessio
         deletions: changes.and_then(|c| small(c.deletions)),
     };
     TaskSession { id: Some(session.id.clone()), title: Some(session.title.clone()), summary: Some(summary) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_never_longer_than_the_kubelet_keeps() {
+        let ending = |result: String, log: String| Ending { log, ..Ending::new(Outcome::Completed, "").answering(&result) };
+        let words = |ending: &Ending| serde_json::from_str::<serde_json::Value>(&ending.words().unwrap()).unwrap();
+        let short = words(&ending("the answer".into(), "the log".into()));
+        assert_eq!((&short["result"], &short["log"]), (&"the answer".into(), &"the log".into()));
+        // Text that grows sixfold when it is quoted.
+        for n in [0, 100, 500, 1_500, 10_000] {
+            let long = ending("\u{1}".repeat(n), "\u{1}".repeat(n.min(1024)));
+            assert!(long.words().unwrap().len() <= MAX_WORDS, "{n}");
+        }
+        let both = words(&ending("a".repeat(9_999), "b".repeat(1024)));
+        assert!(both["result"].as_str().unwrap().len() <= MAX_RESULT && both["log"].as_str().unwrap().len() == 1024);
+    }
 }

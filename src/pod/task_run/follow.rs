@@ -57,6 +57,8 @@ pub(super) struct Follow {
     unfinished: u32,
     /// The last error that an event reported.
     error: Option<SessionError>,
+    /// Text of the newest answer.
+    answer: String,
     begun: Instant,
     heard: Instant,
 }
@@ -65,7 +67,7 @@ impl Follow {
     pub(super) fn new(client: Client, session: &str) -> Self {
         let (follower, now) = (client.events(), Instant::now());
         let (printer, session) = (Printer::default(), session.to_owned());
-        Self { client, session, follower, printer, unfinished: 0, error: None, begun: now, heard: now }
+        Self { client, session, follower, printer, unfinished: 0, error: None, answer: String::new(), begun: now, heard: now }
     }
 
     /// Waits for the event stream.
@@ -90,7 +92,7 @@ impl Follow {
             };
             if look && let Some(ending) = self.look(out).await {
                 self.printer.finish(out);
-                return ending;
+                return ending.answering(&self.answer);
             }
         }
     }
@@ -154,6 +156,9 @@ impl Follow {
         let status = self.client.status().await?;
         let messages = self.client.messages(&self.session, NEWEST).await?;
         self.printer.messages(&messages, out);
+        if let Some(answer) = messages.iter().rev().filter(|m| m.info.role == "assistant").map(Message::text).find(|t| !t.is_empty()) {
+            self.answer = answer;
+        }
         Ok(verdict(status.get(&self.session), &messages))
     }
 

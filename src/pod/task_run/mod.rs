@@ -10,12 +10,13 @@
 //! | 40 | the agent's server was not reached for too long, or forgot the session |
 //!
 //! The answer's text goes to stdout as it comes. The last words are JSON in the container's termination message:
-//! `{reason, message, session{id, title, summary}}`. It may be started again at any point: the session is found by its
+//! `{reason, message, result, log, session{id, title, summary}}`. It may be started again at any point: the session is found by its
 //! title, and a prompt that is in it is not sent twice.
 
 mod ending;
 mod follow;
 mod print;
+mod tail;
 pub mod taken;
 
 pub use ending::{Ending, Outcome};
@@ -31,6 +32,7 @@ use tokio::time::{Instant, sleep};
 
 use self::{
     follow::Follow,
+    tail::Tail,
     taken::{NotTaken, Sent},
 };
 use super::{
@@ -94,7 +96,7 @@ pub async fn attend(args: &TaskRunArgs, out: &mut (impl Write + Send), stop: imp
         Ok(task) => task,
         Err(message) => return Ending::new(Outcome::Misconfigured, message),
     };
-    let mut open = None;
+    let (mut open, mut out) = (None, Tail::new(out));
     let limit = async {
         match args.timeout_seconds {
             0 => std::future::pending().await,
@@ -102,7 +104,7 @@ pub async fn attend(args: &TaskRunArgs, out: &mut (impl Write + Send), stop: imp
         }
     };
     let mut ending = tokio::select! {
-        ending = work(&task, &mut open, out) => ending,
+        ending = work(&task, &mut open, &mut out) => ending,
         () = stop => Ending::new(Outcome::Aborted, "the Task was stopped"),
         () = limit => Ending::new(Outcome::Timeout, "the Task took longer than its timeout"),
     };
@@ -110,6 +112,7 @@ pub async fn attend(args: &TaskRunArgs, out: &mut (impl Write + Send), stop: imp
         let closing = close(&pod, &mut ending, session);
         let _ = tokio::time::timeout(GOODBYE, closing).await; // what is not known by then stays unknown
     }
+    ending.log = out.text();
     ending
 }
 

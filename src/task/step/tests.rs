@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     api::TaskStatus,
     status::Note,
-    task::{Cleanup, Quota, Settings},
+    task::{Cleanup, Quota, Settings, seen::Said},
 };
 
 const UID: &str = "0123456789-uid";
@@ -91,6 +91,7 @@ fn view() -> PodView {
         revision: Some("main@1a2b3c4".into()),
         attempt: 0,
         session: None,
+        said: Said::default(),
         ending: None,
         held_up: None,
     }
@@ -102,7 +103,8 @@ fn ours() -> PodState {
 
 fn ended(ending: Ending) -> PodState {
     let session = serde_json::from_value(json!({"id": "ses_1", "summary": {"messageCount": 2, "cost": "0.100000"}}));
-    PodState::Ours(Box::new(PodView { ending: Some(ending), session: Some(session.unwrap()), ..view() }))
+    let said = Said { result: Some("the answer".into()), log: Some("the log".into()) };
+    PodState::Ours(Box::new(PodView { ending: Some(ending), session: Some(session.unwrap()), said, ..view() }))
 }
 
 fn broken(reason: &'static str) -> Ending {

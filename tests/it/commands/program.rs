@@ -51,6 +51,8 @@ fn help_of_every_command_has_examples() {
         "rollout",
         "rollback",
         "upgrade",
+        "task",
+        "agent",
         "uninstall",
         "version",
         "completion",
