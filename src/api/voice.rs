@@ -87,6 +87,13 @@ pub enum FromController {
         /// The pods, sorted by uid.
         peers: Vec<Peer>,
     },
+    /// Nobody follows the sessions of a Task any more: stop what they do.
+    Abort {
+        /// Id of the order.
+        id: u64,
+        /// Title of the Task's session; those of further tries have it and `/` in front.
+        title: String,
+    },
     /// A message of a newer controller; skipped.
     #[serde(other)]
     Unknown,

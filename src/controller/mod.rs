@@ -153,8 +153,8 @@ fn kinds(context: &Context, voices: Arc<Voices>) -> (Vec<Loop>, Arc<dyn Kept>) {
     let kinds = vec![
         repositories,
         sync::prepare(context),
-        agent::prepare(context, voices),
-        task::prepare(context),
+        agent::prepare(context, voices.clone()),
+        task::prepare(context, voices),
         template::templates(context),
         template::configs(context),
     ];

@@ -20,6 +20,7 @@ use super::{
     Context, Loop,
     runtime::{Reconcile, Triggers},
     start,
+    voice::Voices,
 };
 use crate::{
     api::{Task, TaskPhase, TaskStatus, names},
@@ -28,12 +29,15 @@ use crate::{
 };
 use index::Index;
 
+/// How long an agent's pods are told to stop a session.
+const ABORT: Duration = Duration::from_mins(2);
 /// How soon a Task looks again that may not start while its agent's pods are being replaced.
 const AGAIN: Duration = Duration::from_millis(300);
 
 /// The reconciler of Tasks.
 pub struct Tasks {
     context: Context,
+    voices: Arc<Voices>,
     triggers: Triggers<Task>,
     index: Index,
     ledger: Mutex<Ledger>,
@@ -50,10 +54,11 @@ pub struct Tasks {
 }
 
 /// Prepares the loop.
-pub fn prepare(context: &Context) -> Loop {
+pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
     let triggers = Triggers::default();
     let tasks = Arc::new(Tasks {
         context: context.clone(),
+        voices,
         triggers: triggers.clone(),
         index: Index::default(),
         ledger: Mutex::default(),
@@ -90,6 +95,9 @@ impl Reconcile for Tasks {
             Act::Stop { uid } => self.delete_pod(&task, uid, None).await?,
             Act::Remove { uid } => self.delete_pod(&task, uid, Some(0)).await?,
             Act::StandAside | Act::Nothing | Act::Start(_) => {}
+        }
+        if task::retry::leaves_session(&task, &decision.status) {
+            self.abort(&task);
         }
         if is_between(&decision) {
             self.give_way(&task);
@@ -220,6 +228,15 @@ impl Tasks {
             self.ledger.lock().block(&uid);
             self.context.task_starts.settle(&uid);
             self.file(&ended, false);
+        }
+    }
+
+    /// Stops the sessions of a Task that nobody follows any more.
+    fn abort(&self, task: &Task) {
+        let (namespace, name) = (task.namespace().unwrap_or_default(), task.name_any());
+        let title = names::task::session_title(&namespace, &name, &task.uid().unwrap_or_default());
+        if let Some(agent) = task::agent_of(task) {
+            self.voices.abort(&namespace, agent, &title, ABORT);
         }
     }
 

@@ -35,6 +35,9 @@ use crate::{
 /// How often it is asked whether the certificate must be renewed.
 const RENEWAL: Duration = Duration::from_hours(12);
 
+/// Between two tries to tell an agent's pods something.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// The started hub.
 #[derive(Clone)]
 pub struct Voices {
@@ -69,6 +72,22 @@ impl Voices {
 }
 
 impl Voices {
+    /// Stops what the sessions of a Task do that nobody follows any more. Where no pod can be told, there is none that
+    /// works on it, or it is tried again until `patience` is over.
+    pub fn abort(&self, namespace: &str, agent: &str, title: &str, patience: Duration) {
+        let (hub, namespace, agent, title) = (self.hub.clone(), namespace.to_owned(), agent.to_owned(), title.to_owned());
+        tokio::spawn(async move {
+            let told = async {
+                while hub.abort(&namespace, &agent, &title).await == 0 {
+                    tokio::time::sleep(AGAIN).await;
+                }
+            };
+            if tokio::time::timeout(patience, told).await.is_err() {
+                warn!(namespace, agent, title, "no pod of the agent could be told to stop the session of a Task");
+            }
+        });
+    }
+
     /// Number of connected sidecars.
     pub fn connected(&self) -> usize {
         self.hub.connected()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::{GoDuration, Task, TaskTry, names, names::reasons};
+use crate::api::{GoDuration, Task, TaskPhase, TaskStatus, TaskTry, names, names::reasons};
 
 /// Wait before the first further try where the spec does not say.
 const BACKOFF: Duration = Duration::from_secs(30);
@@ -63,6 +63,23 @@ pub fn session_title(task: &Task) -> String {
     if over == 0 { title } else { format!("{title}/{}", over + 1) }
 }
 
+/// Whether a Task that is not finished has begun: it may have a session.
+pub fn is_begun(task: &Task) -> bool {
+    let started = task.status.as_ref().is_some_and(|s| s.start_time.is_some() || !s.tries.is_empty());
+    started && !super::is_finished(task)
+}
+
+/// Whether a Task ends now while its session may go on: its pod is gone or was killed, and could not stop it.
+pub fn leaves_session(task: &Task, after: &TaskStatus) -> bool {
+    let began = after.start_time.is_some() || !after.tries.is_empty();
+    let ends = after.phase.is_some_and(TaskPhase::is_terminal) && !super::is_finished(task);
+    let condition = |kind: &str| after.conditions.iter().find(|c| c.type_ == kind && c.status == "True");
+    // One that has answered is at rest.
+    let answered = after.phase == Some(TaskPhase::Completed) && condition(names::condition::STOPPED).is_none();
+    let over = condition(names::condition::STALLED).is_some_and(|c| ends_session(&c.reason));
+    began && ends && !answered && !over
+}
+
 fn tries(task: &Task) -> &[TaskTry] {
     task.status.as_ref().map_or(&[], |s| &s.tries)
 }
@@ -74,7 +91,7 @@ fn ends_session(reason: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{TaskStatus, task};
+    use crate::api::task;
 
     fn task(limit: i32, backoff: Option<&str>, failed: &[&str]) -> Task {
         let mut task = Task::new("t", crate::api::TaskSpec::default());
@@ -116,5 +133,32 @@ mod tests {
         assert_eq!(title(&[reasons::POD_LOST, reasons::OOM_KILLED]), "pilothouse/ns/t/01234567");
         assert_eq!(title(&[reasons::POD_LOST, reasons::AGENT_ERROR]), "pilothouse/ns/t/01234567/2");
         assert_eq!(title(&[reasons::SESSION_LOST, reasons::AGENT_ERROR]), "pilothouse/ns/t/01234567/3");
+    }
+
+    #[test]
+    fn a_session_is_stopped_that_nobody_follows() {
+        let condition = |kind: &str, reason: &str| {
+            serde_json::json!({"type": kind, "status": "True", "reason": reason, "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        let after = |phase: &str, started: bool, conditions: Vec<serde_json::Value>| -> TaskStatus {
+            let start = started.then_some("2026-01-01T00:00:00Z");
+            serde_json::from_value(serde_json::json!({"phase": phase, "startTime": start, "conditions": conditions})).unwrap()
+        };
+        let table = [
+            (after("Running", true, vec![]), false),
+            (after("Completed", true, vec![condition("Ready", "Completed")]), false),
+            (after("Completed", true, vec![condition("Stopped", "UserStopped")]), true),
+            (after("Completed", false, vec![condition("Stopped", "UserStopped")]), false),
+            (after("Failed", true, vec![condition("Stalled", "PodLost")]), true),
+            (after("Failed", true, vec![condition("Stalled", "OOMKilled")]), true),
+            (after("Failed", true, vec![condition("Stalled", "AgentError")]), false),
+        ];
+        for (status, expected) in table {
+            assert_eq!(leaves_session(&task(0, None, &[]), &status), expected, "{status:?}");
+            let finished = Task { status: Some(after("Failed", true, vec![])), ..task(0, None, &[]) };
+            assert!(!leaves_session(&finished, &status), "it has ended before");
+        }
+        assert!(is_begun(&task(1, None, &[reasons::POD_LOST])) && !is_begun(&task(1, None, &[])));
     }
 }

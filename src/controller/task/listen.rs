@@ -52,6 +52,9 @@ impl Tasks {
             let pod = (task.namespace().unwrap_or_default(), names::task::pod(&task.name_any()));
             self.farewells.lock().remove(&pod);
         }
+        if deleted && task::retry::is_begun(task) {
+            self.abort(task);
+        }
         if deleted {
             self.written.lock().remove(&uid);
             self.labelled.lock().remove(&uid);

@@ -200,6 +200,14 @@ impl Client {
         Ok(found.into_iter().filter(|s| s.title == title).max_by(|a, b| a.time.created.total_cmp(&b.time.created)))
     }
 
+    /// `GET /session`: those of a Task, by the title of its first one.
+    pub async fn sessions_of(&self, title: &str) -> Result<Vec<Session>, Error> {
+        let path = format!("/session?search={}&limit=100", query_escape(title));
+        let found: Vec<Session> = self.call(Method::GET, &path, None::<&()>).await?;
+        let further = format!("{title}/");
+        Ok(found.into_iter().filter(|s| s.title == title || s.title.starts_with(&further)).collect())
+    }
+
     /// `GET /session/{id}`.
     pub async fn session(&self, id: &str) -> Result<Session, Error> {
         self.call(Method::GET, &format!("/session/{id}"), None::<&()>).await

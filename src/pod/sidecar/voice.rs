@@ -166,6 +166,10 @@ impl Voice {
                 self.peers.set(&peers);
                 id
             }
+            FromController::Abort { id, title } => {
+                let error = self.server.abort(&title).await.err().map(|e| e.to_string()).unwrap_or_default();
+                return Some(Ack { id, error, activity: self.activity() });
+            }
             FromController::Welcome { .. } | FromController::Unknown => return None,
         };
         Some(Ack { id, error: String::new(), activity: self.activity() })

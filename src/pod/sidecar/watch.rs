@@ -64,6 +64,14 @@ impl Server {
         self.facts.lock().exposed
     }
 
+    /// Stops what the sessions of a Task do; those that do nothing stay as they are.
+    pub(super) async fn abort(&self, title: &str) -> Result<(), Error> {
+        for session in self.client.sessions_of(title).await? {
+            self.client.abort(&session.id).await?;
+        }
+        Ok(())
+    }
+
     /// Never returns. The server is *known* while the event stream stands and the last listing was answered.
     pub(super) async fn follow(self) {
         let mut follower = self.client.global_events();

@@ -94,6 +94,7 @@ struct Wish {
     context_hash: String,
     load: Option<Arc<Load>>,
     peers: Arc<Vec<Peer>>,
+    title: String,
 }
 
 #[derive(Debug)]
@@ -195,6 +196,16 @@ impl Hub {
         let make = |id, wish: &Wish| FromController::Peers { id, peers: wish.peers.to_vec() };
         // Who does not hear it is told when it is connected again.
         join_all(pods.into_iter().map(|(pod, orders)| ask(pod, orders, make, wish.clone()))).await;
+    }
+
+    /// Stops what the sessions of a Task do, on all the agent's pods, those that end included. How many pods were told,
+    /// and did it.
+    pub async fn abort(&self, namespace: &str, agent: &str, title: &str) -> usize {
+        let pods = self.0.table.lock().all_handles(&AgentKey::new(namespace, agent));
+        let wish = Wish { title: title.to_owned(), ..Wish::default() };
+        let make = |id, wish: &Wish| FromController::Abort { id, title: wish.title.clone() };
+        let told = join_all(pods.into_iter().map(|(pod, orders)| ask(pod, orders, make, wish.clone()))).await;
+        told.iter().filter(|told| told.is_ok()).count()
     }
 
     async fn order(
