@@ -75,7 +75,8 @@ impl Voices {
     /// Stops what the sessions of a Task do that nobody follows any more. Where no pod can be told, there is none that
     /// works on it, or it is tried again until `patience` is over.
     pub fn abort(&self, namespace: &str, agent: &str, title: &str, patience: Duration) {
-        let (hub, namespace, agent, title) = (self.hub.clone(), namespace.to_owned(), agent.to_owned(), title.to_owned());
+        let (hub, namespace, agent, title) =
+            (self.hub.clone(), namespace.to_owned(), agent.to_owned(), title.to_owned());
         tokio::spawn(async move {
             let told = async {
                 while hub.abort(&namespace, &agent, &title).await == 0 {

@@ -73,7 +73,8 @@ fn pod(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settin
     let mut metadata = meta(task, names::task::pod(&name(task)), labels);
     let revision = agent.revision.as_ref().map(|r| (annotation::REVISION.to_owned(), r.clone()));
     let attempt = Some(super::tries(task)).filter(|n| *n > 0).map(|n| (annotation::ATTEMPT.to_owned(), n.to_string()));
-    metadata.annotations = Some(revision.into_iter().chain(attempt).collect()).filter(|a: &BTreeMap<_, _>| !a.is_empty());
+    metadata.annotations =
+        Some(revision.into_iter().chain(attempt).collect()).filter(|a: &BTreeMap<_, _>| !a.is_empty());
     Pod { metadata, spec: Some(pod_spec(task, agent, url, image, settings)), ..Pod::default() }
 }
 

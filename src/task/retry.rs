@@ -143,7 +143,8 @@ mod tests {
         };
         let after = |phase: &str, started: bool, conditions: Vec<serde_json::Value>| -> TaskStatus {
             let start = started.then_some("2026-01-01T00:00:00Z");
-            serde_json::from_value(serde_json::json!({"phase": phase, "startTime": start, "conditions": conditions})).unwrap()
+            serde_json::from_value(serde_json::json!({"phase": phase, "startTime": start, "conditions": conditions}))
+                .unwrap()
         };
         let table = [
             (after("Running", true, vec![]), false),

@@ -169,7 +169,16 @@ fn supported(kind: &str) -> Vec<&'static str> {
     match kind {
         "Agent" => [&["templateRef", "templateRef.name", "profile", "port", "suspend"], CONTEXTS, SHARED].concat(),
         "AgentTemplate" => [CONTEXTS, SHARED].concat(),
-        "Task" => vec!["description", "agentRef", "agentRef.name", "timeout", "priority", "retry", "retry.limit", "retry.backoff"],
+        "Task" => vec![
+            "description",
+            "agentRef",
+            "agentRef.name",
+            "timeout",
+            "priority",
+            "retry",
+            "retry.limit",
+            "retry.backoff",
+        ],
         "Repository" => vec![
             "url",
             "ref",

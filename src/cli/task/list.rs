@@ -105,7 +105,8 @@ fn table(rows: &[Row]) -> String {
     }
     let head = ["NAME", "AGENT", "PHASE", "PLACE", "PRIORITY", "REASON", "COST"].map(str::to_owned);
     let cells = |row: &Row| {
-        let (place, cost) = (row.place.map(|n| n.to_string()).unwrap_or_default(), row.cost.clone().unwrap_or_default());
+        let (place, cost) =
+            (row.place.map(|n| n.to_string()).unwrap_or_default(), row.cost.clone().unwrap_or_default());
         let (name, agent, phase) = (row.name.clone(), row.agent.clone(), row.phase.clone());
         [name, agent, phase, place, row.priority.to_string(), row.reason.clone(), cost]
     };
@@ -146,14 +147,8 @@ mod tests {
             task("runs", 8, "Running", 0),
         ]);
         let order: Vec<_> = rows.iter().map(|r| (r.name.as_str(), r.place)).collect();
-        let expected = [
-            ("runs", None),
-            ("first", Some(1)),
-            ("second", Some(2)),
-            ("third", Some(3)),
-            ("new", None),
-            ("old", None),
-        ];
+        let expected =
+            [("runs", None), ("first", Some(1)), ("second", Some(2)), ("third", Some(3)), ("new", None), ("old", None)];
         assert_eq!(order, expected);
         let text = table(&rows);
         assert!(text.starts_with("NAME    AGENT  PHASE      PLACE  PRIORITY  REASON  COST\nruns "), "{text}");

@@ -1,7 +1,5 @@
 //! Places and starts: who may go on now.
 
-use std::collections::HashSet;
-
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
@@ -18,7 +16,7 @@ use crate::{
     },
     controller::request::limited,
     status::Failure,
-    task::{self, AgentView, Limits, Place, PodState, Quota, Rank, Ticket, quota, seen},
+    task::{self, AgentView, Limits, Place, PodState, Rank, Ticket, quota, seen},
 };
 
 /// How often the list of starts is counted anew because the Agent was written meanwhile.
@@ -97,7 +95,8 @@ impl Tasks {
 
     /// Whether the caches have a pod and its Task, or do not need them: a Task that is gone has no place.
     fn shows(&self, namespace: &str, pod: &Pod) -> bool {
-        let ended = pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| p == "Succeeded" || p == "Failed");
+        let ended =
+            pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| p == "Succeeded" || p == "Failed");
         let cached = self.context.caches.task_pods.get(namespace, &pod.name_any());
         let owner = pod.owner_references().iter().find(|o| o.kind == "Task");
         let has_task = owner.is_none_or(|o| {
@@ -142,8 +141,8 @@ impl Tasks {
         });
         // Not an apply of the status' manager: it would own the list, and take it away with its next one.
         let params = PatchParams { field_manager: Some(manager::TASK.into()), ..PatchParams::default() };
-        let write = api.patch_status(&live.name_any(), &params, &Patch::Merge(patch));
-        match limited("writing the start of the Task", write).await? {
+        let (name, patch) = (live.name_any(), Patch::Merge(patch));
+        match limited("writing the start of the Task", api.patch_status(&name, &params, &patch)).await? {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(s)) if s.is_conflict() => Ok(false),
             Err(error) => Err(failed("cannot write the start of the Task", &error)),

@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn last_words_are_never_longer_than_the_kubelet_keeps() {
-        let ending = |result: String, log: String| Ending { log, ..Ending::new(Outcome::Completed, "").answering(&result) };
+        let ending =
+            |result: String, log: String| Ending { log, ..Ending::new(Outcome::Completed, "").answering(&result) };
         let words = |ending: &Ending| serde_json::from_str::<serde_json::Value>(&ending.words().unwrap()).unwrap();
         let short = words(&ending("the answer".into(), "the log".into()));
         assert_eq!((&short["result"], &short["log"]), (&"the answer".into(), &"the log".into()));

@@ -67,7 +67,17 @@ impl Follow {
     pub(super) fn new(client: Client, session: &str) -> Self {
         let (follower, now) = (client.events(), Instant::now());
         let (printer, session) = (Printer::default(), session.to_owned());
-        Self { client, session, follower, printer, unfinished: 0, error: None, answer: String::new(), begun: now, heard: now }
+        Self {
+            client,
+            session,
+            follower,
+            printer,
+            unfinished: 0,
+            error: None,
+            answer: String::new(),
+            begun: now,
+            heard: now,
+        }
     }
 
     /// Waits for the event stream.
@@ -156,7 +166,9 @@ impl Follow {
         let status = self.client.status().await?;
         let messages = self.client.messages(&self.session, NEWEST).await?;
         self.printer.messages(&messages, out);
-        if let Some(answer) = messages.iter().rev().filter(|m| m.info.role == "assistant").map(Message::text).find(|t| !t.is_empty()) {
+        if let Some(answer) =
+            messages.iter().rev().filter(|m| m.info.role == "assistant").map(Message::text).find(|t| !t.is_empty())
+        {
             self.answer = answer;
         }
         Ok(verdict(status.get(&self.session), &messages))

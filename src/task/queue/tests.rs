@@ -205,7 +205,15 @@ impl Scene {
         let none = Vec::new;
         let (ledger, now) = (Ledger::default(), 1_000);
         Self {
-            ledger, limit, quota, now, priorities: vec![], real: vec![], cached: vec![], live: none(), shown: none(),
+            ledger,
+            limit,
+            quota,
+            now,
+            priorities: vec![],
+            real: vec![],
+            cached: vec![],
+            live: none(),
+            shown: none(),
             begun: vec![],
         }
     }

@@ -249,7 +249,9 @@ fn decisions() {
         ("refused: templateRef", task(json!({"templateRef": {"name": "x"}, "description": "d"})), absent(), 900),
         (
             "refused: two fields",
-            task(json!({"agentRef": {"name": "a"}, "description": "d", "contexts": [{"type": "Text", "text": "t"}], "retry": {"limit": 1}})),
+            task(
+                json!({"agentRef": {"name": "a"}, "description": "d", "contexts": [{"type": "Text", "text": "t"}], "retry": {"limit": 1}}),
+            ),
             absent(),
             900,
         ),
@@ -416,7 +418,8 @@ fn any_pod() -> impl Strategy<Value = PodState> {
 }
 
 fn any_world() -> impl Strategy<Value = World> {
-    let place = prop::sample::select(vec![Place::Held, Place::Full, Place::Unlimited, Place::Spent { until: Some(at(0)) }]);
+    let place =
+        prop::sample::select(vec![Place::Held, Place::Full, Place::Unlimited, Place::Spent { until: Some(at(0)) }]);
     let agent = prop::option::of((any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(ready, suspended, url)| {
         AgentView { ready, suspended, url: url.then(|| "http://a".into()), ..agent() }
     }));
