@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     common::{CaBundle, ImagePullSecret, LocalRef, Proxy},
     context::{ContextItem, PluginSpec, SkillSource, SyncPolicy},
+    form,
     pod::{AgentPodSpec, Credential, ExtraPort, Persistence, Quota, Standby},
     rollout::{Rollout, RolloutStatus},
     schema,
@@ -59,16 +60,18 @@ pub struct AgentSpec {
     pub attach_image: Option<String>,
     /// Absolute path of the workspace. Required here or in the template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^/.*"))]
+    #[schemars(regex(pattern = form::ABSOLUTE.pattern))]
     pub workspace_dir: Option<String>,
     /// Replaces the command of the executor container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
     /// Knowledge the agent gets. Replaces the template's list, also when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
     pub contexts: Option<Vec<ContextItem>>,
     /// Skills the agent gets. Replaces the template's list, also when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub skills: Option<Vec<SkillSource>>,
     /// Plugins of opencode. Replaces the template's list, also when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,7 +13,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{GoDuration, common::Proxy, pod::SystemImage, schema};
+use super::{GoDuration, common::Proxy, form, pod::SystemImage, schema};
 
 /// Settings that every namespace shares.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,7 +44,7 @@ use super::{GoDuration, common::Proxy, pod::SystemImage, schema};
 pub struct PilothouseConfigSpec {
     /// Domain of the cluster's Services. cluster.local unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253), regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
+    #[schemars(length(max = 253), regex(pattern = form::DOMAIN.pattern))]
     pub cluster_domain: Option<String>,
     /// Image of the program itself, for sidecars and Tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,7 +109,7 @@ pub struct OpenTelemetry {
     pub enabled: bool,
     /// Where it goes: OTLP over HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^https?://.+$"))]
+    #[schemars(length(max = 2048), regex(pattern = form::HTTP_URL.pattern))]
     pub endpoint: Option<String>,
     /// Headers of the requests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -200,7 +200,7 @@ pub struct Wave {
 #[serde(rename_all = "camelCase")]
 pub struct Window {
     /// When it opens, in five cron fields.
-    #[schemars(length(min = 9, max = 256))]
+    #[schemars(schema_with = "form::schedule")]
     pub schedule: String,
     /// How long it stays open.
     pub duration: GoDuration,
@@ -214,7 +214,7 @@ pub struct Window {
 pub struct Network {
     /// Addresses that the API server calls pods from.
     #[serde(rename = "apiServerCIDRs", default, skip_serializing_if = "Option::is_none")]
-    #[schemars(inner(length(max = 49), regex(pattern = r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")))]
+    #[schemars(length(max = 64), inner(length(max = 49), regex(pattern = form::RANGE.pattern)))]
     pub api_server_cidrs: Option<Vec<String>>,
 }
 

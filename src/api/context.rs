@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{common::LocalRef, duration::GoDuration, schema};
+use super::{common::LocalRef, duration::GoDuration, form, schema};
 
 /// One piece of knowledge that an agent or a task gets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -229,7 +229,7 @@ impl Default for UrlContext {
 #[x_kube(validation = ("has(self.git)", "git source is required"))]
 pub struct SkillSource {
     /// Name of the source: a DNS label, unique in the list.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = form::LABEL.pattern))]
     pub name: String,
     /// Where the skills are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -334,8 +334,9 @@ fn skill_names(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
             "type": "string",
             "minLength": 1,
             "maxLength": 253,
-            "pattern": "^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$",
+            "pattern": form::SKILL.pattern,
         },
+        "maxItems": 100,
         "x-kubernetes-list-type": "set",
     })
 }

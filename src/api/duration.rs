@@ -32,7 +32,7 @@ impl GoDuration {
         parse(&self.0)
     }
 
-    /// The duration, `default` where the text is none (the schema's pattern keeps such texts out of the cluster).
+    /// The duration, `default` where the text is none (the schema's rule keeps such texts out of the cluster).
     pub fn or(&self, default: Duration) -> Duration {
         self.parse().unwrap_or(default)
     }

@@ -12,6 +12,7 @@ pub mod content;
 pub mod context;
 pub mod crd;
 pub mod duration;
+pub mod form;
 pub mod names;
 pub mod not_yet;
 pub mod pod;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     crd::{self, Crd, CrdError},
-    duration,
+    form,
 };
 
 /// The whole document, in Markdown.
@@ -94,7 +94,7 @@ fn type_of(field: &Value) -> String {
 }
 
 fn bare_type(schema: &Value) -> String {
-    if schema["pattern"] == duration::PATTERN {
+    if is_duration(schema) {
         return "duration".into();
     }
     if schema["format"] == "date-time" {
@@ -114,19 +114,22 @@ fn rules(field: &Value) -> String {
                 values.iter().map(|v| format!("`{}`", text(v))).collect::<Vec<_>>().join(", ")
             ));
         }
-        if schema["pattern"].is_string() && schema["pattern"] != duration::PATTERN {
-            rules.push(format!("matches `{}`", text(&schema["pattern"])));
-        }
         rules.extend(bounds(schema, "minimum", "maximum", ""));
-        if schema["pattern"] != duration::PATTERN {
+        if !is_duration(schema) {
             rules.extend(bounds(schema, "minLength", "maxLength", " characters"));
         }
         rules.extend(bounds(schema, "minItems", "maxItems", " items"));
-        rules.extend(messages(schema));
+        if !is_duration(schema) {
+            rules.extend(messages(schema));
+        }
     }
     rules.extend(bounds(field, "minProperties", "maxProperties", " entries"));
     rules.extend(messages(&field["additionalProperties"]));
     rules.join("; ")
+}
+
+fn is_duration(schema: &Value) -> bool {
+    schema["x-kubernetes-validations"].as_array().is_some_and(|rules| rules.contains(&form::DURATION.rule()))
 }
 
 fn bounds(schema: &Value, low: &str, high: &str, unit: &str) -> Option<String> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     GoDuration,
     common::{Artifact, LocalRef},
-    schema,
+    form, schema,
 };
 
 /// Where the repository is, which commit of it is wanted, and how often it is asked.
@@ -41,7 +41,7 @@ pub struct RepositorySpec {
     /// URL of the repository: https, http, ssh, or user@host:path.
     #[schemars(
         length(min = 1, max = 2048),
-        regex(pattern = r"^(https?://|ssh://|file://|([^@/:\s]+@)?[^@/:\s]+:/?[^/\s])\S*$")
+        regex(pattern = form::GIT_URL.pattern)
     )]
     pub url: String,
     /// What to fetch. The remote's HEAD unless given.
@@ -119,11 +119,11 @@ pub struct GitReference {
     pub semver: Option<String>,
     /// A full commit id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^([0-9a-f]{40}|[0-9a-f]{64})$"))]
+    #[schemars(regex(pattern = form::COMMIT.pattern))]
     pub commit: Option<String>,
     /// A full ref name, for example refs/pull/7/head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024), regex(pattern = r"^(HEAD|refs/.+)$"))]
+    #[schemars(length(max = 1024), regex(pattern = form::FULL_REF.pattern))]
     pub name: Option<String>,
 }
 

@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
+use super::form::Form;
+
 /// A core type of Kubernetes, with its structure and without its prose (which alone is 300 KiB an Agent).
 pub(crate) fn embedded<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = generator.subschema_for::<T>();
@@ -71,11 +73,13 @@ pub(crate) fn for_each_child(schema: &mut Map<String, Value>, visit: fn(&mut Map
 /// - No `nullable`: a `null` in a manifest is an error that names the field, not a silent absence.
 /// - No number formats that the API server does not know (`uint32`, …).
 /// - Bounds of integers as integers, not as `1.0`.
+/// - Rules with a message in the place of patterns: see [`form`](super::form).
 /// - No titles; they repeat the name of a Rust type.
 /// - Descriptions in one line a paragraph.
 pub(crate) fn settle(schema: &mut Map<String, Value>) {
     schema.remove("nullable");
     schema.remove("title");
+    say_the_form(schema);
     if schema.get("format").and_then(Value::as_str).is_some_and(|f| f.starts_with("uint") || f == "double") {
         schema.remove("format");
     }
@@ -88,6 +92,16 @@ pub(crate) fn settle(schema: &mut Map<String, Value>) {
         *text = text.split("\n\n").map(|p| p.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
     }
     for_each_child(schema, settle);
+}
+
+/// A rule that says what is allowed, in the place of a pattern.
+fn say_the_form(schema: &mut Map<String, Value>) {
+    let Some(form) = schema.get("pattern").and_then(Value::as_str).and_then(Form::of) else { return };
+    schema.remove("pattern");
+    let rules = schema.entry("x-kubernetes-validations").or_insert_with(|| Value::Array(vec![]));
+    if let Some(rules) = rules.as_array_mut() {
+        rules.push(form.rule());
+    }
 }
 
 /// The number as an integer, where it is one that every `f64` holds exactly.

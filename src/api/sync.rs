@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{GoDuration, common::LocalRef, schema};
+use super::{GoDuration, common::LocalRef, form, schema};
 
 /// What is rendered, where it is applied, and what happens to what is gone.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,7 +36,7 @@ pub struct SyncSpec {
     pub path: String,
     /// Namespace that every namespaced object is applied to. The Sync's own unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = form::LABEL.pattern))]
     pub target_namespace: Option<String>,
     /// `ServiceAccount` of the Sync's namespace whose rights are used. default unless given; never the controller's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -48,6 +48,7 @@ pub struct TaskSpec {
     pub description: Option<String>,
     /// Knowledge for this Task alone, besides the agent's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
     pub contexts: Option<Vec<ContextItem>>,
     /// The Agent that does it, in the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]

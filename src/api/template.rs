@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     common::{CaBundle, ImagePullSecret, Proxy},
     context::{ContextItem, PluginSpec, SkillSource},
+    form,
     pod::{AgentPodSpec, Credential, ExtraPort, Quota},
     rollout::Rollout,
     schema,
@@ -44,16 +45,18 @@ pub struct AgentTemplateSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach_image: Option<String>,
     /// Absolute path of the workspace.
-    #[schemars(length(min = 1), regex(pattern = r"^/.*"))]
+    #[schemars(length(min = 1), regex(pattern = form::ABSOLUTE.pattern))]
     pub workspace_dir: String,
     /// Replaces the command of the executor container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
     /// Knowledge the agent gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
     pub contexts: Option<Vec<ContextItem>>,
     /// Skills the agent gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub skills: Option<Vec<SkillSource>>,
     /// Plugins of opencode.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -225,3 +225,24 @@ fn types_keep_what_the_schema_accepts() {
         assert_eq!(written, serde_json::from_str::<Value>(&expected).unwrap(), "{}", case.title);
     }
 }
+
+/// A pattern is shown as it is to whoever misses it.
+#[test]
+fn no_schema_shows_a_pattern() {
+    fn patterns(schema: &Value, place: &str, found: &mut Vec<String>) {
+        match schema {
+            Value::Object(fields) => {
+                let keyword = fields.get("pattern").filter(|p| p.is_string());
+                found.extend(keyword.map(|pattern| format!("{place}: {pattern}")));
+                fields.iter().for_each(|(key, child)| patterns(child, &format!("{place}/{key}"), found));
+            }
+            Value::Array(items) => items.iter().for_each(|child| patterns(child, place, found)),
+            _ => {}
+        }
+    }
+    let mut found = vec![];
+    for crd in crd::all().unwrap() {
+        patterns(crd.schema(), crd.kind, &mut found);
+    }
+    assert!(found.is_empty(), "give them a meaning in api::form:\n{}", found.join("\n"));
+}
