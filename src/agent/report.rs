@@ -251,16 +251,8 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
     } else if exists(kinds::SUSPENDED) {
         changes.push(Change::Set(Condition::no(kinds::SUSPENDED, reasons::ACTIVE, "")));
     }
-    match waits {
-        Some((.., message)) => {
-            let reason = why(outcome.action, reasons::WAITING_FOR_TASKS);
-            changes.push(Change::Set(Condition::yes(kinds::ROLLOUT_PENDING, reason, message)));
-        }
-        None if exists(kinds::ROLLOUT_PENDING) => {
-            changes.push(Change::Set(Condition::no(kinds::ROLLOUT_PENDING, reasons::SYNCED, "nothing waits")));
-        }
-        None => {}
-    }
+    let said = waits.map(|(.., message)| (why(outcome.action, reasons::WAITING_FOR_TASKS), message));
+    changes.extend(pending(kinds::ROLLOUT_PENDING, said, exists(kinds::ROLLOUT_PENDING)));
     match (failed(outcome), exists(kinds::ROLLOUT_FAILED)) {
         (Some((reason, message)), _) => {
             changes.push(Change::Set(Condition::yes(kinds::ROLLOUT_FAILED, reason, message)));
@@ -276,24 +268,22 @@ fn conditions(outcome: &Outcome<'_>, before: &AgentStatus, waits: Waits<'_>, rea
         Some(said) => Change::Set(Condition::yes(kinds::ORDER_UNKNOWN, reasons::ORDER_UNKNOWN, said)),
         None => Change::Remove(kinds::ORDER_UNKNOWN),
     });
-    match text_waits(outcome) {
-        Some((.., message)) => {
-            let reason = why(outcome.text, reasons::WAITING_FOR_IDLE);
-            changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reason, message)));
-        }
-        None if outcome.text_unseen => {
-            changes.push(Change::Set(Condition::yes(kinds::TEXT_PENDING, reasons::TEXT_UNSEEN, UNSEEN)));
-        }
-        None if exists(kinds::TEXT_PENDING) => {
-            changes.push(Change::Set(Condition::no(kinds::TEXT_PENDING, reasons::SYNCED, "nothing waits")));
-        }
-        None => {}
-    }
+    let said = text_waits(outcome).map(|(.., message)| (why(outcome.text, reasons::WAITING_FOR_IDLE), message));
+    let said = said.or_else(|| outcome.text_unseen.then_some((reasons::TEXT_UNSEEN, UNSEEN)));
+    changes.extend(pending(kinds::TEXT_PENDING, said, exists(kinds::TEXT_PENDING)));
     if let Some(git) = outcome.git {
         changes.extend(git::pending(git, outcome, before));
         changes.extend(git::skills(git));
     }
     changes
+}
+
+/// The condition of something that waits: reason and message, or that nothing does any more.
+fn pending(kind: &'static str, said: Option<(&'static str, &str)>, exists: bool) -> Option<Change> {
+    match said {
+        Some((reason, message)) => Some(Change::Set(Condition::yes(kind, reason, message))),
+        None => exists.then(|| Change::Set(Condition::no(kind, reasons::SYNCED, "nothing waits"))),
+    }
 }
 
 /// Why the newest revision, or what was to be it, does not run: reason and message; `None` where it does, or may.

@@ -160,7 +160,7 @@ fn waits_for(git: &Git, wanted: &Wanted) -> Option<String> {
 /// Exists once there was an input that is followed, and then stays.
 pub(super) fn pending(git: &Git, outcome: &Outcome<'_>, before: &AgentStatus) -> Option<Change> {
     let exists = before.conditions.iter().any(|c| c.type_ == kinds::GIT_SYNC_PENDING);
-    let set = |reason, message: String| Some(Change::Set(Condition::yes(kinds::GIT_SYNC_PENDING, reason, message)));
+    let set = |reason, message: String| super::pending(kinds::GIT_SYNC_PENDING, Some((reason, &message)), exists);
     if let Some(report) = git.failed() {
         return set(reasons::RELOAD_FAILED, failed(report));
     }
@@ -180,7 +180,7 @@ pub(super) fn pending(git: &Git, outcome: &Outcome<'_>, before: &AgentStatus) ->
         return set(reasons::WAITING_FOR_RELOAD, format!("what is new is decided and not in the pod yet: {why}"));
     }
     let followed = exists || git.wanted.iter().any(|wanted| wanted.sync.is_some());
-    followed.then(|| Change::Set(Condition::no(kinds::GIT_SYNC_PENDING, reasons::SYNCED, "nothing waits")))
+    super::pending(kinds::GIT_SYNC_PENDING, None, followed)
 }
 
 fn failed(report: &Report) -> String {
