@@ -101,10 +101,22 @@ impl Policy {
         &self.api_hosts
     }
 
+    /// Whether what answers at `address` is to be told to nobody who may only write URLs: it is in a private network, and
+    /// whoever runs the controller has not named it as a place of Git servers.
+    pub fn veils(&self, address: IpAddr) -> bool {
+        let meant = plain(address);
+        is_private(meant) && !self.allows(address)
+    }
+
+    fn allows(&self, address: IpAddr) -> bool {
+        let meant = plain(address);
+        self.allowed.iter().any(|network| network.contains(address) || network.contains(meant))
+    }
+
     /// Why `address` is refused, or `None` when it may be used; `api` are the addresses of the API server.
     pub fn refused(&self, address: IpAddr, api: &[IpAddr]) -> Option<&'static str> {
         let meant = plain(address);
-        if self.allowed.iter().any(|network| network.contains(address) || network.contains(meant)) {
+        if self.allows(address) {
             return None;
         }
         if api.iter().any(|api| plain(*api) == meant) {
@@ -117,6 +129,14 @@ impl Policy {
             IpAddr::V4(v4) => refused_v4(v4),
             IpAddr::V6(v6) => refused_v6(v6),
         }
+    }
+}
+
+/// Networks of which the world knows nothing: those of clusters and companies, and of providers behind NAT.
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || matches!(v4.octets(), [100, 64..=127, ..]),
+        IpAddr::V6(v6) => v6.segments()[0] & 0xfe00 == 0xfc00,
     }
 }
 
@@ -263,6 +283,27 @@ mod tests {
             ("::1", false),
         ] {
             assert_eq!(policy.refused(ip(text), &api).is_none(), fine, "{text}");
+        }
+    }
+
+    #[test]
+    fn private_networks_are_veiled_unless_git_servers_may_be_there() {
+        let policy = Policy::new(vec!["10.1.0.0/16".parse().unwrap()], vec![]);
+        for (text, veiled) in [
+            ("10.0.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("10.1.2.3", false),
+            ("172.31.0.1", true),
+            ("172.32.0.1", false),
+            ("192.168.1.1", true),
+            ("100.64.0.1", true),
+            ("100.128.0.1", false),
+            ("fd12::1", true),
+            ("fe80::1", false),
+            ("140.82.121.4", false),
+            ("2606:50c0::1", false),
+        ] {
+            assert_eq!(policy.veils(ip(text)), veiled, "{text}");
         }
     }
 

@@ -172,8 +172,7 @@ fn with_program<T: Talk>(
 ) -> Result<T::Answer, GitError> {
     talk.run(&mut program.connection, stop).map_err(|error| {
         let over = stop.is_over();
-        let known = program.failure();
-        known.filter(|_| !over).unwrap_or_else(|| explain(&error, limits, stop))
+        program.failure(over).unwrap_or_else(|| explain(&error, limits, stop))
     })
 }
 

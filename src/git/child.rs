@@ -12,7 +12,7 @@ use std::{
     process::{ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use gix::protocol::transport::{
@@ -25,9 +25,12 @@ use super::{
     address::Policy,
     credential::Auth,
     error::{GitError, Reason, from_ssh},
-    remote::{Access, Stop, checked_addresses},
+    remote::{Access, Stop, checked_addresses, timeout},
     url::RemoteUrl,
 };
+
+/// Longest time for a connection of `ssh`, in seconds.
+const CONNECT_TIMEOUT: u64 = 15;
 
 /// A running program that speaks Git's protocol on its pipes.
 pub(super) struct Program {
@@ -35,19 +38,34 @@ pub(super) struct Program {
     pub(super) connection: Connection<ChildStdout, ChildStdin>,
     complaint: Option<JoinHandle<String>>,
     host: String,
+    /// Where it leads in a private network, and since when: what is there is not told.
+    veiled: Option<(RemoteUrl, Instant)>,
     stop: Arc<Stop>,
     /// Key and host keys; removed with the program.
     _secrets: Option<TempDir>,
 }
 
 impl Program {
-    /// Ends the program and reads from its complaint what went wrong.
-    pub(super) fn failure(mut self) -> Option<GitError> {
+    /// Ends the program and reads from its complaint what went wrong, unless its time was `over`.
+    pub(super) fn failure(mut self, over: bool) -> Option<GitError> {
         // Give it a moment: its last words may still be on their way when its output has ended.
         std::thread::sleep(Duration::from_millis(20));
         self.stop.kill_child();
         let text = self.complaint.take()?.join().ok()?;
-        from_ssh(&text, &self.host)
+        let said = from_ssh(&text, &self.host);
+        let Some((url, begun)) = &self.veiled else { return said.filter(|_| !over) };
+        let error = match said {
+            _ if over => timeout(),
+            Some(error) => error,
+            // It was connected, and something else went wrong.
+            None if text.trim().is_empty() => return None,
+            None => GitError::new(Reason::ProtocolError, text),
+        };
+        if !matches!(error.reason, Reason::Unreachable | Reason::Timeout | Reason::ProtocolError) {
+            return Some(error);
+        }
+        self.stop.wait_until_after(*begun, Duration::from_secs(CONNECT_TIMEOUT));
+        Some(error.veiled(url))
     }
 }
 
@@ -78,7 +96,10 @@ pub(super) fn ssh(access: &Access, policy: &Policy, stop: &Arc<Stop>) -> Result<
     }
     command.arg("--").arg(destination(url)).arg(format!("git-upload-pack {}", quote(url.path())));
     command.env("HOME", secrets.path());
-    start(command, url, Some(secrets), stop)
+    let mut program = start(command, url, Some(secrets), stop)?;
+    let veiled = addresses.iter().any(|address| policy.veils(*address));
+    program.veiled = veiled.then(|| (url.clone(), Instant::now()));
+    Ok(program)
 }
 
 /// Starts `git upload-pack` for a repository on this disk.
@@ -132,7 +153,7 @@ fn start(
         false,
     );
     let host = url.host().to_owned();
-    Ok(Program { connection, complaint: Some(complaint), host, stop: stop.clone(), _secrets: secrets })
+    Ok(Program { connection, complaint: Some(complaint), host, veiled: None, stop: stop.clone(), _secrets: secrets })
 }
 
 /// The first 8 KiB; the rest is read and dropped, so that the program never waits for a reader.
@@ -180,7 +201,7 @@ impl Place<'_> {
 
 /// Host keys are always checked, nothing is asked, and no key, agent or file of the machine takes part.
 fn configuration(key: &Path, hosts: &Path, place: &Place<'_>) -> String {
-    let (lines, connect) = (place.lines(), place.limit.as_secs().clamp(1, 15));
+    let (lines, connect) = (place.lines(), place.limit.as_secs().clamp(1, CONNECT_TIMEOUT));
     format!(
         "Host *\n\
          {lines}\

@@ -82,6 +82,18 @@ impl GitError {
         Self { reason, message: truncate(&printable, 500), retry_after: None }
     }
 
+    /// What is said of a private network in the place of what was found: whether something is there, and what, would be a
+    /// map of it for whoever may write URLs. The log, which is for who runs the controller, has the rest.
+    pub(super) fn veiled(self, url: &super::RemoteUrl) -> Self {
+        tracing::info!(%url, reason = self.reason.as_str(), "in a private network: {self}");
+        let port = url.port().map(|port| format!(", port {port}")).unwrap_or_default();
+        let message = format!(
+            "no Git repository answers at {}{port}, an address in a private network, of which no more is told: is the address right, does the server run, has it this repository? The controller's log has the rest; --allow-git-address (chart: controller.git.allowAddresses) shows it here",
+            url.host()
+        );
+        Self::new(Reason::Unreachable, message)
+    }
+
     /// Whether the commit itself is the trouble: nothing but another one helps.
     pub fn is_final(&self) -> bool {
         matches!(self.reason, Reason::TooLarge | Reason::CheckoutRefused)

@@ -152,6 +152,17 @@ impl Stop {
         self.left().is_zero()
     }
 
+    /// Waits until `since` is this long ago, or until it is over: so that the time of an answer tells nothing.
+    pub(super) fn wait_until_after(&self, since: Instant, long: Duration) {
+        while !self.is_over() {
+            let left = long.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(100)));
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), GitError> {
         if self.is_over() { Err(timeout()) } else { Ok(()) }
     }

@@ -4,7 +4,7 @@ use std::{
     io::Seek,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use curl::easy::{Easy2, List};
@@ -23,6 +23,7 @@ use crate::git::{
 };
 
 const MAX_REDIRECTS: usize = 3;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One connection, its limits, and where it has been redirected to.
 pub(super) struct Client {
@@ -34,6 +35,9 @@ pub(super) struct Client {
     /// Where large responses wait.
     folder: PathBuf,
     stop: Arc<Stop>,
+    /// It has led into a private network: what is there is not told.
+    veiled: bool,
+    begun: Instant,
     /// The base URL of the last redirect.
     pub(super) redirected: Option<String>,
 }
@@ -50,6 +54,8 @@ impl Client {
             limit,
             folder: folder.to_owned(),
             stop: stop.clone(),
+            veiled: false,
+            begun: Instant::now(),
             redirected: None,
         }
     }
@@ -105,11 +111,27 @@ impl Client {
             Some(proxy) => route::through(&mut self.handle, proxy, &self.policy).map(|()| vec![])?,
             None => route::addresses(&mut self.handle, &target, port, &self.policy)?,
         };
+        self.veiled |= addresses.iter().any(|address| self.policy.veils(*address));
+        self.begun = Instant::now();
         self.configure(url, &target, headers, body)
             .and_then(|()| route::pin(&mut self.handle, target.host(), port, &addresses))
             .map_err(|error| GitError::new(Reason::ProtocolError, format!("the request cannot be made: {error}")))?;
         *self.handle.get_mut() = Receiver::new(self.limit, &self.folder, &self.stop);
-        self.handle.perform().map_err(|error| explain(&error, self.handle.get_ref(), &self.origin))
+        let Err(error) = self.handle.perform() else { return Ok(()) };
+        let explained = explain(&error, self.handle.get_ref(), &self.origin);
+        // A certificate of one's own authority needs its name.
+        let told = error.is_peer_failed_verification()
+            || matches!(explained.reason, Reason::TooLarge | Reason::StorageFailed | Reason::Cancelled);
+        Err(if told { explained } else { self.veil(explained) })
+    }
+
+    /// What is told of a failure: in a private network the same of all, after the same time.
+    fn veil(&self, error: GitError) -> GitError {
+        if !self.veiled {
+            return error;
+        }
+        self.stop.wait_until_after(self.begun, CONNECT_TIMEOUT);
+        error.veiled(&self.origin)
     }
 
     fn configure(
@@ -142,7 +164,7 @@ impl Client {
         handle.http_headers(list)?;
         handle.follow_location(false)?;
         handle.progress(true)?;
-        handle.connect_timeout(Duration::from_secs(10))?;
+        handle.connect_timeout(CONNECT_TIMEOUT)?;
         handle.timeout(self.stop.left().max(Duration::from_millis(1)))?;
         handle.low_speed_limit(256)?;
         handle.low_speed_time(Duration::from_secs(20))?;
@@ -159,10 +181,12 @@ impl Client {
         let receiver = std::mem::replace(self.handle.get_mut(), empty);
         if status != 200 {
             let anonymous = self.credential.auth == Auth::None;
-            return Err(rejection(status, receiver.retry_after(), anonymous));
+            let error = rejection(status, receiver.retry_after(), anonymous);
+            let told = matches!(error.reason, Reason::AuthenticationFailed | Reason::RateLimited);
+            return Err(if told { error } else { self.veil(error) });
         }
         if !receiver.is_git() {
-            return Err(no_git());
+            return Err(self.veil(no_git()));
         }
         let mut body = receiver.body;
         body.rewind().map_err(|error| GitError::storage("cannot read back a response", &error))?;
@@ -180,9 +204,75 @@ fn authorization(auth: &Auth) -> Option<String> {
         Auth::None | Auth::Ssh { .. } => None,
     }
 }
+
 /// Where distributions keep the certificates; `SSL_CERT_FILE` wins.
 fn system_certificates() -> Option<PathBuf> {
     let known = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     named.into_iter().chain(known.map(PathBuf::from)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A port at which each connection gets these bytes, and then its end.
+    fn says(text: &'static str) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(text.as_bytes());
+            }
+        });
+        port
+    }
+
+    fn asked(url: &str, veiled: bool) -> (GitError, Duration) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = RemoteUrl::parse(url, false).unwrap();
+        let access = Access { url: url.clone(), credential: Arc::default(), cache: "c".into() };
+        let policy = Arc::new(Policy::new(vec!["127.0.0.1".parse().unwrap()], vec![]));
+        let stop = Arc::new(Stop::after(Duration::from_secs(2)));
+        let mut client = Client::new(&access, &policy, 1 << 20, folder.path(), &stop);
+        client.veiled = veiled;
+        let begun = Instant::now();
+        let error = client.get(&url.to_string(), &url.to_string(), &[]).unwrap_err();
+        (error, begun.elapsed())
+    }
+
+    #[test]
+    fn in_a_private_network_everything_looks_the_same() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let ports = [
+            closed,
+            says(""),
+            says("SSH-2.0-OpenSSH\r\n"),
+            says("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"),
+            says("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"),
+            says("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n"),
+        ];
+        let mut open = std::collections::BTreeSet::new();
+        for port in ports {
+            for scheme in ["http", "https"] {
+                let url = format!("{scheme}://127.0.0.1:{port}/r");
+                open.insert(asked(&url, false).0.to_string());
+                let (error, took) = asked(&url, true);
+                assert_eq!(error.reason, Reason::Unreachable, "{error}");
+                let same = format!("no Git repository answers at 127.0.0.1, port {port}, an address in a private");
+                assert!(error.message.starts_with(&same) && error.retry_after.is_none(), "{error}");
+                assert!(took >= Duration::from_secs(2), "{url} was told after {took:?}");
+            }
+        }
+        assert!(open.len() > 4, "elsewhere people read what is wrong: {open:?}");
+        let (error, _) =
+            asked(&format!("http://127.0.0.1:{}/r", says("HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n")), true);
+        assert_eq!(error.reason, Reason::AuthenticationFailed, "a credential is what its owner can mend");
+    }
 }

@@ -142,6 +142,7 @@ struct Remotes {
 struct Remote {
     access: Access,
     reference: Reference,
+    fingerprint: [u8; 32],
     status: Mutex<Status>,
     wake: Notify,
     stop: CancellationToken,
@@ -168,11 +169,6 @@ impl Status {
 
     fn is_wanted(&self, commit: &CommitId) -> bool {
         self.subscribers.values().any(|demand| demand.trees && demand.known.as_ref() != Some(commit))
-    }
-
-    /// Whose places an operation takes: those of the first who follows.
-    fn namespace(&self) -> String {
-        self.subscribers.keys().next().map(|subscriber| subscriber.namespace.clone()).unwrap_or_default()
     }
 
     fn interval(&self) -> Duration {
@@ -308,6 +304,7 @@ impl Sources {
                 cache: cache_name(key, &self.inner.secret),
             },
             reference: key.reference.clone(),
+            fingerprint: key.fingerprint,
             status: Mutex::default(),
             wake: Notify::new(),
             stop: CancellationToken::new(),

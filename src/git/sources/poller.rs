@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::JoinError, time::Instant};
+use tokio::{sync::Notify, task::JoinError, time::Instant};
 use tracing::{debug, info, warn};
 
-use super::{Counters, Inner, Remote, RemoteState, Subscriber, pace::Pace};
+use super::{Counters, Inner, Remote, RemoteState, Subscriber, hosts::Who, pace::Pace};
 use crate::git::{
     CommitId, Fetched, GitError, Reason, Reference, RemoteRef, Resolved, Stop, Whole,
     refs::{self, RefError},
@@ -62,12 +62,12 @@ struct Outcome {
 
 /// One listing, where asked for, and one fetch, where needed. Returns whether it failed.
 async fn round(inner: &Arc<Inner>, remote: &Arc<Remote>, listing: bool) -> bool {
-    let namespace = remote.status.lock().namespace();
-    let Some(_turn) = inner.hosts.turn(&remote.access.url, &namespace).await else { return true };
+    let turn = inner.hosts.turn(&remote.access.url, || remote.who(), &remote.wake);
+    let Some(turn) = turn.await else { return true };
     let poked = remote.status.lock().poked;
     let outcome = attempt(inner, remote, listing).await;
     if let Some(GitError { retry_after: Some(pause), .. }) = &outcome.error {
-        inner.hosts.pause(&remote.access.url, *pause);
+        inner.hosts.pause(&remote.access.url, &turn, *pause);
     }
     let failed = outcome.error.is_some();
     let woken = settle(remote, outcome, listing.then_some(poked));
@@ -144,6 +144,15 @@ async fn resolve(inner: &Arc<Inner>, remote: &Arc<Remote>) -> Result<Resolved, G
 }
 
 impl Remote {
+    /// Whose places an operation takes: those of one who follows.
+    fn who(&self) -> Who {
+        let mut namespaces: Vec<String> =
+            self.status.lock().subscribers.keys().map(|subscriber| subscriber.namespace.clone()).collect();
+        namespaces.sort();
+        namespaces.dedup();
+        Who { credential: self.fingerprint, namespaces }
+    }
+
     fn is_missing(&self) -> bool {
         self.status.lock().state.error.as_ref().is_some_and(|error| error.reason == Reason::ReferenceNotFound)
     }
@@ -180,9 +189,10 @@ pub(super) async fn checkout(
     commit: &CommitId,
     whole: &Whole,
 ) -> Result<Fetched, GitError> {
-    let namespace = remote.status.lock().namespace();
     let url = &remote.access.url;
-    let Some(_turn) = inner.hosts.turn(url, &namespace).await else { return Err(crate::git::remote::timeout()) };
+    // The news of the remote are the poller's.
+    let turn = inner.hosts.turn(url, || remote.who(), &Notify::new()).await;
+    let Some(turn) = turn else { return Err(crate::git::remote::timeout()) };
     Counters::add(&inner.counters.fetches);
     let (commit, whole) = (commit.clone(), whole.clone());
     let work = move |inner: &Inner, remote: &Remote, stop: &Arc<Stop>| {
@@ -192,7 +202,7 @@ pub(super) async fn checkout(
     if let Err(error) = &result {
         Counters::add(&inner.counters.failed_fetches);
         if let Some(pause) = error.retry_after {
-            inner.hosts.pause(url, pause);
+            inner.hosts.pause(url, &turn, pause);
         }
     }
     result

@@ -257,7 +257,7 @@ async fn failures_keep_the_commit_and_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_honoured_for_the_whole_host() {
+async fn retry_after_is_honoured_for_all_that_a_namespace_has_at_the_host() {
     let world = World::new();
     let busy = GitError { retry_after: Some(Duration::from_mins(2)), ..GitError::new(Reason::RateLimited, "busy") };
     *world.script.failure.lock() = Some(busy);
