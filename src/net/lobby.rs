@@ -5,7 +5,11 @@
 //! one only, it depends on the kind of guest: who needs a moment comes in for the oldest ([`Lobby::enter`]), who came to
 //! stay is not shown out for somebody new ([`Lobby::stay`]).
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -88,9 +92,10 @@ impl Guests {
     }
 
     fn show_one_out(&mut self) {
-        let of = |from: &IpAddr| self.list.iter().filter(|guest| guest.1 == *from).count();
+        let mut of: HashMap<IpAddr, usize> = HashMap::new();
+        self.list.iter().for_each(|guest| *of.entry(guest.1).or_default() += 1);
         // Of several with the same number, the one that has the oldest guest.
-        let oldest = (0..self.list.len()).rev().max_by_key(|at| of(&self.list[*at].1));
+        let oldest = (0..self.list.len()).rev().max_by_key(|at| of.get(&self.list[*at].1));
         if let Some(at) = oldest {
             self.list.remove(at).2.cancel();
         }

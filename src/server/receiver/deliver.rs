@@ -122,7 +122,7 @@ impl Receiver {
         if request.body().size_hint().lower() > MAX_BODY as u64 {
             return Outcome::TooLarge;
         }
-        let Ok(Ok(reading)) = tokio::time::timeout(READ_TIMEOUT, self.readers.acquire()).await else {
+        let Ok(Some(reading)) = tokio::time::timeout(READ_TIMEOUT, self.readers.begin(peer)).await else {
             return Outcome::Busy;
         };
         let (target, check) = self.begin(path, request.headers()).await;

@@ -3,30 +3,28 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Receiver;
+use super::{Receiver, room::Connections};
 
 /// Longest head of a request.
 const MAX_HEAD: usize = 16 << 10;
 /// A head must come in this time; an idle connection is closed after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 1024;
 /// Deliveries under way may go on for this long after the stop.
 const DRAIN: Duration = Duration::from_secs(20);
 
 pub(super) async fn serve(receiver: Arc<Receiver>, listener: TcpListener, stop: CancellationToken) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
-    let (open, room) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+    let (open, room) = (TaskTracker::new(), Connections::default());
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else { break };
         let (stream, from) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = crate::net::accept(&listener) => accepted,
         };
+        let Some(place) = room.enter(from, &receiver.trusted) else { continue };
         let receiver = receiver.clone();
         let service = hyper::service::service_fn(move |request| {
             let receiver = receiver.clone();
@@ -38,6 +36,7 @@ pub(super) async fn serve(receiver: Arc<Receiver>, listener: TcpListener, stop: 
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 _ = connection.as_mut() => true, // a sender that went away is no event
+                () = place.shown_out() => true,
                 () = stop.cancelled() => false,
             };
             if !ended {

@@ -81,12 +81,16 @@ impl Limits {
 /// A peer counts for itself, and an IPv6 one for its network too: one host may have all of it, or a node with all its
 /// pods.
 fn whoms(peer: IpAddr) -> impl Iterator<Item = Whom> {
-    let host = peer.to_canonical();
-    let network = match host {
-        IpAddr::V6(v6) => Some((IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)), 64)),
-        IpAddr::V4(_) => None,
-    };
-    std::iter::once((host, 128)).chain(network)
+    let (host, around) = (peer.to_canonical(), network(peer));
+    std::iter::once((host, 128)).chain(around.is_ipv6().then_some((around, 64)))
+}
+
+/// The IPv6 network of 64 bits around an address; an IPv4 address itself.
+pub(super) fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 @ IpAddr::V4(_) => v4,
+    }
 }
 
 fn times((_, bits): Whom) -> f64 {

@@ -17,21 +17,21 @@ pub mod limit;
 pub mod peer;
 mod poke;
 pub mod replay;
+mod room;
 pub mod signature;
 
 use std::sync::Arc;
 
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{count::Counts, index::Index, keys::Keys, limit::Limits, peer::Range, poke::Pokes, replay::Replays};
+use self::{
+    count::Counts, index::Index, keys::Keys, limit::Limits, peer::Range, poke::Pokes, replay::Replays, room::Readers,
+};
 use super::metrics::Metrics;
 use crate::api::Repository;
-
-/// Bodies that are read at a time; what is kept of them is 32 MiB together.
-const READERS: usize = 128;
 
 /// Receives deliveries. What it knows of Repositories comes by [`apply`](Self::apply) and [`forget`](Self::forget).
 pub struct Receiver {
@@ -41,7 +41,7 @@ pub struct Receiver {
     limits: Mutex<Limits>,
     replays: Mutex<Replays>,
     trusted: Vec<Range>,
-    readers: Semaphore,
+    readers: Readers,
     counts: Counts,
 }
 
@@ -57,7 +57,7 @@ impl Receiver {
             limits: Limits::new(rate).into(),
             replays: Mutex::default(),
             trusted,
-            readers: Semaphore::new(READERS),
+            readers: Readers::default(),
         }
     }
 

@@ -201,6 +201,34 @@ async fn who_does_not_sign_learns_nothing() {
     }
 }
 
+/// One that sends slowly, from many connections, against one that sends as forges do.
+#[tokio::test]
+async fn slow_bodies_of_one_peer_are_in_nobody_else_s_way() {
+    let world = World::new().await;
+    world.server.repository("r.git").commit("main", &[("a", "1")]);
+    world.secret("hook", TOKEN).await;
+    world.repository("r", "GitHub", Value::Null).await;
+    let path = world.path("r", None).await;
+    let signed = forges::push(Forge::GitHub, "main", &commit(1)).signed(TOKEN);
+    let head = head(&path, signed.body.len(), &signed);
+    let mut slow = vec![];
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(&world.receiver.hooks).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let start = Instant::now();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut stream = socket.connect(world.receiver.hooks.parse().unwrap()).await.unwrap();
+    stream.write_all(format!("{head}{}", signed.body).as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 202");
+    assert!(start.elapsed() < Duration::from_secs(8), "it waited for {:?}", start.elapsed());
+    drop(slow);
+}
+
 #[tokio::test]
 async fn a_peer_has_a_rate_and_only_a_trusted_proxy_speaks_for_others() {
     let world = World::with(&["--peer-rate", "1"]).await;
