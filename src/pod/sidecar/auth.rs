@@ -4,8 +4,10 @@ use std::{fmt, path::Path};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, header};
+use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::pod::opencode::{CHALLENGE_HEADER, Credentials, Key};
 
@@ -58,6 +60,39 @@ impl Lock {
     }
 }
 
+/// The lock as it is now, and what ends when it changes: what a password has opened and what stays open for long.
+#[derive(Debug)]
+pub struct Guard(RwLock<(Lock, CancellationToken)>);
+
+impl Guard {
+    /// With this lock for now.
+    pub fn new(lock: Lock) -> Self {
+        Self(RwLock::new((lock, CancellationToken::new())))
+    }
+
+    /// The lock.
+    pub fn lock(&self) -> Lock {
+        self.0.read().0.clone()
+    }
+
+    /// Whether a request may pass; until the token is cancelled.
+    pub fn admits(&self, headers: &HeaderMap) -> Option<CancellationToken> {
+        let now = self.0.read();
+        now.0.opens(headers).then(|| now.1.clone())
+    }
+
+    /// Takes another lock; whether it is another one.
+    pub fn change(&self, lock: Lock) -> bool {
+        let mut now = self.0.write();
+        if now.0 == lock {
+            return false;
+        }
+        let (_, before) = std::mem::replace(&mut *now, (lock, CancellationToken::new()));
+        before.cancel();
+        true
+    }
+}
+
 fn hash(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
@@ -106,6 +141,18 @@ mod tests {
         ] {
             assert_eq!(lock.opens(&headers(&list)), opens, "{list:?}");
         }
+    }
+
+    #[test]
+    fn who_passed_with_an_old_password_is_told() {
+        let of = |password: &str| Credentials { username: "u".into(), password: password.into() };
+        let (old, new) = (of("a"), of("b"));
+        let shown = |c: &Credentials| HeaderMap::from_iter([(header::AUTHORIZATION, c.header().unwrap())]);
+        let guard = Guard::new(Lock::new(&old));
+        let pass = guard.admits(&shown(&old)).unwrap();
+        assert!(!guard.change(Lock::new(&old)) && !pass.is_cancelled(), "the same password");
+        assert!(guard.change(Lock::new(&new)) && pass.is_cancelled());
+        assert!(guard.admits(&shown(&old)).is_none() && !guard.admits(&shown(&new)).unwrap().is_cancelled());
     }
 
     #[test]

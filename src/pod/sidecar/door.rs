@@ -15,14 +15,16 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use parking_lot::RwLock;
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
+};
 
 use crate::pod::opencode::{POD_HEADER, PROOF_HEADER};
 
 use super::{
-    auth::{Lock, OWN_HEADER},
+    auth::{Guard, Lock, OWN_HEADER},
     callers::{Caller, Hall},
     name::{Name, follows, listens},
     peers::{Other, Peers},
@@ -46,7 +48,7 @@ pub struct Door {
     /// Where the server listens: `127.0.0.1:port`.
     pub upstream: http::uri::Authority,
     /// The password; replaced when the Secret changes.
-    pub lock: RwLock<Lock>,
+    pub lock: Guard,
     /// What the server behind wants as `Authorization`, if anything.
     pub upstream_auth: Option<HeaderValue>,
     /// Which pod this is.
@@ -132,14 +134,15 @@ impl Door {
         answer
     }
 
-    async fn admit(&self, request: Request<Incoming>, route: Route, caller: &Caller) -> Answer {
-        if !self.lock.read().opens(request.headers()) {
+    async fn admit(&self, mut request: Request<Incoming>, route: Route, caller: &Caller) -> Answer {
+        let Some(pass) = self.lock.admits(request.headers()) else {
             let text = "the password is missing or wrong: use Basic auth with the Agent's Secret `<agent>-server-auth`";
             let mut answer = own(StatusCode::UNAUTHORIZED, text);
             let realm = HeaderValue::from_static("Basic realm=\"Pilothouse\", charset=\"UTF-8\"");
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
             return answer;
-        }
+        };
+        request.extensions_mut().insert(Pass(pass));
         if !caller.is_known() {
             return busy(Refused::Full);
         }
@@ -148,7 +151,7 @@ impl Door {
 
     /// Proves to who knows the password that this door does too; see [`crate::pod::opencode::PROOF_PATH`].
     fn proof(&self, headers: &HeaderMap) -> Answer {
-        match self.name.pod().and_then(|pod| self.lock.read().proof(headers, pod)) {
+        match self.name.pod().and_then(|pod| self.lock.lock().proof(headers, pod)) {
             Some(proof) => {
                 let mut answer = own(StatusCode::OK, "this is the pod");
                 answer.headers_mut().insert(PROOF_HEADER, proof);
@@ -162,7 +165,7 @@ impl Door {
         if self.name.is_not(request.headers()) {
             return own(StatusCode::MISDIRECTED_REQUEST, "another pod of the agent was meant; this one took its place");
         }
-        let lock = self.lock.read().clone();
+        let lock = self.lock.lock();
         if let Some(other) = self.peers.has(&request, &lock).await {
             return lead(&other, request, &lock).await;
         }
@@ -203,6 +206,7 @@ impl Door {
         let following = follows(&request).then(|| Following::new(&self.work));
         let listening = listens(&request).then(|| Listening::new(&self.work)).flatten();
         let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let Pass(pass) = request.extensions_mut().remove().unwrap_or_default();
         if let Err(text) = self.readdress(&mut request, upgrade.as_ref()) {
             return own(StatusCode::BAD_REQUEST, &text);
         }
@@ -214,12 +218,13 @@ impl Door {
             && let Some(client) = client
         {
             let server = hyper::upgrade::on(&mut response);
-            tokio::spawn(tunnel(client, server, Attached::new(&self.work), entered));
+            tokio::spawn(tunnel(client, server, pass, (Attached::new(&self.work), entered)));
             return response.map(|_| Either::Right(Full::default()));
         }
         strip_hops(response.headers_mut());
         let whole = waits && response.status().is_success();
-        response.map(|body| Either::Left(Watched { body, entered, whole, _of: (following, listening) }))
+        let revoked = is_stream(response.headers()).then(|| Box::pin(pass.cancelled_owned()));
+        response.map(|body| Either::Left(Watched { body, entered, whole, revoked, _of: (following, listening) }))
     }
 
     /// Points the request at the server: absolute address, hop-by-hop headers and passwords off.
@@ -248,6 +253,10 @@ impl Door {
     }
 }
 
+/// What a request was let in with: cancelled when that password is no good any more.
+#[derive(Clone, Debug, Default)]
+struct Pass(CancellationToken);
+
 /// An answer that another pod's door gave.
 #[derive(Clone, Copy, Debug)]
 struct Led;
@@ -268,7 +277,7 @@ async fn lead(other: &Other, mut request: Request<Incoming>, lock: &Lock) -> Ans
     };
     strip_hops(answer.headers_mut());
     answer.extensions_mut().insert(Led);
-    answer.map(|body| Either::Left(Watched { body, entered: None, whole: false, _of: (None, None) }))
+    answer.map(|body| Either::Left(Watched { body, entered: None, whole: false, revoked: None, _of: (None, None) }))
 }
 
 /// Whether a request opens a session.
@@ -308,17 +317,25 @@ fn strip_hops(headers: &mut HeaderMap) {
     }
 }
 
+/// A terminal may stay open for days: it ends with the password that opened it.
 async fn tunnel(
     client: hyper::upgrade::OnUpgrade,
     server: hyper::upgrade::OnUpgrade,
-    attached: Attached,
-    entered: Option<Entered>,
+    pass: CancellationToken,
+    counted: (Attached, Option<Entered>),
 ) {
     if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
         let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-        let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, 8 << 10, 8 << 10).await;
+        let copied = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, 8 << 10, 8 << 10);
+        tokio::select! { _ = copied => {}, () = pass.cancelled() => {} }
     }
-    drop((attached, entered));
+    drop(counted);
+}
+
+/// Whether an answer tells of events, for as long as somebody listens.
+fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"))
 }
 
 fn own(status: StatusCode, text: &str) -> Answer {
@@ -359,6 +376,8 @@ pub struct Watched {
     entered: Option<Entered>,
     /// Its end is the end of the work.
     whole: bool,
+    /// A stream of events ends with the password that opened it; other answers end by themselves.
+    revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _of: (Option<Following>, Option<Listening>),
 }
 
@@ -367,6 +386,9 @@ impl Body for Watched {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.revoked.as_mut().is_some_and(|revoked| revoked.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(None);
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let ended = matches!(polled, Poll::Ready(None)) || polled.is_ready() && self.body.is_end_stream();
         if ended {

@@ -28,11 +28,18 @@ use std::{
 
 use clap::Args;
 use http::uri::Authority;
-use parking_lot::RwLock;
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{auth::Lock, door::Door, name::Name, peers::Peers, probes::Probes, voice::Voice, work::Work};
+use self::{
+    auth::{Guard, Lock},
+    door::Door,
+    name::Name,
+    peers::Peers,
+    probes::Probes,
+    voice::Voice,
+    work::Work,
+};
 use super::opencode::{Client, Credentials, Error as ClientError};
 use crate::{
     api::{
@@ -191,7 +198,7 @@ impl Sidecar {
         let (placed, in_place) = tokio::sync::watch::channel(Err(Arc::from("the content is not in place yet")));
         let door = Arc::new(Door {
             upstream: Authority::try_from(upstream.as_str()).map_err(|_| ClientError::BadUrl(upstream))?,
-            lock: RwLock::new(lock),
+            lock: Guard::new(lock),
             upstream_auth: server_auth.as_ref().and_then(Credentials::header),
             name: Name::new(&args.pod_uid, args.pod_ip.map(|ip| SocketAddr::new(ip, address.port()))),
             work: work.clone(),
@@ -261,9 +268,8 @@ async fn reread_password(door: Arc<Door>, dir: PathBuf) {
         tokio::time::sleep(REREAD).await;
         match read_lock(&dir).await {
             Ok(lock) => {
-                if *door.lock.read() != lock {
-                    *door.lock.write() = lock;
-                    tracing::info!("the password changed");
+                if door.lock.change(lock) {
+                    tracing::info!("the password changed; terminals and event streams of the old one are closed");
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot read the password again; the last one stays"),

@@ -165,6 +165,38 @@ async fn an_upgrade_becomes_a_tunnel_and_counts_as_attached() {
 }
 
 #[tokio::test]
+async fn terminals_and_streams_end_with_the_password_that_opened_them() {
+    let server = Echo::start().await;
+    let pod = Pod::in_front_of(server.port).await;
+    let auth = credentials().header().unwrap();
+    let open = async |path: &str, more: &str| {
+        let mut stream = TcpStream::connect(pod.sidecar.address).await.unwrap();
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: agent\r\n{more}authorization: {}\r\n\r\n", auth.to_str().unwrap());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        (read_head(&mut stream).await, stream)
+    };
+    let upgrade = "connection: Upgrade\r\nupgrade: websocket\r\n";
+    let (answer, mut terminal) = open("/pty/1/connect", upgrade).await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    let (answer, mut events) = open("/global/event", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (client, work) = (pod.client(), pod.sidecar.work.clone());
+    let hanging = tokio::spawn(async move { client.prompt_async("hang", &Prompt::text("x")).await });
+    eventually("the prompt is in flight", || work.snapshot().in_flight == 1).await;
+    std::fs::write(pod.files.path().join("auth/password"), "battery staple").unwrap();
+    let mut rest = vec![];
+    terminal.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+    let ended = events.read_u8().await.unwrap();
+    assert_eq!(ended, b'0', "the last chunk is empty");
+    assert_eq!(pod.call(Method::GET, "/echo", Some(PASSWORD)).await.0, 401);
+    assert_eq!(pod.call(Method::GET, "/echo", Some("battery staple")).await.0, 200);
+    assert!(!hanging.is_finished() && work.snapshot().in_flight == 1, "what was begun goes on");
+    hanging.abort();
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_ends_its_request_but_not_the_session_s_work() {
     let server = Echo::start().await;
     let pod = Pod::in_front_of(server.port).await;
