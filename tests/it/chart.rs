@@ -7,7 +7,7 @@ mod words;
 use std::{collections::BTreeSet, process::Command};
 
 use clap::Parser as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::controller::{program, template};
 
@@ -67,6 +67,45 @@ fn alerts_are_there_when_asked_for_and_name_metrics_that_exist() {
             assert!(!word.starts_with("pilothouse_") || page.contains(&format!("| `{metric}` |")), "{word}");
         }
     }
+}
+
+/// In: where agents live, and other replicas. Out: DNS, the API server, other replicas, Git.
+#[test]
+fn the_network_lets_the_controller_do_its_work_and_no_more() {
+    assert!(of_kind(&objects(&["agentNamespaces={a}"]), "NetworkPolicy").is_empty());
+    let policy = |settings: &str| {
+        let all = objects(&[settings, "controller.networkPolicy.enabled=true"]);
+        let labels = of_kind(&all, "Deployment")[0].pointer("/spec/template/metadata/labels").unwrap().clone();
+        let policy = of_kind(&all, "NetworkPolicy")[0]["spec"].clone();
+        for (key, value) in policy["podSelector"]["matchLabels"].as_object().unwrap() {
+            assert_eq!(&labels[key], value, "it is about other pods");
+        }
+        policy
+    };
+    let some = policy("agentNamespaces={a,b}");
+    let own = json!({"podSelector": some["podSelector"]});
+    let names = json!([{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}]);
+    let voice = json!([{"port": "voice", "protocol": "TCP"}]);
+    let from = json!([{"namespaceSelector": {"matchExpressions": names}}, own]);
+    assert_eq!(some["ingress"], json!([{"ports": voice, "from": from}]));
+    let out = some["egress"].as_array().unwrap();
+    assert_eq!((out.len(), &out[2]), (4, &json!({"ports": voice, "to": [own]})));
+    let private = out[3]["to"].to_string();
+    for network in ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7"] {
+        assert!(private.contains(network), "Git in {network}: {private}");
+    }
+    assert_eq!(policy("rbac.clusterWide=true")["ingress"][0]["from"][0], json!({"namespaceSelector": {}}));
+    let forge = "agentNamespaces={a},controller.networkPolicy.gitTo[0].podSelector.matchLabels.app=forge,\
+                 controller.networkPolicy.gitPorts={3000},controller.networkPolicy.apiServerCIDRs={10.0.0.1/32},\
+                 controller.networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=ops";
+    let named = policy(forge);
+    let git = json!({"ports": [{"port": 3000, "protocol": "TCP"}], "to": [{"podSelector": {"matchLabels": {"app": "forge"}}}]});
+    assert_eq!(
+        (&named["egress"][3], &named["egress"][1]["to"]),
+        (&git, &json!([{"ipBlock": {"cidr": "10.0.0.1/32"}}]))
+    );
+    assert_eq!(named["ingress"][1]["ports"], json!([{"port": "http", "protocol": "TCP"}]));
+    assert!(refusal("agentNamespaces={a},controller.networkPolicy.gitPorts={ssh}").contains("gitPorts"));
 }
 
 #[test]

@@ -187,7 +187,16 @@ fn the_chart_is_valid_in_every_shape() {
             "controller.extraVolumes[0].name=ca,controller.extraVolumes[0].configMap.name=ca",
             "controller.extraVolumeMounts[0].name=ca,controller.extraVolumeMounts[0].mountPath=/ca",
         ],
-        &["rbac.clusterWide=true", "receiver.enabled=true", "receiver.admissionPolicy=false"],
+        &[
+            "rbac.clusterWide=true,receiver.enabled=true,receiver.admissionPolicy=false",
+            "controller.networkPolicy.enabled=true",
+        ],
+        &[
+            "agentNamespaces={a,b},controller.networkPolicy.enabled=true",
+            "controller.networkPolicy.apiServerCIDRs={10.0.0.1/32,fd00::1/128}",
+            "controller.networkPolicy.gitTo[0].podSelector.matchLabels.a=b,controller.networkPolicy.gitPorts={3000}",
+            "controller.networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b",
+        ],
         &[
             "agentNamespaces={a,b},receiver.enabled=true,receiver.replicas=3,receiver.secretNames={hook}",
             "metrics.annotations=true,receiver.service.annotations.a=b,receiver.serviceAccount.annotations.a=b",

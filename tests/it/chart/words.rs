@@ -66,13 +66,14 @@ fn the_kubelet_asks_the_controller_what_it_answers() {
 }
 
 /// What may hold anything: Kubernetes' own types, annotations and labels, and what other charts share.
-const OPEN: [&str; 16] = [
+const OPEN: [&str; 17] = [
     "affinity",
     "annotations",
     "extraEnv",
     "extraVolumeMounts",
     "extraVolumes",
     "from",
+    "gitTo",
     "global",
     "labels",
     "metricsFrom",
