@@ -4,6 +4,9 @@
 //! and hold every decision; effect rooms are thin and act on what was decided. `docs/DESIGN.md` has the table: what
 //! each holds, which others it may import, and why. `tests/it/architecture.rs` enforces it.
 
+#[cfg(not(panic = "unwind"))]
+compile_error!("profiles need panic = \"unwind\": the panic of one object must stop no other (controller::runtime)");
+
 pub mod agent;
 pub mod api;
 pub mod apply;

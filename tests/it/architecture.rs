@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use rules::{File, ROOMS, broken};
@@ -55,6 +56,36 @@ fn rooms_import_only_what_the_table_allows() {
     assert!(files.len() > 20, "only {} files found", files.len());
     let found: Vec<String> = files.iter().flat_map(|(path, text)| broken(&File { path, text }, &crates)).collect();
     assert!(found.is_empty(), "{} violations of the rooms:\n{}", found.len(), found.join("\n"));
+}
+
+/// Whether the head of the library, which holds no code, compiles with this strategy.
+fn compiles_with(panic: &str) -> bool {
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let (head, _) = text.split_once("\npub mod ").expect("a list of rooms");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("head.rs");
+    fs::write(&file, head).unwrap();
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.args(["--edition=2024", "--crate-type=lib", "--emit=metadata", &format!("-Cpanic={panic}"), "--out-dir"]);
+    rustc.arg(folder.path()).arg(&file).output().unwrap().status.success()
+}
+
+/// The controller catches the panic of one object. With `abort` there is nothing to catch, and all of it ends.
+#[test]
+fn no_profile_ends_the_process_at_a_panic() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let mut section = "";
+    let mut strategies = vec![];
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        } else if section.starts_with("[profile.") && line.starts_with("panic") {
+            strategies.push((section, line.split('"').nth(1).unwrap_or_default()));
+        }
+    }
+    assert_eq!(strategies, [("[profile.release]", "unwind")], "a profile whose panics cannot be caught");
+    // Whatever else may set it, such as the environment.
+    assert!(compiles_with("unwind") && !compiles_with("abort"));
 }
 
 /// A request without a limit holds an agent's turn for as long as a dead connection says nothing.

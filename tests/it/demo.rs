@@ -39,6 +39,38 @@ async fn the_half_without_pods_is_told() {
     assert_eq!(told, Err("only the half without pods was shown: see above what is missing".into()));
 }
 
+/// The command as nobody, who may open files as we do and nothing else: no namespaces, no mounts, no addresses.
+fn as_nobody(program: &str) -> Command {
+    let capabilities = "-all,+dac_override,+dac_read_search";
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    for set in ["inh-caps", "ambient-caps", "bounding-set"] {
+        command.arg(format!("--{set}={capabilities}"));
+    }
+    command.arg(program);
+    command
+}
+
+/// As a user types it who is not root and names no context.
+#[test]
+fn without_root_make_demo_tells_the_half_and_says_what_is_missing() {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    let root = id.stdout == b"0\n";
+    let mut demo = if root { as_nobody("tests/demo/run") } else { Command::new("tests/demo/run") };
+    demo.current_dir(env!("CARGO_MANIFEST_DIR")).env("DEMO_ONCE", "1").env("CARGO_NET_OFFLINE", "true");
+    for unset in ["DEMO_CONTEXT", "DEMO_REGISTRY", "DEMO_HALF", "KUBECONFIG"] {
+        demo.env_remove(unset);
+    }
+    let out = demo.output().unwrap();
+    let told = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "a half is not the whole: {told}");
+    for part in
+        ["This is not root on Linux", "this half happened", "sudo make demo", "only the half without pods was shown"]
+    {
+        assert!(told.contains(part), "{part:?} is not in\n{told}");
+    }
+}
+
 /// Set in the process that [`ctrl_c_takes_everything_away`] breaks off: it tells the story.
 const TELLS: &str = "PILOTHOUSE_TEST_TELLS_THE_DEMO";
 

@@ -32,4 +32,5 @@ mod rollouts;
 mod syncs;
 mod tasks;
 mod templates;
+mod theirs;
 mod yaml_reference;

@@ -1,6 +1,8 @@
 //! Files and secrets of an agent in a real pod, under Pod Security "restricted": where they lie, and that the server's own
-//! user reads them. The Repository is followed over SSH, by a controller that is a pod with little.
+//! user reads them. The Repository is followed over SSH, by a controller that is a pod with little. The door is reached
+//! through the API server's proxy too.
 
+use pilothouse::pod::{opencode::POD_HEADER, sidecar::auth::OWN_HEADER};
 use serde_json::{Value, json};
 
 use super::world::{Place, condition, get, place};
@@ -34,6 +36,17 @@ async fn finds(place: &Place, word: &str) -> String {
     let (status, text) = get(&format!("{url}/find?pattern={word}"), &credentials).await;
     assert_eq!(status, 200, "{text}");
     text
+}
+
+/// A request to the agent's Service through the API server, with the password in this header: the status of the answer, and
+/// whether the door has signed it.
+async fn proxied(place: &Place, header: &'static str) -> (u16, bool) {
+    let port = place.get("service/coder")["spec"]["ports"][0]["port"].clone();
+    let path = format!("/api/v1/namespaces/{}/services/coder:{port}/proxy/session", place.namespace);
+    let request = http::Request::get(path).header(header, place.door().1.header().unwrap());
+    let client = place.node.cluster.client().await;
+    let answer = client.send(request.body(kube::client::Body::empty()).unwrap()).await.unwrap();
+    (answer.status().as_u16(), answer.headers().contains_key(POD_HEADER))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,6 +92,9 @@ async fn files_and_secrets_are_where_the_spec_says_and_the_server_reads_them() {
     }
     let shown = place.get("deployment/coder-server").to_string() + &place.get("agent/coder").to_string();
     assert!(!shown.contains("t0p") && !shown.contains("0ther"), "a secret is shown");
+    // The API server takes `Authorization` for itself; the header of our own reaches the door.
+    assert_eq!(proxied(&place, "authorization").await, (401, true), "the API server passes it on: no need for our own");
+    assert_eq!(proxied(&place, OWN_HEADER).await, (200, true));
 }
 
 /// The private key is handed to `ssh`, which runs as 65532 and finds no home, no name for itself and nothing to write to.
