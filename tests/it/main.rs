@@ -15,6 +15,7 @@ mod common;
 mod controller;
 mod crds;
 mod demo;
+mod documents;
 mod examples;
 mod exchange;
 mod fleet;
