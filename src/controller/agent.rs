@@ -2,7 +2,7 @@
 
 mod act;
 mod contents;
-mod first_deployments;
+mod firsts;
 mod fleet;
 mod fresh;
 mod history;
@@ -87,7 +87,7 @@ pub struct Agents {
     loads: Mutex<HashMap<(String, String), act::Told>>,
     /// Deployments whose last write may still land, by namespace and agent.
     open_writes: Mutex<HashMap<(String, String), act::OpenWrite>>,
-    first_deployments: first_deployments::FirstDeployments,
+    firsts: firsts::Firsts,
     waits: waits::Waits,
     /// Revisions that agents are pinned to, as they were read, by namespace and agent.
     pins: Mutex<HashMap<(String, String), history::Pin>>,
@@ -120,7 +120,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         loads: Mutex::default(),
         unread_since: Mutex::default(),
         open_writes: Mutex::default(),
-        first_deployments: first_deployments::FirstDeployments::default(),
+        firsts: firsts::Firsts::default(),
         waits: waits::Waits::default(),
         pins: Mutex::default(),
         fleet: fleet::Fleet::new(context.now()),
@@ -137,16 +137,22 @@ impl Reconcile for Agents {
         if agent.metadata.deletion_timestamp.is_some() {
             return Ok(Next::OnEvent);
         }
+        let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
         let mut acted = Acted::default();
         let failure = Box::pin(self.converge(&agent, &mut acted)).await.err();
+        drop(acted.first.take());
         if acted.begun && failure.is_none() {
-            self.context.reports.events(&*agent, acted.notes);
+            if acted.created {
+                let (late, done) = (firsts::Late::default(), acted.done());
+                self.firsts.put_off(&namespace, &name, late, done, true);
+            } else {
+                self.context.reports.events(&*agent, acted.notes);
+            }
             return Ok(acted.next);
         }
-        self.context.metrics.agent_seen(&agent.namespace().unwrap_or_default(), &agent.name_any());
-        if acted.wrote && matches!(acted.server, Some(Action::Apply { forced: Some(_), .. })) {
-            self.context.metrics.rollout_forced(&agent.namespace().unwrap_or_default(), &agent.name_any());
-        }
+        self.context.metrics.agent_seen(&namespace, &name);
+        let mut late = self.firsts.take(&namespace, &name);
+        acted.did(std::mem::take(&mut late.done));
         let git = self.git(&agent, &acted);
         let mut outcome = report::Outcome { git: git.as_ref(), ..self.outcome(&agent, &acted, failure.as_ref()) };
         let progress = self.progress(&agent, &outcome);
@@ -156,10 +162,20 @@ impl Reconcile for Agents {
             let failed = report::failed(&outcome).map(|(reason, _)| reason);
             self.tell_fleet(&agent, &status, (progress, &acted, failure.as_ref()), failed);
         }
-        let written = self.context.reports.status(&*agent, &own_part(&agent), &status).await;
+        let (reports, current) = (&self.context.reports, own_part(&agent));
+        let waits = failure.is_none() && !acted.is_forced() && self.firsts.may_wait(&late);
+        if waits && (acted.has_done() || reports.is_new(&*agent, &current, &status)?) {
+            acted.later();
+            self.firsts.put_off(&namespace, &name, late, acted.done(), false);
+            return Ok(acted.next);
+        }
+        if acted.wrote && matches!(acted.server, Some(Action::Apply { forced: Some(_), .. })) {
+            self.context.metrics.rollout_forced(&namespace, &name);
+        }
+        let written = reports.status(&*agent, &current, &status).await;
         // What was done is told once, here; what became different is found again while it is in no status.
         let news = if written.is_ok() { notes } else { vec![] };
-        self.context.reports.events(&*agent, news.into_iter().chain(acted.notes).collect());
+        reports.events(&*agent, news.into_iter().chain(acted.notes).collect());
         written?;
         match failure {
             Some(failure) if failure.class == Class::Transient => Err(failure),
@@ -179,7 +195,7 @@ impl Reconcile for Agents {
         self.introduced.lock().remove(&(namespace.into(), name.into()));
         self.loads.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
-        self.first_deployments.take(namespace, name);
+        self.firsts.take(namespace, name);
         self.forget_waits(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
         self.pins.lock().remove(&(namespace.into(), name.into()));
@@ -191,12 +207,10 @@ impl Agents {
     /// Reads, decides, writes; a failure is an answer that the status shows.
     async fn converge(&self, agent: &Arc<Agent>, acted: &mut Acted) -> Result<(), Failure> {
         let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
-        if self.first_deployments.can_wait(&namespace, &name) {
+        if self.firsts.can_wait(&namespace, &name) {
             acted.begin();
             return Ok(());
         }
-        acted.notes.extend(self.first_deployments.take(&namespace, &name));
-        let _first = self.own_deployment(agent).is_none().then(|| self.first_deployments.first());
         self.leaving(agent, acted);
         Box::pin(self.settle_open(&act::Who { agent, namespace: namespace.clone(), name: name.clone() })).await?;
         let seen = self.observe(agent).await?;

@@ -80,12 +80,8 @@ impl Reports {
     where
         K: Kind,
     {
-        let (current, status) = (tidy(current)?, tidy(status)?);
-        let uid = object.uid().unwrap_or_default();
-        let seen = object.resource_version().unwrap_or_default();
-        if current == status || self.written.lock().get(&uid).is_some_and(|w| w.seen == seen && w.status == status) {
-            return Ok(Presence::There);
-        }
+        let Some(status) = self.unwritten(object, current, status)? else { return Ok(Presence::There) };
+        let (uid, seen) = (object.uid().unwrap_or_default(), object.resource_version().unwrap_or_default());
         let name = object.name_any();
         let body = json!({
             "apiVersion": K::api_version(&()), "kind": K::kind(&()),
@@ -105,6 +101,33 @@ impl Reports {
                 Err(Failure::transient(reasons::STATUS_WRITE_FAILED, format!("cannot write the status: {error}")))
             }
         }
+    }
+
+    /// Whether [`status`](Self::status) would write.
+    ///
+    /// # Errors
+    /// [`Failure`] where a status is none.
+    pub fn is_new<K: Kind>(
+        &self,
+        object: &K,
+        current: &impl Serialize,
+        status: &impl Serialize,
+    ) -> Result<bool, Failure> {
+        Ok(self.unwritten(object, current, status)?.is_some())
+    }
+
+    /// The status, if it is another one than there is or was written last.
+    fn unwritten<K: Kind>(
+        &self,
+        object: &K,
+        current: &impl Serialize,
+        status: &impl Serialize,
+    ) -> Result<Option<Value>, Failure> {
+        let (current, status) = (tidy(current)?, tidy(status)?);
+        let uid = object.uid().unwrap_or_default();
+        let seen = object.resource_version().unwrap_or_default();
+        let written = self.written.lock().get(&uid).is_some_and(|w| w.seen == seen && w.status == status);
+        Ok((current != status && !written).then_some(status))
     }
 
     fn api<K: Kind>(&self, object: &K) -> Api<DynamicObject> {

@@ -19,7 +19,14 @@ pub(super) use settle::OpenWrite;
 pub(super) use touch::Touch;
 pub(super) use verify::unverified;
 
-use super::{Agents, fleet::is_undecided, observe::Seen, voice::Said, write};
+use super::{
+    Agents,
+    firsts::{Done, First},
+    fleet::is_undecided,
+    observe::Seen,
+    voice::Said,
+    write,
+};
 use crate::{
     agent::{
         Desired,
@@ -58,6 +65,10 @@ pub(super) struct Acted {
     pub failed_steps: Steps,
     /// The Deployment was applied.
     pub wrote: bool,
+    /// Held while something urgent is written.
+    pub first: Option<First>,
+    /// The Deployment was made.
+    pub created: bool,
     pub notes: Vec<Note>,
     pub next: Next,
     /// The Deployment was made just now, or was another one than was decided about, or nothing is decided yet: the rest and
@@ -100,6 +111,9 @@ impl Agents {
         if acted.begun {
             return Ok(());
         }
+        self.tell(&who, seen, desired, acted);
+        self.touch(&who, desired, said.as_ref(), acted).await?;
+        drop(acted.first.take());
         self.verify(&who, seen, acted).await?;
         if acted.begun {
             return Ok(());
@@ -110,9 +124,14 @@ impl Agents {
             self.prune_exchange(&who, seen, desired).await?;
         }
         self.introduce(&who);
-        self.tell(&who, seen, desired, acted);
-        self.keep_revision(&who, desired, acted).await?;
-        self.touch(&who, desired, said.as_ref(), acted).await
+        self.keep_revision(&who, desired, acted).await
+    }
+
+    /// From here on something is written that pods wait for, if `action` says so.
+    fn urgent(&self, who: &Who<'_>, action: &Action, acted: &mut Acted) {
+        if acted.first.is_none() && matches!(action, Action::Apply { .. }) {
+            acted.first = self.firsts.first(&who.namespace, &who.name);
+        }
     }
 
     fn work(&self, who: &Who<'_>, said: Option<&Said>) -> Work {
@@ -166,6 +185,42 @@ impl Acted {
             self.hold(Duration::from_secs(1));
         }
         undecided
+    }
+
+    /// Others lack what their pods wait for; what is left here only tells.
+    pub(super) fn later(&mut self) {
+        self.after(Duration::from_millis(250));
+    }
+
+    /// Whether work was cut: that is told at once.
+    pub(super) fn is_forced(&self) -> bool {
+        let is = |action: &Option<Action>| matches!(action, Some(Action::Apply { forced: Some(_), .. }));
+        is(&self.server) || is(&self.text) || is(&self.exchange)
+    }
+
+    /// Whether there is something to tell of this reconcile.
+    pub(super) fn has_done(&self) -> bool {
+        self.wrote || !self.notes.is_empty()
+    }
+
+    /// What is told later, when the report is put off.
+    pub(super) fn done(&mut self) -> Done {
+        let server = self.server.take().filter(|_| self.wrote);
+        Done { notes: std::mem::take(&mut self.notes), server }
+    }
+
+    /// Takes over what was done before and not told.
+    pub(super) fn did(&mut self, done: Done) {
+        self.notes.splice(..0, done.notes);
+        match (&self.server, done.server) {
+            (None | Some(Action::Keep), Some(before)) => (self.server, self.wrote) = (Some(before), true),
+            (_, Some(Action::Apply { causes, .. })) if !causes.is_empty() => {
+                let causes: Vec<_> = causes.into_iter().collect();
+                let message = format!("a new pod for: {}", causes.join(", "));
+                self.notes.push(Note::normal(reasons::ROLLOUT_STARTED, "Rollout", message));
+            }
+            _ => {}
+        }
     }
 
     /// Nothing was done; what was decided is not reported, and decided anew.

@@ -122,6 +122,10 @@ impl Agents {
         if observe::applied_hash(&deployment).as_ref() != Some(&desired.hash) {
             return Ok(());
         }
+        if self.firsts.is_late(&who.namespace, &who.name) {
+            acted.later();
+            return Ok(());
+        }
         let live = json!(&*deployment);
         let record = Record::of(desired, live.pointer("/spec/template").unwrap_or(&Value::Null));
         let revision = who.agent.annotations().get(annotation::REVISION).cloned();

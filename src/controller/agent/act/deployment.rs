@@ -104,6 +104,7 @@ impl Agents {
         if acted.undecided(&action) {
             return Ok(());
         }
+        self.urgent(who, &action, acted);
         acted.failed_steps = turn.failed_steps(desired);
         if matches!(action, Action::Apply { .. }) {
             // Before prompts are held: a hold is short.
@@ -259,9 +260,9 @@ impl Agents {
         acted.wrote = matches!(action, Action::Apply { .. });
         if live.is_none() {
             acted.begin();
+            acted.created = true;
             let message = format!("created Deployment {}", written.name_any());
-            let note = Note::normal(reasons::DEPLOYMENT_CREATED, "Create", message);
-            self.first_deployments.began(&who.namespace, &who.name, note);
+            acted.notes.push(Note::normal(reasons::DEPLOYMENT_CREATED, "Create", message));
         }
         self.deployments.wrote(written);
         Ok(())

@@ -86,6 +86,7 @@ impl Agents {
         if acted.undecided(&action) {
             return Ok(());
         }
+        self.urgent(who, &action, acted);
         match &action {
             Action::Keep => self.seal_again(who.agent, &wanted.object, map.unwrap_or(&Annotations::new())).await?,
             Action::Wait { write: false, .. } => {}

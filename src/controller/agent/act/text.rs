@@ -60,6 +60,7 @@ impl Agents {
         if acted.undecided(&action) {
             return Ok(());
         }
+        self.urgent(who, &action, acted);
         match &action {
             Action::Keep | Action::Wait { write: false, .. } => {}
             Action::Apply { causes, .. } => {
