@@ -243,17 +243,18 @@ impl<'a> From<&'a GitSkillSource> for Git<'a> {
 }
 
 fn source(git: &Git<'_>, at: &str) -> Result<Source, Invalid> {
-    if git.submodules == Some(true) {
-        return Err(not_yet(&format!("{at}.git.recurseSubmodules: remove it")));
-    }
     let (url, repository) = (git.url.filter(|u| !u.is_empty()), git.repository.filter(|r| !r.name.is_empty()));
     match (url, repository) {
         (Some(url), None) => Ok(Source::Remote {
             url: url.into(),
             reference: git.reference.filter(|r| !r.is_empty()).map(String::from),
             secret: git.secret.filter(|s| !s.is_empty()).map(String::from),
-            submodules: false,
+            submodules: git.submodules == Some(true),
         }),
+        (None, Some(repository)) if git.submodules == Some(true) => Err(invalid(format!(
+            "{at}.git.recurseSubmodules is not for repositoryRef: set spec.recurseSubmodules of Repository {}",
+            repository.name
+        ))),
         (None, Some(repository)) if git.reference.is_none_or(str::is_empty) => {
             Ok(Source::Repository { name: repository.name.clone(), follow: repository.follow })
         }
@@ -305,10 +306,6 @@ fn check_name(name: &str, at: &str) -> Result<(), Invalid> {
 
 fn invalid(message: String) -> Invalid {
     Invalid::stalled(reasons::INVALID_SPEC, message)
-}
-
-fn not_yet(what: &str) -> Invalid {
-    Invalid::stalled(reasons::NOT_YET_SUPPORTED, format!("this release does not support {what}"))
 }
 
 /// The pieces as an annotation keeps them.

@@ -167,7 +167,8 @@ impl Repositories {
                 return Ok((self.leave(object, Finding::Stalled(reasons::SECRET_INVALID, message)), true));
             }
         };
-        let spec = RemoteSpec { url: plan.url.clone(), credential, reference: plan.reference.clone() };
+        let (url, reference, submodules) = (plan.url.clone(), plan.reference.clone(), plan.submodules);
+        let spec = RemoteSpec { url, credential, reference, submodules };
         self.follow(object, &plan, &spec).await
     }
 
@@ -203,8 +204,7 @@ impl Repositories {
         let answered = ticket.is_none_or(|ticket| state.answered >= ticket);
         let RemoteState { observed, error, .. } = state;
         if let Some(error) = error {
-            let message =
-                decide::advised(error.reason, error.message, object.spec.secret_ref.as_ref().map(|s| s.name.as_str()));
+            let message = decide::advised(&error, object.spec.secret_ref.as_ref().map(|s| s.name.as_str()));
             return Ok((Finding::Failed(error.reason.as_str(), message), answered));
         }
         let Some(observed) = observed else {

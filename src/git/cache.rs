@@ -1,7 +1,9 @@
 //! The gix implementation of [`GitRemote`], with one bare shallow repository for each remote and credential.
 
+mod modules;
+
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -95,10 +97,6 @@ impl GixRemote {
         gix::open::Options::isolated().config_overrides([format!("gitoxide.objects.allocLimit={limit}")])
     }
 
-    fn read(&self, repo: &gix::Repository, id: gix::ObjectId, stop: &Stop) -> Result<Fetched, GitError> {
-        walk::read(repo, id, self.limits, &self.budget, stop)
-    }
-
     /// One commit, of what lies in the cache or is fetched. What was damaged there (by a crash, a full disk) is made anew
     /// once before anything is reported.
     fn obtain(&self, access: &Access, wish: &Wish<'_>, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
@@ -106,10 +104,13 @@ impl GixRemote {
         let lock = self.lock(&access.cache);
         let _held = lock.try_lock_for(stop.left()).ok_or_else(super::remote::timeout)?;
         let folder = wish.folder(&access.cache);
-        let damaged = |error: &GitError| matches!(error.reason, Reason::ProtocolError | Reason::CommitNotFound);
+        let damaged = |error: &GitError| {
+            !error.submodule && matches!(error.reason, Reason::ProtocolError | Reason::CommitNotFound)
+        };
         let done = match self.receive(access, &folder, wish, stop) {
             Err(error) if damaged(&error) && packs(&self.path(&folder)).0 > 0 => {
                 let _ = fs::remove_dir_all(self.path(&folder));
+                self.forget_modules(&access.cache, &BTreeSet::new());
                 self.receive(access, &folder, wish, stop)
             }
             other => other,
@@ -125,14 +126,19 @@ impl GixRemote {
         let id = gix::ObjectId::from_hex(wish.commit.as_str().as_bytes())
             .map_err(|_| GitError::new(Reason::CommitNotFound, "the commit id is malformed"))?;
         let repo = self.repository(folder, id.kind())?;
-        let read = |repo: &gix::Repository| match wish.whole {
-            Some(whole) => checkout::make(repo, &access.url, id, whole, (self.limits, &self.budget, &**stop)),
-            None => self.read(repo, id, stop),
+        let read = |repo: &gix::Repository| {
+            let modules = self.modules(access, (repo, id), stop)?;
+            match wish.whole {
+                Some(whole) => {
+                    checkout::make((repo, id), &modules, &access.url, whole, (self.limits, &self.budget, &**stop))
+                }
+                None => walk::read((repo, id), &modules, self.limits, &self.budget, stop),
+            }
         };
         if repo.has_object(id) {
             match read(&repo) {
                 // Nothing that the remote could send would change this.
-                Err(error) if !error.is_final() && error.reason != Reason::Timeout => {}
+                Err(error) if !error.is_final() && !error.submodule && error.reason != Reason::Timeout => {}
                 done => return done,
             }
         }

@@ -29,6 +29,8 @@ pub enum Reason {
     TooLarge,
     /// A file of the commit keeps it from being checked out as a whole repository.
     CheckoutRefused,
+    /// A submodule has no usable address, or there are too many of them, or too deep.
+    SubmoduleRefused,
     /// The address leads to where no remote may be.
     AddressRefused,
     /// What the server sent makes no sense.
@@ -54,6 +56,7 @@ impl Reason {
             Self::RateLimited => "RateLimited",
             Self::TooLarge => "TooLarge",
             Self::CheckoutRefused => "CheckoutRefused",
+            Self::SubmoduleRefused => "SubmoduleRefused",
             Self::AddressRefused => "AddressRefused",
             Self::ProtocolError => "ProtocolError",
             Self::StorageFailed => "StorageFailed",
@@ -72,6 +75,8 @@ pub struct GitError {
     pub message: String,
     /// How long the server asked to be left alone.
     pub retry_after: Option<Duration>,
+    /// Whether a submodule is the trouble, which the message names, and not the repository itself.
+    pub submodule: bool,
 }
 
 impl GitError {
@@ -79,7 +84,7 @@ impl GitError {
     /// turn the text around is replaced.
     pub fn new(reason: Reason, message: impl AsRef<str>) -> Self {
         let printable: String = message.as_ref().chars().map(printable).collect();
-        Self { reason, message: truncate(&printable, 500), retry_after: None }
+        Self { reason, message: truncate(&printable, 500), retry_after: None, submodule: false }
     }
 
     /// What is said of a private network in the place of what was found: whether something is there, and what, would be a
@@ -96,7 +101,7 @@ impl GitError {
 
     /// Whether the commit itself is the trouble: nothing but another one helps.
     pub fn is_final(&self) -> bool {
-        matches!(self.reason, Reason::TooLarge | Reason::CheckoutRefused)
+        matches!(self.reason, Reason::TooLarge | Reason::CheckoutRefused | Reason::SubmoduleRefused)
     }
 
     /// For a condition. All are transient: somebody may push the branch or mend the server without us seeing it.

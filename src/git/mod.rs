@@ -16,6 +16,7 @@ pub mod refs;
 pub mod remote;
 mod session;
 pub mod sources;
+mod submodules;
 pub mod url;
 mod walk;
 

@@ -32,6 +32,8 @@ pub struct Access {
     pub credential: Arc<Credential>,
     /// A name for what may be shared: the same address and the same credential, nothing else. Names a cache folder.
     pub cache: String,
+    /// Whether the files of submodules are wanted too.
+    pub submodules: bool,
 }
 
 /// Bounds of one operation. A hostile server can waste this much and no more.
@@ -89,6 +91,11 @@ pub struct Skipped {
     pub path: String,
     /// Why it was left out.
     pub why: &'static str,
+}
+
+impl Skipped {
+    /// Why submodules are left out that nobody asked for.
+    pub const SUBMODULE: &'static str = "a submodule";
 }
 
 /// Lists and fetches. Calls block; run them in `spawn_blocking`.

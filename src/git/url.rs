@@ -177,6 +177,29 @@ impl RemoteUrl {
         Ok(Self { scheme: Scheme::File, user: None, host: String::new(), port: None, path })
     }
 
+    /// What a `url` of `.gitmodules` means to the repository at this address: a remote of its own, or, with `./` or `../`
+    /// before it, one beside this. A local path is one only beside a local repository.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse); and [`UrlError::Path`] where it leads above the host.
+    pub fn submodule(&self, text: &str) -> Result<Self, UrlError> {
+        let is_relative = |text: &str| matches!(text, "." | "..") || text.starts_with("./") || text.starts_with("../");
+        if !is_relative(text) {
+            return Self::parse(text, self.scheme == Scheme::File);
+        }
+        check_characters(text)?;
+        let (root, own) = self.path.strip_prefix('/').map_or(("", self.path.as_str()), |path| ("/", path));
+        let mut parts: Vec<&str> = own.split('/').filter(|part| !part.is_empty()).collect();
+        for part in text.split('/').filter(|part| !matches!(*part, "" | ".")) {
+            match part {
+                ".." => drop(parts.pop().ok_or(UrlError::Path)?),
+                part => parts.push(part),
+            }
+        }
+        let path = check_path(format!("{root}{}", parts.join("/")))?;
+        Ok(Self { path, ..self.clone() })
+    }
+
     /// Scheme, host and port, which decide whether a credential may be sent.
     pub fn origin(&self) -> (Scheme, &str, Option<u16>) {
         (self.scheme, &self.host, self.port())
@@ -344,6 +367,36 @@ mod tests {
             ("https://example.com:99999/a", E::Port),
         ] {
             assert_eq!(RemoteUrl::parse(text, false), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_a_submodule_is_resolved_beside_its_superproject() {
+        for (of, text, want) in [
+            ("https://h/team/a.git", "../b.git", Some("https://h/team/b.git")),
+            ("https://h/team/a.git/", "../b.git", Some("https://h/team/b.git")),
+            ("https://h/team/a.git", "./b", Some("https://h/team/a.git/b")),
+            ("https://h/team/a.git", "../../x/./y/", Some("https://h/x/y")),
+            ("https://h:8443/a", "../b", Some("https://h:8443/b")),
+            ("https://h/a", "../../b", None),
+            ("https://h/a", "..", None),
+            ("git@h:team/a.git", "../b.git", Some("ssh://git@h/~/team/b.git")),
+            ("git@h:a.git", "../b.git", Some("ssh://git@h/~/b.git")),
+            ("git@h:a.git", "../../b.git", None),
+            ("https://h/a", "git@other:b", Some("ssh://git@other/~/b")),
+            ("https://h/a", "https://other/b", Some("https://other/b")),
+            ("https://h/a", "file:///etc", None),
+            ("https://h/a", "/etc", None),
+            ("https://h/a", "etc", None),
+            ("https://h/a", "../b?x", None),
+            ("https://h/a", "https://me:s@h/b", None),
+            ("https://h/a", "--upload-pack=id", None),
+            ("https://h/a", "ext::id", None),
+            ("file:///srv/a.git", "../b.git", Some("file:///srv/b.git")),
+            ("file:///srv/a.git", "file:///other", Some("file:///other")),
+        ] {
+            let found = RemoteUrl::parse(of, true).unwrap().submodule(text).ok().map(|url| url.to_string());
+            assert_eq!(found.as_deref(), want, "{text} of {of}");
         }
     }
 

@@ -5,12 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use gix::{bstr::ByteSlice, objs::tree::EntryKind};
+use gix::{Repository, bstr::ByteSlice, objs::tree::EntryKind};
 
 use super::{
     budget::Budget,
     error::{GitError, Reason},
     remote::{Fetched, Limits, Skipped, Stop},
+    submodules::{self, Module, Modules},
 };
 use crate::tree::{Entry, PathError, RepoPath};
 
@@ -19,22 +20,19 @@ const MAX_LINKS: usize = 8;
 /// Bytes of a link's target; no system follows longer ones.
 pub(super) const MAX_TARGET: u64 = 4096;
 
-/// Reads all regular files of `commit`. Links that lead to a regular file of the tree become that file; other links,
-/// submodules and names that no path may have are left out and listed.
+/// Reads all regular files of `commit`, and those of its submodules where they are wanted. Links that lead to a regular file of
+/// the tree become that file; other links, other submodules and names that no path may have are left out and listed.
 pub(super) fn read(
-    repo: &gix::Repository,
-    commit: gix::ObjectId,
+    (repo, commit): (&gix::Repository, gix::ObjectId),
+    modules: &Modules,
     limits: Limits,
     budget: &Arc<Budget>,
     stop: &Stop,
 ) -> Result<Fetched, GitError> {
     let mut share = budget.take(limits.tree, stop.left()).ok_or_else(busy)?;
-    let object = repo.find_object(commit).map_err(|_| missing())?;
-    let root = object
-        .peel_to_tree()
-        .map_err(|_| GitError::new(Reason::CommitNotFound, "the reference leads to something that is no commit"))?;
+    let root = submodules::root(repo, commit)?;
     let mut walk = Walk {
-        repo,
+        modules,
         limits,
         stop,
         bytes: 0,
@@ -43,7 +41,7 @@ pub(super) fn read(
         folders: BTreeSet::new(),
         fetched: Fetched::default(),
     };
-    walk.folder(&root, "", 0)?;
+    walk.folder(repo, &root, "", 0)?;
     walk.resolve_links()?;
     walk.fetched.skipped.sort();
     share.shrink_to(walk.bytes);
@@ -59,8 +57,11 @@ pub(super) fn missing() -> GitError {
     GitError::new(Reason::CommitNotFound, "an object of the commit is missing from what the server sent")
 }
 
+/// An object and where it is.
+pub(super) type Object<'a> = (&'a Repository, gix::ObjectId);
+
 struct Walk<'a> {
-    repo: &'a gix::Repository,
+    modules: &'a Modules,
     limits: Limits,
     stop: &'a Stop,
     /// Of files, copies that links stand for, names, and folders' lists.
@@ -73,7 +74,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn folder(&mut self, tree: &gix::Tree<'_>, prefix: &str, depth: usize) -> Result<(), GitError> {
+    fn folder(&mut self, repo: &Repository, tree: &gix::Tree<'_>, prefix: &str, depth: usize) -> Result<(), GitError> {
         self.stop.check()?;
         if depth > 128 {
             return Err(GitError::new(Reason::TooLarge, "folders are nested more than 128 deep"));
@@ -95,16 +96,29 @@ impl Walk<'_> {
             self.spend(full.len() as u64)?;
             match entry.mode().kind() {
                 EntryKind::Tree => {
-                    let list = self.repo.find_header(entry.object_id()).map_err(|_| missing())?;
+                    let list = repo.find_header(entry.object_id()).map_err(|_| missing())?;
                     self.spend(list.size())?;
-                    let inner = self.repo.find_tree(entry.object_id()).map_err(|_| missing())?;
+                    let inner = repo.find_tree(entry.object_id()).map_err(|_| missing())?;
                     self.folders.insert(path);
-                    self.folder(&inner, &full, depth + 1)?;
+                    self.folder(repo, &inner, &full, depth + 1)?;
                 }
-                EntryKind::Blob => self.file(path, entry.object_id(), false)?,
-                EntryKind::BlobExecutable => self.file(path, entry.object_id(), true)?,
-                EntryKind::Link => self.link(path, entry.object_id())?,
-                EntryKind::Commit => self.skip(&full, "a submodule"),
+                EntryKind::Blob => self.file(path, (repo, entry.object_id()), false)?,
+                EntryKind::BlobExecutable => self.file(path, (repo, entry.object_id()), true)?,
+                EntryKind::Link => self.link(path, (repo, entry.object_id()))?,
+                EntryKind::Commit => self.submodule(path, depth)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn submodule(&mut self, path: RepoPath, depth: usize) -> Result<(), GitError> {
+        match self.modules.look(path.as_str())? {
+            Module::Nothing(why) => self.skip(path.as_str(), why),
+            Module::Files(repo, root) => {
+                let list = repo.find_header(root.id).map_err(|_| missing())?;
+                self.spend(list.size())?;
+                self.folders.insert(path.clone());
+                self.folder(repo, &root, path.as_str(), depth + 1)?;
             }
         }
         Ok(())
@@ -118,8 +132,8 @@ impl Walk<'_> {
         }
     }
 
-    fn blob(&mut self, id: gix::ObjectId, path: &RepoPath) -> Result<Vec<u8>, GitError> {
-        let header = self.repo.find_header(id).map_err(|_| missing())?;
+    fn blob(&mut self, (repo, id): Object<'_>, path: &RepoPath) -> Result<Vec<u8>, GitError> {
+        let header = repo.find_header(id).map_err(|_| missing())?;
         let size = header.size();
         if size > self.limits.file {
             let limit = self.limits.file >> 20;
@@ -129,7 +143,7 @@ impl Walk<'_> {
             ));
         }
         self.spend(size)?;
-        Ok(self.repo.find_blob(id).map_err(|_| missing())?.take_data())
+        Ok(repo.find_blob(id).map_err(|_| missing())?.take_data())
     }
 
     fn count_entry(&mut self) -> Result<(), GitError> {
@@ -153,18 +167,18 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&mut self, path: RepoPath, id: gix::ObjectId, executable: bool) -> Result<(), GitError> {
-        let bytes = self.blob(id, &path)?.into();
+    fn file(&mut self, path: RepoPath, object: Object<'_>, executable: bool) -> Result<(), GitError> {
+        let bytes = self.blob(object, &path)?.into();
         self.fetched.tree.insert(path, Entry { bytes, executable });
         Ok(())
     }
 
-    fn link(&mut self, path: RepoPath, id: gix::ObjectId) -> Result<(), GitError> {
-        if self.repo.find_header(id).map_err(|_| missing())?.size() > MAX_TARGET {
+    fn link(&mut self, path: RepoPath, (repo, id): Object<'_>) -> Result<(), GitError> {
+        if repo.find_header(id).map_err(|_| missing())?.size() > MAX_TARGET {
             self.skip(path.as_str(), "a link whose target is too long");
             return Ok(());
         }
-        let target = self.blob(id, &path)?;
+        let target = self.blob((repo, id), &path)?;
         match String::from_utf8(target) {
             Ok(target) => {
                 self.links.insert(path, target);

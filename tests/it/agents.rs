@@ -401,20 +401,11 @@ async fn what_is_not_ours_or_not_supported_is_left_alone() {
     assert_eq!(place.api::<Service>().get("web").await.unwrap().resource_version(), foreign.resource_version());
     assert!(place.api::<Deployment>().get_opt("web-server").await.unwrap().is_none());
 
-    place
-        .agent(
-            "new",
-            json!({"persistence": {"sessions": {}},
-                "skills": [{"name": "s", "git": {"repository": "https://h/r", "recurseSubmodules": true}}]}),
-        )
-        .await;
+    place.agent("new", json!({"persistence": {"sessions": {}}, "plugins": [{"name": "p"}]})).await;
     let agent = place.agent_where("a refusal", "new", |a| condition(a, "Stalled").is_some()).await;
     let (_, reason, message) = condition(&agent, "Stalled").unwrap();
     assert_eq!((reason, state(&agent)), ("NotYetSupported", Some(AgentState::Stalled)));
-    assert!(
-        message.contains("spec.persistence") && message.contains("spec.skills[0].git.recurseSubmodules"),
-        "{message}"
-    );
+    assert!(message.contains("spec.persistence") && message.contains("spec.plugins"), "{message}");
     assert!(place.api::<Deployment>().get_opt("new-server").await.unwrap().is_none());
     assert!(place.api::<Secret>().get_opt("new-server-auth").await.unwrap().is_none());
 

@@ -48,11 +48,11 @@ fn access(url: &str, secret: &[(&str, &[u8])]) -> Access {
     let data: BTreeMap<String, Vec<u8>> = secret.iter().map(|(k, v)| ((*k).to_owned(), v.to_vec())).collect();
     let credential =
         if data.is_empty() { Credential::anonymous(&url) } else { Credential::from_secret(&data, &url) }.unwrap();
-    Access { url, credential: Arc::new(credential), cache: "cache".into() }
+    Access { url, credential: Arc::new(credential), cache: "cache".into(), submodules: false }
 }
 
 /// As the sidecar unpacks it, in a few lines.
-fn unpacked(fetched: &Fetched) -> tempfile::TempDir {
+pub(crate) fn unpacked(fetched: &Fetched) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (path, entry) in fetched.tree.iter() {
         let path = path.as_str();

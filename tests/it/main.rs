@@ -30,6 +30,7 @@ mod receiver;
 mod render_golden;
 mod repository;
 mod rollouts;
+mod submodules;
 mod syncs;
 mod tasks;
 mod templates;

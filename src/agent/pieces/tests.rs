@@ -82,6 +82,7 @@ fn the_source_hash_tells_whose_a_commit_is() {
     let others = [
         json!({"git": {"repository": "https://git/y"}}),
         json!({"git": {"ref": "dev"}}),
+        json!({"git": {"recurseSubmodules": true}}),
         json!({"git": {"path": "other"}}),
     ];
     for extra in same {
@@ -116,8 +117,11 @@ fn what_cannot_be_is_named_by_its_field() {
             "InvalidSpec",
             "spec.contexts[0].git.secretRef",
         ),
-        (context(&json!({"git": {"recurseSubmodules": true}})), "NotYetSupported", "contexts[0].git.recurseSubmodules"),
-        (skills(&json!({"git": {"recurseSubmodules": true}})), "NotYetSupported", "skills[0].git.recurseSubmodules"),
+        (
+            skills(&json!({"git": {"recurseSubmodules": true}})),
+            "InvalidSpec",
+            "set spec.recurseSubmodules of Repository",
+        ),
         (context(&json!({"git": null})), "InvalidSpec", "spec.contexts[0].git is required"),
         (skills(&json!({"git": null})), "InvalidSpec", "spec.skills[0].git is required"),
         (context(&json!({"mountPath": ""})), "InvalidSpec", "spec.contexts[0].mountPath is required"),

@@ -125,6 +125,9 @@ pub mod text {
         CHECKOUT_REFUSED "CheckoutRefused" &["Agent"],
             "A file of the commit has a name or a link that cannot be put into a pod, so the repository cannot be mounted as a whole.",
             "Rename the file that the message names, or set `path` to a directory without it.";
+        SUBMODULE_REFUSED "SubmoduleRefused" &["Repository", "Agent"],
+            "A submodule has no address in .gitmodules, or one that cannot be used, or there are too many or too deep ones.",
+            "Correct .gitmodules at the path that the message names, remove the submodule, or do not set `recurseSubmodules`.";
         ADDRESS_REFUSED "AddressRefused" &["Repository", "Agent"],
             "The host of the URL, or of a redirect, leads to loopback, a link-local or metadata address, or the API server, where no Git server may be.",
             "Use another URL, or correct what the name resolves to. Where a Git server is there on purpose: `--allow-git-address` (chart: `controller.git.allowAddresses`).";

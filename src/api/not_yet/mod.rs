@@ -51,7 +51,7 @@ const fn only(path: &'static str, values: &'static [&'static str]) -> Gap {
 }
 
 impl Spec for RepositorySpec {
-    const GAPS: &'static [Gap] = &[all("recurseSubmodules"), all("ref.semver"), all("verify")];
+    const GAPS: &'static [Gap] = &[all("ref.semver"), all("verify")];
 }
 
 impl Spec for SyncSpec {
@@ -63,7 +63,6 @@ impl Spec for AgentSpec {
     const GAPS: &'static [Gap] = &[
         all("attachImage"),
         all("caBundle"),
-        all("contexts[].git.recurseSubmodules"),
         all("contexts[].runtime"),
         only("contexts[].type", &["Runtime", "URL"]),
         all("contexts[].url"),
@@ -73,7 +72,6 @@ impl Spec for AgentSpec {
         all("proxy"),
         only("rollout.strategy", &["Recreate"]),
         all("share"),
-        all("skills[].git.recurseSubmodules"),
         all("standby"),
     ];
 }
@@ -82,7 +80,6 @@ impl Spec for AgentTemplateSpec {
     const GAPS: &'static [Gap] = &[
         all("attachImage"),
         all("caBundle"),
-        all("contexts[].git.recurseSubmodules"),
         all("contexts[].runtime"),
         only("contexts[].type", &["Runtime", "URL"]),
         all("contexts[].url"),
@@ -90,7 +87,6 @@ impl Spec for AgentTemplateSpec {
         all("podSpec.systemContainers.pluginInit"),
         all("proxy"),
         only("rollout.strategy", &["Recreate"]),
-        all("skills[].git.recurseSubmodules"),
     ];
 }
 

@@ -13,7 +13,8 @@ fn paths<S: Spec + DeserializeOwned>(spec: Value) -> Vec<String> {
 fn what_is_set_and_missing_is_named_in_order() {
     let agent = json!({
         "workspaceDir": "/w",
-        "skills": [{"name": "s", "git": {"repository": "https://example.org/s", "recurseSubmodules": true}}],
+        "skills": [{"name": "s", "git": {"repository": "https://example.org/s", "path": "x"}}],
+        "plugins": [{"name": "p"}],
         "contexts": [
             {"type": "Text", "text": "hello"},
             {"type": "Runtime"},
@@ -27,9 +28,9 @@ fn what_is_set_and_missing_is_named_in_order() {
         paths::<AgentSpec>(agent),
         [
             "spec.contexts[1].type (Runtime)",
+            "spec.plugins",
             "spec.podSpec.systemContainers.pluginInit",
             "spec.rollout.strategy (Recreate)",
-            "spec.skills[0].git.recurseSubmodules",
         ]
     );
 }

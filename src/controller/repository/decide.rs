@@ -10,7 +10,7 @@ use crate::{
         names::{condition, reasons},
     },
     artifact::Digest,
-    git::{CommitId, Reason, Skipped},
+    git::{CommitId, GitError, Reason, Skipped},
     status::{Condition, Note, condition::remove_condition, set_condition},
 };
 
@@ -84,11 +84,12 @@ pub(super) fn decide(seen: &Seen<'_>, finding: Finding) -> Decision {
 }
 
 /// What the remote said, and where to look.
-pub(super) fn advised(reason: Reason, message: String, secret: Option<&str>) -> String {
-    match (reason, secret) {
-        (Reason::AuthenticationFailed, Some(name)) => rejected(&message, name),
-        (Reason::Timeout, _) => format!("{message}; see spec.timeout"),
-        _ => message,
+pub(super) fn advised(error: &GitError, secret: Option<&str>) -> String {
+    match (error.reason, secret) {
+        // A submodule's trouble has its own words: the Secret may not even be for its host.
+        (Reason::AuthenticationFailed, Some(name)) if !error.submodule => rejected(&error.message, name),
+        (Reason::Timeout, _) => format!("{}; see spec.timeout", error.message),
+        _ => error.message.clone(),
     }
 }
 

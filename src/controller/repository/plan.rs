@@ -12,6 +12,7 @@ use crate::{
 pub(in crate::controller) struct Plan {
     pub(in crate::controller) url: RemoteUrl,
     pub(in crate::controller) reference: Reference,
+    pub(in crate::controller) submodules: bool,
     pub(in crate::controller) secret: Option<String>,
     pub(in crate::controller) proxy: Option<String>,
     pub(in crate::controller) interval: Duration,
@@ -39,6 +40,7 @@ pub(in crate::controller) fn plan(spec: &RepositorySpec, allow_file: bool) -> Re
     Ok(Plan {
         url,
         reference,
+        submodules: spec.recurse_submodules == Some(true),
         secret: spec.secret_ref.as_ref().map(|secret| secret.name.clone()).filter(|name| !name.is_empty()),
         proxy: spec.proxy_secret_ref.as_ref().map(|secret| secret.name.clone()).filter(|name| !name.is_empty()),
         interval: duration("spec.interval", &spec.interval)?,
@@ -112,6 +114,14 @@ mod tests {
     }
 
     #[test]
+    fn submodules_are_left_out_unless_they_are_asked_for() {
+        for (extra, want) in [(None, false), (Some(false), false), (Some(true), true)] {
+            let json = serde_json::json!({"url": "https://h/a", "recurseSubmodules": extra});
+            assert_eq!(plan(&spec(json), false).unwrap().submodules, want);
+        }
+    }
+
+    #[test]
     fn durations_have_bounds() {
         let url = "https://h/a";
         for (interval, timeout, seconds) in
@@ -135,7 +145,6 @@ mod tests {
             (serde_json::json!({"url": url, "ref": {"branch": "a", "tag": "b"}}), "InvalidSpec", "exactly one"),
             (serde_json::json!({"url": url, "interval": "soon"}), "InvalidSpec", "spec.interval"),
             (serde_json::json!({"url": url, "ref": {"semver": "1"}}), "NotYetSupported", "spec.ref.semver"),
-            (serde_json::json!({"url": url, "recurseSubmodules": true}), "NotYetSupported", "spec.recurseSubmodules"),
             (serde_json::json!({"url": url, "verify": {"secretRef": {"name": "k"}}}), "NotYetSupported", "spec.verify"),
         ] {
             let (found, message) = plan(&spec(spec_json.clone()), false).unwrap_err();

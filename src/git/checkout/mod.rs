@@ -15,6 +15,7 @@ use super::{
     budget::Budget,
     error::{GitError, Reason},
     remote::{Fetched, Limits, Stop},
+    submodules::Modules,
     url::{RemoteUrl, Scheme},
 };
 use crate::{
@@ -36,14 +37,14 @@ pub struct Whole {
 
 /// Makes the files of `commit`, whose history is in `repo` as deep as asked.
 pub(super) fn make(
-    repo: &gix::Repository,
+    (repo, commit): (&gix::Repository, gix::ObjectId),
+    modules: &Modules,
     url: &RemoteUrl,
-    commit: gix::ObjectId,
     whole: &Whole,
     (limits, budget, stop): (Limits, &Arc<Budget>, &Stop),
 ) -> Result<Fetched, GitError> {
     let mut share = budget.take(limits.tree, stop.left()).ok_or_else(super::walk::busy)?;
-    let mut tree = worktree::read(repo, commit, limits, stop)?;
+    let mut tree = worktree::read((repo, commit), modules, limits, stop)?;
     let objects = history::collect(repo, commit, whole.depth, stop)?;
     let packed = pack::write(repo, &objects, limits.tree.saturating_sub(tree.bytes), stop)?;
     let bytes = tree.bytes + packed.data.len() as u64 + packed.index.len() as u64;

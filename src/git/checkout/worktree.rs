@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gix::{ObjectId, bstr::ByteSlice as _, objs::tree::EntryKind};
+use gix::{ObjectId, Repository, bstr::ByteSlice as _, objs::tree::EntryKind};
 
 use super::{index::Staged, too_large};
 use crate::{
@@ -10,7 +10,8 @@ use crate::{
     git::{
         error::{GitError, Reason},
         remote::{Limits, Stop},
-        walk::{MAX_TARGET, checked, missing},
+        submodules::{self, Module, Modules},
+        walk::{MAX_TARGET, Object, checked, missing},
     },
     tree::{Entry, FileTree, RepoPath},
 };
@@ -29,32 +30,32 @@ pub(super) struct WorkTree {
     pub(super) bytes: u64,
 }
 
-/// Reads it.
+/// Reads it. The files of submodules have no `.git` of their own: Git takes no notice of what is at the path of a submodule that
+/// is no repository.
 pub(super) fn read(
-    repo: &gix::Repository,
-    commit: ObjectId,
+    (repo, commit): (&Repository, ObjectId),
+    modules: &Modules,
     limits: Limits,
     stop: &Stop,
 ) -> Result<WorkTree, GitError> {
-    let object = repo.find_object(commit).map_err(|_| missing())?;
-    let root = object
-        .peel_to_tree()
-        .map_err(|_| GitError::new(Reason::CommitNotFound, "the reference leads to something that is no commit"))?;
-    let mut reader = Reader { repo, limits, stop, count: 0, found: WorkTree::default() };
-    reader.folder(&root, "", 0)?;
+    let root = submodules::root(repo, commit)?;
+    let mut reader = Reader { modules, limits, stop, count: 0, is_inside: false, found: WorkTree::default() };
+    reader.folder(repo, &root, "", 0)?;
     Ok(reader.found)
 }
 
 struct Reader<'a> {
-    repo: &'a gix::Repository,
+    modules: &'a Modules,
     limits: Limits,
     stop: &'a Stop,
     count: usize,
+    /// Whether a submodule is being read.
+    is_inside: bool,
     found: WorkTree,
 }
 
 impl Reader<'_> {
-    fn folder(&mut self, tree: &gix::Tree<'_>, prefix: &str, depth: usize) -> Result<(), GitError> {
+    fn folder(&mut self, repo: &Repository, tree: &gix::Tree<'_>, prefix: &str, depth: usize) -> Result<(), GitError> {
         self.stop.check()?;
         let (mut names, too_deep) = (BTreeSet::new(), depth > MAX_DEPTH);
         for entry in tree.iter() {
@@ -71,56 +72,77 @@ impl Reader<'_> {
                 return Err(too_large(self.limits.tree));
             }
             let (id, kind) = (entry.object_id(), entry.mode().kind());
-            if kind == EntryKind::Tree {
-                let inner = self.repo.find_tree(id).map_err(|_| missing())?;
-                self.folder(&inner, &full, depth + 1)?;
-            } else {
-                self.leaf(&path, id, kind)?;
+            match kind {
+                EntryKind::Tree => {
+                    let inner = repo.find_tree(id).map_err(|_| missing())?;
+                    self.folder(repo, &inner, &full, depth + 1)?;
+                }
+                EntryKind::Commit => {
+                    self.stage(&path, 0o160_000, id);
+                    self.submodule(&path, depth)?;
+                }
+                kind => self.leaf(&path, (repo, id), kind)?,
             }
         }
         Ok(())
     }
 
-    fn leaf(&mut self, path: &RepoPath, id: ObjectId, kind: EntryKind) -> Result<(), GitError> {
+    fn submodule(&mut self, path: &RepoPath, depth: usize) -> Result<(), GitError> {
+        self.spend(path.as_str().len() as u64)?;
+        match self.modules.look(path.as_str())? {
+            Module::Nothing(_) => self.found.rest.folders.push(path.as_str().into()),
+            Module::Files(repo, root) => {
+                let was = std::mem::replace(&mut self.is_inside, true);
+                self.folder(repo, &root, path.as_str(), depth + 1)?;
+                self.is_inside = was;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a submodule has is not in the index of its superproject.
+    fn stage(&mut self, path: &RepoPath, mode: u32, id: ObjectId) {
+        if !self.is_inside {
+            self.found.entries.push(Staged { path: path.as_str().into(), mode, id });
+        }
+    }
+
+    fn leaf(&mut self, path: &RepoPath, (repo, id): Object<'_>, kind: EntryKind) -> Result<(), GitError> {
         self.spend(path.as_str().len() as u64)?;
         let mode = match kind {
             EntryKind::Link => {
-                self.link(path, id)?;
+                self.link(path, (repo, id))?;
                 0o120_000
-            }
-            EntryKind::Commit => {
-                self.found.rest.folders.push(path.as_str().into());
-                0o160_000
             }
             kind => {
                 let executable = kind == EntryKind::BlobExecutable;
-                let bytes = self.blob(path, id, self.limits.file)?.into();
+                let bytes = self.blob(path, (repo, id), self.limits.file)?.into();
                 let below = RepoPath::parse(&format!("{TREE}{path}"));
                 let below = below.map_err(|_| refused(path.as_str(), "a path of more than 4096 bytes"))?;
                 self.found.files.insert(below, Entry { bytes, executable });
                 if executable { 0o100_755 } else { 0o100_644 }
             }
         };
-        self.found.entries.push(Staged { path: path.as_str().into(), mode, id });
+        self.stage(path, mode, id);
         Ok(())
     }
 
-    fn link(&mut self, path: &RepoPath, id: ObjectId) -> Result<(), GitError> {
-        let target = self.blob(path, id, MAX_TARGET)?;
+    fn link(&mut self, path: &RepoPath, object: Object<'_>) -> Result<(), GitError> {
+        let target = self.blob(path, object, MAX_TARGET)?;
         let target = String::from_utf8(target).ok().filter(|text| !text.is_empty() && !text.contains('\0'));
         let target = target.ok_or_else(|| refused(path.as_str(), "a link whose target is no text"))?;
         self.found.rest.links.insert(path.as_str().into(), target);
         Ok(())
     }
 
-    fn blob(&mut self, path: &RepoPath, id: ObjectId, limit: u64) -> Result<Vec<u8>, GitError> {
-        let size = self.repo.find_header(id).map_err(|_| missing())?.size();
+    fn blob(&mut self, path: &RepoPath, (repo, id): Object<'_>, limit: u64) -> Result<Vec<u8>, GitError> {
+        let size = repo.find_header(id).map_err(|_| missing())?.size();
         if size > limit {
             let message = format!("{path} is larger than {limit} bytes, the limit for one file or link");
             return Err(GitError::new(Reason::TooLarge, message));
         }
         self.spend(size)?;
-        Ok(self.repo.find_blob(id).map_err(|_| missing())?.take_data())
+        Ok(repo.find_blob(id).map_err(|_| missing())?.take_data())
     }
 
     fn spend(&mut self, bytes: u64) -> Result<(), GitError> {

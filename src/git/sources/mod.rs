@@ -36,13 +36,17 @@ pub struct RemoteSpec {
     pub credential: Arc<Credential>,
     /// What to follow.
     pub reference: Reference,
+    /// Whether the files of submodules are wanted too.
+    pub submodules: bool,
 }
 
-/// Names a remote. Two specs with the same address, credential material and reference have the same key.
+/// Names a remote. Two specs with the same address, credential material and reference have the same key, unless one of them
+/// wants submodules.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RemoteKey {
     url: RemoteUrl,
     reference: Reference,
+    submodules: bool,
     fingerprint: [u8; 32],
 }
 
@@ -289,7 +293,8 @@ impl Sources {
     /// The name of a remote, whether or not anybody follows it.
     pub fn key(&self, spec: &RemoteSpec) -> RemoteKey {
         let fingerprint = spec.credential.fingerprint(&self.inner.secret);
-        RemoteKey { url: spec.url.clone(), reference: spec.reference.clone(), fingerprint }
+        let (url, reference) = (spec.url.clone(), spec.reference.clone());
+        RemoteKey { url, reference, submodules: spec.submodules, fingerprint }
     }
 
     fn remote(&self, key: &RemoteKey) -> Option<Arc<Remote>> {
@@ -302,6 +307,7 @@ impl Sources {
                 url: key.url.clone(),
                 credential: spec.credential.clone(),
                 cache: cache_name(key, &self.inner.secret),
+                submodules: key.submodules,
             },
             reference: key.reference.clone(),
             fingerprint: key.fingerprint,
@@ -351,7 +357,7 @@ impl Counters {
     }
 }
 
-/// The folder for an address and a credential, whatever the reference.
+/// The folder for an address and a credential, whatever the reference; submodules have folders beside it.
 fn cache_name(key: &RemoteKey, secret: &[u8; 32]) -> String {
     use hmac::{Hmac, KeyInit, Mac};
     let Ok(mut mac) = Hmac::<sha2::Sha256>::new_from_slice(secret) else { return "cache".into() };

@@ -141,6 +141,7 @@ fn spec(url: &str, branch: &str) -> RemoteSpec {
         url: RemoteUrl::parse(url, true).unwrap(),
         credential: Arc::default(),
         reference: Reference::Branch(branch.into()),
+        submodules: false,
     }
 }
 

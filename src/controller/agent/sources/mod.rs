@@ -292,7 +292,7 @@ fn owner(namespace: &str, agent: &str) -> String {
 /// A remote's failure, for an agent: pollers try again, and their news wake it.
 fn advised(error: &GitError, secret: Option<&str>) -> Failure {
     let mut message = error.message.clone();
-    if let (Reason::AuthenticationFailed, Some(name)) = (error.reason, secret) {
+    if let (Reason::AuthenticationFailed, Some(name), false) = (error.reason, secret, error.submodule) {
         message = repository::rejected(&message, name);
     }
     Failure::waiting(error.reason.as_str(), message)

@@ -232,22 +232,22 @@ impl GitInputs {
     pub(super) async fn remote(&self, agent: &Agent, wanted: &Wanted) -> Result<Result<Remote, Failure>, Failure> {
         let allow_file = self.context.settings.allow_file_repositories;
         let planned = match &wanted.source {
-            Source::Remote { url, reference, secret, .. } => {
+            Source::Remote { url, reference, secret, submodules } => {
                 let reference = reference.as_deref().map_or(Reference::Head, Reference::of);
                 RemoteUrl::parse(url, allow_file)
                     .map_err(|error| format!("git.repository: {error}"))
                     .and_then(|url| reference.check().map(|()| url).map_err(|error| format!("git.ref: {error}")))
-                    .map(|url| (url, reference, (secret.clone(), None), Rules::None, TIMEOUT))
+                    .map(|url| (url, reference, *submodules, (secret.clone(), None), Rules::None, TIMEOUT))
                     .map_err(|message| Failure::stalled(reasons::INVALID_SPEC, message))
             }
             Source::Repository { name, .. } => self.repository(agent, name).and_then(|repository| {
                 let plan = plan::plan(&repository.spec, allow_file)
                     .map_err(|(reason, message)| Failure::waiting(reason, format!("Repository {name}: {message}")))?;
                 let rules = Rules::Repository(repository.spec.ignore.clone());
-                Ok((plan.url, plan.reference, (plan.secret, plan.proxy), rules, plan.timeout))
+                Ok((plan.url, plan.reference, plan.submodules, (plan.secret, plan.proxy), rules, plan.timeout))
             }),
         };
-        let (url, reference, (secret, proxy), rules, timeout) = match planned {
+        let (url, reference, submodules, (secret, proxy), rules, timeout) = match planned {
             Ok(planned) => planned,
             Err(problem) => return Ok(Err(problem)),
         };
@@ -258,7 +258,7 @@ impl GitInputs {
             Err(Unusable::Invalid(message)) => return Ok(Err(Failure::waiting(reasons::SECRET_INVALID, message))),
         };
         let interval = wanted.sync.map_or(UNSYNCED, |sync| sync.interval).max(SHORTEST);
-        let spec = RemoteSpec { url: url.clone(), credential, reference };
+        let spec = RemoteSpec { url: url.clone(), credential, reference, submodules };
         Ok(Ok(Remote { url, spec, rules, interval, timeout, secret, branch: None }))
     }
 }

@@ -107,6 +107,9 @@ impl Selection {
             return Ok(files);
         }
         let why = match self.skipped(skipped) {
+            Some(skipped) if skipped.why == Skipped::SUBMODULE => {
+                format!("{} is a submodule; set recurseSubmodules: true", skipped.path)
+            }
             Some(skipped) => format!("{} is {} and cannot be used", skipped.path, skipped.why),
             None if self.path.is_root() => "the repository has no files".into(),
             None => format!("the repository has no file or directory {}", self.path),
@@ -192,10 +195,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_taken_is_said() {
-        let skipped = [Skipped { path: "lib".into(), why: "a submodule" }];
+        let skipped = [Skipped { path: "lib".into(), why: Skipped::SUBMODULE }];
         for (id, path, names, reason, part) in [
             ("contexts/c", "dcos", None, "PathNotFound", "no file or directory dcos"),
-            ("contexts/c", "lib", None, "PathNotFound", "lib is a submodule"),
+            ("contexts/c", "lib", None, "PathNotFound", "lib is a submodule; set recurseSubmodules"),
             ("contexts/c", "lib/x", None, "PathNotFound", "lib is a submodule"),
             ("skills/s", "docs/a.md", None, "PathNotFound", "skills are in a directory"),
             ("skills/s", "docs", None, "NoSkills", "SKILL.md"),

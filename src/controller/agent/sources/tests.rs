@@ -108,6 +108,7 @@ impl World {
             url: RemoteUrl::parse("https://git.example.com/r", false).unwrap(),
             credential: Arc::new(Credential::default()),
             reference: Reference::Branch("main".into()),
+            submodules: false,
         };
         Want {
             spec,
