@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Invalid, build::layout, content::name_of, hash};
 use crate::{
     api::{
-        AgentSpec, ContextItem, ContextType, GitContext, GitSkillSource, SkillSource,
+        AgentSpec, CaBundle, ContextItem, ContextType, GitContext, GitSkillSource, Proxy, SkillSource,
         content::{CONTEXTS, MAX_PIECES, SKILLS},
         context::{Follow, GitSync, SyncPolicy},
         names::reasons,
@@ -57,6 +57,8 @@ pub enum Source {
         secret: Option<String>,
         /// Whether submodules are fetched too.
         submodules: bool,
+        /// How hosts are reached.
+        reach: Box<Reach>,
     },
     /// A Repository object.
     Repository {
@@ -65,6 +67,15 @@ pub enum Source {
         /// What decides the commit; `None`: the Sync of the agent where that is one of this Repository, else the branch.
         follow: Option<Follow>,
     },
+}
+
+/// How an agent reaches hosts: what its spec says of proxies and of authorities.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Proxies; those of the cluster's settings where there are none.
+    pub proxy: Option<Proxy>,
+    /// Authorities that are trusted beside the system's.
+    pub ca: Option<CaBundle>,
 }
 
 /// How new commits are followed.
@@ -157,9 +168,10 @@ impl Wanted {
 /// What a field holds that cannot be, or that this release does not have, by the field's name.
 pub fn wanted(spec: &AgentSpec) -> Result<Vec<Wanted>, Invalid> {
     let contexts = spec.contexts.iter().flatten().enumerate().filter(|(_, item)| item.kind == ContextType::Git);
-    let contexts = contexts.map(|(index, item)| context(item, &format!("spec.contexts[{index}]")));
+    let reach = Reach { proxy: spec.proxy.clone(), ca: spec.ca_bundle.clone() };
+    let contexts = contexts.map(|(index, item)| context(item, &reach, &format!("spec.contexts[{index}]")));
     let skills = spec.skills.iter().flatten().enumerate();
-    let skills = skills.map(|(index, source)| skill(source, &format!("spec.skills[{index}]")));
+    let skills = skills.map(|(index, source)| skill(source, &reach, &format!("spec.skills[{index}]")));
     let mut wanted: Vec<Wanted> = contexts.chain(skills).collect::<Result<_, _>>()?;
     wanted.sort_by(|a, b| a.id.cmp(&b.id));
     check(&wanted)?;
@@ -182,7 +194,7 @@ fn check(wanted: &[Wanted]) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn context(item: &ContextItem, at: &str) -> Result<Wanted, Invalid> {
+fn context(item: &ContextItem, reach: &Reach, at: &str) -> Result<Wanted, Invalid> {
     let git = item.git.as_ref().ok_or_else(|| invalid(format!("{at}.git is required when type is Git")))?;
     if item.mount_path.as_deref().is_none_or(str::is_empty) {
         return Err(invalid(format!("{at}.mountPath is required for a context of type Git")));
@@ -193,10 +205,10 @@ fn context(item: &ContextItem, at: &str) -> Result<Wanted, Invalid> {
     let whole = if path.is_empty() { Some(depth(git.depth, at)?) } else { None };
     let (id, sync) = (format!("{CONTEXTS}{name}"), following(git.sync.as_ref()));
     let push = push(git, &path, at)?;
-    Ok(Wanted { id, source: source(&Git::from(git), at)?, path, whole, push, names: None, sync })
+    Ok(Wanted { id, source: source(&Git::from(git), reach, at)?, path, whole, push, names: None, sync })
 }
 
-fn skill(item: &SkillSource, at: &str) -> Result<Wanted, Invalid> {
+fn skill(item: &SkillSource, reach: &Reach, at: &str) -> Result<Wanted, Invalid> {
     let git = item.git.as_ref().ok_or_else(|| invalid(format!("{at}.git is required")))?;
     check_name(&item.name, at)?;
     let path = path(git.path.as_deref(), at)?;
@@ -206,7 +218,7 @@ fn skill(item: &SkillSource, at: &str) -> Result<Wanted, Invalid> {
         names.dedup();
     }
     let (id, sync) = (format!("{SKILLS}{}", item.name), following(git.sync.as_ref()));
-    Ok(Wanted { id, source: source(&Git::from(git), at)?, path, whole: None, push: None, names, sync })
+    Ok(Wanted { id, source: source(&Git::from(git), reach, at)?, path, whole: None, push: None, names, sync })
 }
 
 /// What the two kinds of `git` blocks have in common.
@@ -242,7 +254,7 @@ impl<'a> From<&'a GitSkillSource> for Git<'a> {
     }
 }
 
-fn source(git: &Git<'_>, at: &str) -> Result<Source, Invalid> {
+fn source(git: &Git<'_>, reach: &Reach, at: &str) -> Result<Source, Invalid> {
     let (url, repository) = (git.url.filter(|u| !u.is_empty()), git.repository.filter(|r| !r.name.is_empty()));
     match (url, repository) {
         (Some(url), None) => Ok(Source::Remote {
@@ -250,6 +262,7 @@ fn source(git: &Git<'_>, at: &str) -> Result<Source, Invalid> {
             reference: git.reference.filter(|r| !r.is_empty()).map(String::from),
             secret: git.secret.filter(|s| !s.is_empty()).map(String::from),
             submodules: git.submodules == Some(true),
+            reach: Box::new(reach.clone()),
         }),
         (None, Some(repository)) if git.submodules == Some(true) => Err(invalid(format!(
             "{at}.git.recurseSubmodules is not for repositoryRef: set spec.recurseSubmodules of Repository {}",

@@ -55,7 +55,31 @@ pub struct CaBundle {
     pub secret_ref: Option<KeyRef>,
 }
 
-/// HTTP proxies for everything that runs in the pods.
+/// Where certificates are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BundlePlace<'a> {
+    /// Whether in a Secret; else in a ConfigMap.
+    pub is_secret: bool,
+    /// The object's name.
+    pub name: &'a str,
+    /// The key of its data.
+    pub key: &'a str,
+}
+
+impl CaBundle {
+    /// Where the certificates are; `None` where no object is named.
+    pub fn place(&self) -> Option<BundlePlace<'_>> {
+        let (is_secret, reference, key) = match (&self.config_map_ref, &self.secret_ref) {
+            (Some(map), _) => (false, map, "ca-bundle.crt"),
+            (None, Some(secret)) => (true, secret, "ca.crt"),
+            (None, None) => return None,
+        };
+        let key = reference.key.as_deref().filter(|key| !key.is_empty()).unwrap_or(key);
+        (!reference.name.is_empty()).then_some(BundlePlace { is_secret, name: &reference.name, key })
+    }
+}
+
+/// HTTP proxies for everything that runs in the pods, and for the agent's own Git inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Proxy {
@@ -68,6 +92,20 @@ pub struct Proxy {
     /// Hosts that are reached directly, separated by commas; the cluster's own names are always added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_proxy: Option<String>,
+}
+
+impl Proxy {
+    /// Whether there is a proxy at all.
+    pub fn is_some(&self) -> bool {
+        [&self.http_proxy, &self.https_proxy].into_iter().flatten().any(|text| !text.trim().is_empty())
+    }
+
+    /// [`no_proxy`](Self::no_proxy), and the cluster's own names.
+    pub fn direct(&self, cluster_domain: Option<&str>) -> String {
+        let domain = cluster_domain.filter(|domain| !domain.is_empty()).unwrap_or("cluster.local");
+        let own = self.no_proxy.as_deref().map(str::trim).filter(|text| !text.is_empty());
+        own.map_or_else(String::new, |own| format!("{own},")) + &format!(".svc,.{domain}")
+    }
 }
 
 /// A published tree of files, in the shape of Flux's `ExternalArtifact`.

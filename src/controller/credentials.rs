@@ -45,7 +45,7 @@ pub(super) struct Credentials {
     held: Mutex<Held>,
 }
 
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Credentials {
     pub(super) fn new(client: Client, secrets: Cache<PartialObjectMeta<Secret>>) -> Self {

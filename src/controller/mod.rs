@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod artifacts;
+mod bundles;
 pub mod caches;
 mod credentials;
 mod events;

@@ -1,17 +1,24 @@
 //! Credentials from a Secret's keys (pure). Nothing here prints what it holds.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::url::{RemoteUrl, Scheme};
+use super::{
+    proxies::Proxies,
+    url::{RemoteUrl, Scheme},
+};
 
 /// Bytes that are never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hidden(Vec<u8>);
 
 impl Hidden {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
     /// The bytes; keep them out of messages.
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -50,8 +57,10 @@ pub struct Credential {
     pub auth: Auth,
     /// PEM certificates; when given, only these are trusted for https.
     pub ca: Option<Vec<u8>>,
-    /// The proxy that everything goes through.
-    pub proxy: Option<Proxy>,
+    /// PEM certificates that are trusted beside the system's, where [`ca`](Self::ca) has none.
+    pub more_ca: Option<Arc<[u8]>>,
+    /// The proxies that http(s) goes through.
+    pub proxies: Proxies,
 }
 
 /// An HTTP proxy.
@@ -75,10 +84,7 @@ impl Proxy {
         let address =
             value(data, "address").ok_or(CredentialError::Missing("address, as in http://proxy.example.com:3128"))?;
         let text = String::from_utf8_lossy(one_line("address", address)?).into_owned();
-        // An address of a proxy has no path, and one of a remote needs one.
-        let url = RemoteUrl::parse(&format!("{}/proxy", text.trim_end_matches('/')), false);
-        let good = url.ok().filter(|url| url.scheme() == Scheme::Http && url.path() == "/proxy");
-        let url = good.ok_or(CredentialError::Value {
+        let url = Self::at(text.trim_end_matches('/')).ok_or(CredentialError::Value {
             key: "address",
             problem: "must be http://HOST:PORT, without a path and a login",
         })?;
@@ -90,6 +96,13 @@ impl Proxy {
             (None, Some(_)) => return Err(CredentialError::Missing("username beside password")),
         };
         Ok(Self { url, login })
+    }
+
+    /// What `http://HOST:PORT` names; `None` for anything else.
+    pub(super) fn at(text: &str) -> Option<RemoteUrl> {
+        // An address of a proxy has no path, and one of a remote needs one.
+        let url = RemoteUrl::parse(&format!("{text}/proxy"), false).ok()?;
+        (url.scheme() == Scheme::Http && url.path() == "/proxy").then_some(url)
     }
 
     /// As curl takes it.
@@ -143,7 +156,7 @@ impl Credential {
         check_keys(data)?;
         match url.scheme() {
             Scheme::Ssh => Ok(Self { auth: ssh(data)?, ..Self::default() }),
-            Scheme::Https | Scheme::Http => Ok(Self { auth: http(data)?, ca: certificates(data)?, proxy: None }),
+            Scheme::Https | Scheme::Http => Ok(Self { auth: http(data)?, ca: certificates(data)?, ..Self::default() }),
             Scheme::File => Err(CredentialError::Scheme("a file: URL takes no Secret")),
         }
     }
@@ -164,7 +177,7 @@ impl Credential {
     /// The remote is not reached by http(s).
     pub fn through(self, proxy: Proxy, url: &RemoteUrl) -> Result<Self, CredentialError> {
         match url.scheme() {
-            Scheme::Http | Scheme::Https => Ok(Self { proxy: Some(proxy), ..self }),
+            Scheme::Http | Scheme::Https => Ok(Self { proxies: Proxies::all(proxy), ..self }),
             Scheme::Ssh | Scheme::File => {
                 Err(CredentialError::Scheme("proxySecretRef is for http(s) URLs; remove it, or use such a URL"))
             }
@@ -190,12 +203,8 @@ impl Credential {
             }
         }
         part(b"ca", self.ca.as_deref().unwrap_or_default());
-        if let Some(proxy) = &self.proxy {
-            part(b"proxy", proxy.address().as_bytes());
-            let (user, password) = proxy.login.as_ref().map_or((&[][..], &[][..]), |(u, p)| (&u.0, &p.0));
-            part(b"user", user);
-            part(b"password", password);
-        }
+        part(b"more-ca", self.more_ca.as_deref().unwrap_or_default());
+        self.proxies.each(&mut part);
         mac.finalize().into_bytes().into()
     }
 }
@@ -252,11 +261,16 @@ fn one_line<'a>(key: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], Credenti
 
 fn certificates(data: &BTreeMap<String, Vec<u8>>) -> Result<Option<Vec<u8>>, CredentialError> {
     let Some(pem) = value(data, "ca.crt") else { return Ok(None) };
-    let marker = b"-----BEGIN CERTIFICATE-----";
-    if pem.windows(marker.len()).any(|window| window == marker) {
+    if has_certificate(pem) {
         return Ok(Some(pem.to_vec()));
     }
     Err(CredentialError::Value { key: "ca.crt", problem: "holds no PEM certificate" })
+}
+
+/// Whether a text holds a certificate in PEM form.
+pub fn has_certificate(pem: &[u8]) -> bool {
+    let marker = b"-----BEGIN CERTIFICATE-----";
+    pem.windows(marker.len()).any(|window| window == marker)
 }
 
 fn ssh(data: &BTreeMap<String, Vec<u8>>) -> Result<Auth, CredentialError> {

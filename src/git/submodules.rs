@@ -143,8 +143,8 @@ pub(super) fn access(superproject: &Access, path: &str, url: &str) -> Result<Acc
     let credential = if is_at_home(superproject, &url) {
         superproject.credential.clone()
     } else {
-        // What it proves and trusts is for one server. The way out is the same for all.
-        Arc::new(Credential { auth: Auth::None, ca: None, proxy: superproject.credential.proxy.clone() })
+        // What a Secret proves and trusts is for one server. The way out is the same for all.
+        Arc::new(Credential { auth: Auth::None, ca: None, ..(*superproject.credential).clone() })
     };
     Ok(Access { url, credential, ..superproject.clone() })
 }
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_credential_stays_on_its_host_and_below_a_stranger_there_is_none() {
-        use crate::git::credential::Proxy;
+        use crate::git::{Proxies, credential::Proxy};
         let secret = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), v.as_bytes().to_vec())).collect();
         let url = RemoteUrl::parse("https://forge.example.com/team/a.git", false).unwrap();
         let pem = "-----BEGIN CERTIFICATE-----";
@@ -229,7 +229,7 @@ mod tests {
         ] {
             let found = access(&top, "lib", text).unwrap();
             assert_eq!((found.credential.auth != Auth::None, found.credential.ca.is_some()), (home, home), "{text}");
-            assert_eq!(found.credential.proxy, Some(proxy.clone()), "{text}");
+            assert_eq!(found.credential.proxies, Proxies::all(proxy.clone()), "{text}");
         }
         let stranger = access(&top, "lib", "https://other.example.org/b").unwrap();
         let back = access(&stranger, "lib/c", "https://forge.example.com/team/private").unwrap();

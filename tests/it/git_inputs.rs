@@ -4,6 +4,7 @@
 
 mod by_sync;
 mod kills;
+mod reach;
 mod restart;
 mod revisions;
 

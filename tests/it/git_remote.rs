@@ -579,7 +579,7 @@ fn what_a_dead_process_left_is_removed_and_a_live_one_is_left_alone() {
 }
 
 /// Where a proxy sends everything to, and what it was asked: its requests' first lines and logins.
-fn proxy(to: String) -> (String, Arc<parking_lot::Mutex<Vec<String>>>) {
+pub(crate) fn proxy(to: String) -> (String, Arc<parking_lot::Mutex<Vec<String>>>) {
     use std::{
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},

@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{Plan, env, layout, security};
+use super::{Plan, env, layout, reach, security};
 use crate::{
     agent::{
         Invalid,
@@ -41,11 +41,17 @@ pub(super) fn system<'a>(plan: &'a Plan<'_>) -> Option<&'a SystemContainers> {
 pub(super) fn opencode_init(plan: &Plan<'_>) -> Container {
     let own = system(plan).and_then(|s| s.open_code_init.as_ref());
     let mut mounts = vec![mount("tools", layout::TOOLS)];
+    mounts.extend(reach::mount(plan));
     mounts.extend(own.map(|c| c.extra_volume_mounts.clone()).unwrap_or_default());
     Container {
         name: layout::OPENCODE_INIT.into(),
         image: Some(plan.images.agent.clone()),
-        env: Some(env::join([vec![env::var("TOOLS_DIR", layout::TOOLS)], env::extra(plan), env::system(own)])),
+        env: Some(env::join([
+            vec![env::var("TOOLS_DIR", layout::TOOLS)],
+            reach::variables(plan),
+            env::extra(plan),
+            env::system(own),
+        ])),
         volume_mounts: Some(mounts),
         security_context: Some(security::of_container(plan)),
         ..Container::default()
@@ -61,7 +67,7 @@ pub(super) fn server(plan: &Plan<'_>) -> Container {
         image: Some(plan.images.executor.clone()),
         command: Some(command(plan)),
         working_dir: Some(plan.workspace.clone()),
-        env: Some(env::join([env::server(plan), credentials.env.clone(), env::extra(plan)])),
+        env: Some(env::join([env::server(plan), reach::variables(plan), credentials.env.clone(), env::extra(plan)])),
         env_from: Some(credentials.env_from.clone()).filter(|list| !list.is_empty()),
         ports: Some(ports(plan)).filter(|list| !list.is_empty()),
         resources: Some(security::resources(plan)),
@@ -142,6 +148,7 @@ fn mounts(plan: &Plan<'_>) -> Vec<VolumeMount> {
     let directories = plan.files.directories.keys().enumerate();
     mounts.extend(directories.map(|(index, path)| read_only(&directory_volume(index), path)));
     mounts.extend(plan.git.server_mounts());
+    mounts.extend(reach::mount(plan));
     mounts.extend(plan.credentials.mounts.iter().cloned());
     mounts.extend(extra_mounts(plan));
     if !has_home(plan, &mounts) {
@@ -204,6 +211,7 @@ pub(super) fn check_mounts(plan: &Plan<'_>) -> Result<(), Invalid> {
     }
     let copied = plan.content.files.iter().filter(|f| paths::within(&f.path, &plan.workspace));
     places.extend(plan.git.places());
+    places.extend(reach::mount(plan).map(|mount| Place::mount(&mount.mount_path, "caBundle".into())));
     places.extend(copied.map(|f| Place::mount(&f.path, format!("context {:?}", f.context))));
     paths::check(&[places])
 }

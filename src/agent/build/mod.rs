@@ -10,6 +10,7 @@ pub mod layout;
 mod objects;
 mod parts;
 mod pod;
+mod reach;
 mod security;
 mod sidecar;
 
@@ -160,6 +161,7 @@ fn plan<'a>(inputs: &'a Inputs<'a>) -> Result<Plan<'a>, Invalid> {
     let git = git::git(inputs, &workspace)?;
     let config = config::config(spec.config.as_ref(), &git.skill_paths)?;
     let credentials = credentials::credentials(inputs, &workspace)?;
+    reach::check(inputs)?;
     let files = files::files(name, &workspace, config.as_ref(), &content, &git);
     let plan = Plan { inputs, name, workspace, images, config, content, credentials, git, files };
     containers::check_volumes(&plan)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Plan, env};
+use super::{Plan, env, reach};
 use crate::agent::{
     beside,
     content::Bytes,
@@ -69,6 +69,9 @@ pub(super) fn parts(plan: &Plan<'_>, template: &Value) -> Parts {
             Bytes::Binary(bytes) => hash::short(&json!(bytes)),
         };
         found.entry(format!("contexts/{}", file.context)).or_default().push(json!([file.path, file.mode, content]));
+    }
+    for (name, value) in reach::parts(plan) {
+        found.insert(name.into(), vec![value]);
     }
     for (id, part) in &plan.git.parts {
         found.entry(id.clone()).or_default().push(json!(part));

@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use super::{Plan, containers, json, security, sidecar};
+use super::{Plan, containers, json, reach, security, sidecar};
 use crate::{
     agent::{beside, decide, gate::Protect, verify},
     api::names::{self, annotation},
@@ -113,6 +113,7 @@ pub(super) fn volumes(plan: &Plan<'_>) -> Vec<Volume> {
         volumes.push(config_map(CONTENT, names::agent::content(plan.name), None, Some(true)));
     }
     volumes.extend(plan.credentials.volumes.iter().cloned());
+    volumes.extend(reach::volume(plan));
     if containers::needs_home(plan) {
         volumes.push(empty("home"));
     }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort, ExecAction, Lifecycle, LifecycleHandler, Probe};
 
-use super::{Plan, containers, env, layout, security};
+use super::{Plan, containers, env, layout, reach, security};
 use crate::agent::beside;
 
 /// A native sidecar: starts before the server, outlives it.
@@ -22,6 +22,7 @@ pub(super) fn sidecar(plan: &Plan<'_>) -> Container {
         containers::read_only("token", layout::TOKEN),
     ];
     mounts.extend(plan.git.sidecar_mounts());
+    mounts.extend(reach::mount(plan));
     mounts.extend(own.iter().flatten().flat_map(|c| c.extra_volume_mounts.clone()));
     let own_env = own.iter().flat_map(|c| env::system(*c)).collect();
     let probe = |path: &str| Probe { http_get: Some(containers::door(path)), ..Probe::default() };
@@ -31,7 +32,7 @@ pub(super) fn sidecar(plan: &Plan<'_>) -> Container {
         image_pull_policy: plan.images.system_pull_policy.map(String::from),
         args: Some(vec!["sidecar".into()]),
         restart_policy: Some("Always".into()),
-        env: Some(env::join([variables(plan), env::extra(plan), own_env])),
+        env: Some(env::join([variables(plan), reach::variables(plan), env::extra(plan), own_env])),
         ports: Some(vec![ContainerPort {
             name: Some(layout::DOOR_NAME.into()),
             container_port: layout::DOOR_PORT,

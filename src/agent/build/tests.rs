@@ -1,4 +1,5 @@
 mod git;
+mod reach;
 
 use std::collections::{BTreeMap, BTreeSet};
 

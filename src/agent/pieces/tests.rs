@@ -53,7 +53,13 @@ fn what_is_wanted_is_read_from_the_spec() {
         },
         Wanted {
             id: "skills/team".into(),
-            source: Source::Remote { url: "git@git:x".into(), reference: None, secret: None, submodules: false },
+            source: Source::Remote {
+                url: "git@git:x".into(),
+                reference: None,
+                secret: None,
+                submodules: false,
+                reach: Box::default(),
+            },
             path: String::new(),
             whole: None,
             push: None,

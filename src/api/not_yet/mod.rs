@@ -62,14 +62,12 @@ impl Spec for SyncSpec {
 impl Spec for AgentSpec {
     const GAPS: &'static [Gap] = &[
         all("attachImage"),
-        all("caBundle"),
         all("contexts[].runtime"),
         only("contexts[].type", &["Runtime", "URL"]),
         all("contexts[].url"),
         all("persistence"),
         all("plugins"),
         all("podSpec.systemContainers.pluginInit"),
-        all("proxy"),
         only("rollout.strategy", &["Recreate"]),
         all("share"),
         all("standby"),
@@ -79,13 +77,11 @@ impl Spec for AgentSpec {
 impl Spec for AgentTemplateSpec {
     const GAPS: &'static [Gap] = &[
         all("attachImage"),
-        all("caBundle"),
         all("contexts[].runtime"),
         only("contexts[].type", &["Runtime", "URL"]),
         all("contexts[].url"),
         all("plugins"),
         all("podSpec.systemContainers.pluginInit"),
-        all("proxy"),
         only("rollout.strategy", &["Recreate"]),
     ];
 }
@@ -95,7 +91,7 @@ impl Spec for TaskSpec {
 }
 
 impl Spec for PilothouseConfigSpec {
-    const GAPS: &'static [Gap] = &[all("network"), all("observability"), all("proxy")];
+    const GAPS: &'static [Gap] = &[all("network"), all("observability")];
 }
 
 /// The fields that are set and not implemented, sorted.

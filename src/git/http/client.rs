@@ -107,9 +107,10 @@ impl Client {
             .map_err(|error| GitError::new(Reason::ProtocolError, error.to_string()))?;
         let port = target.port().unwrap_or_default();
         let credential = self.credential.clone();
-        let addresses = match &credential.proxy {
+        let addresses = match credential.proxies.of(&target) {
             Some(proxy) => route::through(&mut self.handle, proxy, &self.policy).map(|()| vec![])?,
-            None => route::addresses(&mut self.handle, &target, port, &self.policy)?,
+            None if credential.proxies.is_empty() => route::addresses(&mut self.handle, &target, port, &self.policy)?,
+            None => route::directly(&mut self.handle, &target, port, &self.policy)?,
         };
         self.veiled |= addresses.iter().any(|address| self.policy.veils(*address));
         self.begun = Instant::now();
@@ -168,10 +169,14 @@ impl Client {
         handle.timeout(self.stop.left().max(Duration::from_millis(1)))?;
         handle.low_speed_limit(256)?;
         handle.low_speed_time(Duration::from_secs(20))?;
-        match (&self.credential.ca, system_certificates()) {
-            (Some(pem), _) => handle.ssl_cainfo_blob(pem)?,
-            (None, Some(path)) => handle.cainfo(path)?,
-            (None, None) => {}
+        match (&self.credential.ca, &self.credential.more_ca, system_certificates()) {
+            (Some(pem), ..) => handle.ssl_cainfo_blob(pem)?,
+            (None, Some(more), system) => {
+                let system = system.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+                handle.ssl_cainfo_blob(&[&system, &b"\n"[..], more].concat())?;
+            }
+            (None, None, Some(path)) => handle.cainfo(path)?,
+            (None, None, None) => {}
         }
         Ok(())
     }

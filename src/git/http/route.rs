@@ -13,12 +13,26 @@ use crate::git::{
     url::{RemoteUrl, Scheme},
 };
 
+/// Goes to the address itself, whatever the environment says.
+pub(super) fn directly(
+    handle: &mut Easy2<Receiver>,
+    target: &RemoteUrl,
+    port: u16,
+    policy: &Policy,
+) -> Result<Vec<IpAddr>, GitError> {
+    // A redirect may lead from what a proxy is for to what none is for.
+    handle.proxy("").map_err(|_| GitError::new(Reason::ProtocolError, "the request cannot be made without a proxy"))?;
+    checked_addresses(target.host(), port, policy)
+}
+
 /// Sends everything through the proxy of a credential. Its own address is checked like that of a remote; what is behind it is
 /// its business.
 pub(super) fn through(handle: &mut Easy2<Receiver>, proxy: &Proxy, policy: &Policy) -> Result<(), GitError> {
     let (host, port) = (proxy.url.host(), proxy.url.port().unwrap_or_default());
-    let addresses = checked_addresses(host, port, policy)
-        .map_err(|error| GitError { message: format!("the proxy of proxySecretRef: {}", error.message), ..error })?;
+    let addresses = checked_addresses(host, port, policy).map_err(|error| GitError {
+        message: format!("the proxy (of proxySecretRef, or of the agent): {}", error.message),
+        ..error
+    })?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut set = || {
         handle.proxy(&proxy.address())?;
@@ -29,7 +43,9 @@ pub(super) fn through(handle: &mut Easy2<Receiver>, proxy: &Proxy, policy: &Poli
         }
         pin(handle, host, port, &addresses)
     };
-    set().map_err(|_| GitError::new(Reason::ProtocolError, "the proxy of proxySecretRef cannot be used"))
+    set().map_err(|_| {
+        GitError::new(Reason::ProtocolError, "the proxy (of proxySecretRef, or of the agent) cannot be used")
+    })
 }
 
 /// Where to connect to. Behind a proxy of the environment a name may be known only there; then everything goes through it,

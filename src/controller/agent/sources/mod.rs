@@ -4,6 +4,7 @@
 //! packing wake the agent when that changes. What was applied stays while nothing better is known.
 
 mod packer;
+mod reach;
 mod revisions;
 mod route;
 pub(in crate::controller) mod select;
@@ -27,7 +28,7 @@ use crate::{
     agent::{Pieces, Resolved, Wanted, pieces::PieceState},
     api::{Agent, names::reasons},
     artifact::Digest,
-    controller::{Context, credentials::Credentials, repository, runtime::Triggers},
+    controller::{Context, bundles::Bundles, credentials::Credentials, repository, runtime::Triggers},
     git::{GitError, Reason, Subscriber},
     status::Failure,
 };
@@ -90,6 +91,7 @@ pub(super) struct GitInputs {
     context: Context,
     triggers: Triggers<Agent>,
     credentials: Credentials,
+    bundles: Bundles,
     packer: Arc<Packer>,
     tracks: Tracks,
     revisions: Revisions,

@@ -232,7 +232,7 @@ impl GitInputs {
     pub(super) async fn remote(&self, agent: &Agent, wanted: &Wanted) -> Result<Result<Remote, Failure>, Failure> {
         let allow_file = self.context.settings.allow_file_repositories;
         let planned = match &wanted.source {
-            Source::Remote { url, reference, secret, submodules } => {
+            Source::Remote { url, reference, secret, submodules, .. } => {
                 let reference = reference.as_deref().map_or(Reference::Head, Reference::of);
                 RemoteUrl::parse(url, allow_file)
                     .map_err(|error| format!("git.repository: {error}"))
@@ -256,6 +256,13 @@ impl GitInputs {
             Ok(credential) => credential,
             Err(Unusable::Missing(message)) => return Ok(Err(Failure::waiting(reasons::SECRET_NOT_FOUND, message))),
             Err(Unusable::Invalid(message)) => return Ok(Err(Failure::waiting(reasons::SECRET_INVALID, message))),
+        };
+        let credential = match &wanted.source {
+            Source::Remote { reach, .. } => match self.reaching(&namespace, credential, reach).await? {
+                Ok(credential) => credential,
+                Err(problem) => return Ok(Err(problem)),
+            },
+            Source::Repository { .. } => credential,
         };
         let interval = wanted.sync.map_or(UNSYNCED, |sync| sync.interval).max(SHORTEST);
         let spec = RemoteSpec { url: url.clone(), credential, reference, submodules };

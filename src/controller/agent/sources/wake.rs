@@ -24,6 +24,7 @@ use crate::{
     controller::{
         Context,
         agent::index::{Of, Referrers},
+        bundles::Bundles,
         credentials::Credentials,
         runtime::Triggers,
     },
@@ -38,6 +39,7 @@ impl GitInputs {
             context: context.clone(),
             triggers,
             credentials: Credentials::new(context.client.clone(), context.caches.secrets.clone()),
+            bundles: Bundles::new(context.client.clone(), context.caches.clone()),
             tracks: Tracks::new(context.sources.clone(), packer.clone()),
             packer,
             revisions: Revisions::default(),
