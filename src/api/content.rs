@@ -66,6 +66,15 @@ pub enum Form {
     File,
     /// A work tree with `.git`, at the commit.
     Checkout,
+    /// The artifact's files in a folder that is the agent's own, among its files: the workspace itself.
+    Overlay,
+}
+
+impl Form {
+    /// Whether it is brought forward file by file, because it lies where the agent works.
+    pub fn is_brought_forward(self) -> bool {
+        matches!(self, Self::Checkout | Self::Overlay)
+    }
 }
 
 impl Piece {
@@ -75,9 +84,10 @@ impl Piece {
         self.id.starts_with(SKILLS)
     }
 
-    /// Whether an exchange waits until nothing is at work, whatever `rollout.live` says: skills, and work trees.
+    /// Whether an exchange waits until nothing is at work, whatever `rollout.live` says: skills, and what
+    /// is not exchanged in one step.
     pub fn waits_for_idleness(&self) -> bool {
-        self.is_cached_by_server() || self.form == Form::Checkout
+        self.is_cached_by_server() || self.form.is_brought_forward()
     }
 }
 

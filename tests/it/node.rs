@@ -12,4 +12,5 @@ mod orders;
 mod pauses;
 mod sessions;
 mod texts;
+mod wholes;
 mod world;

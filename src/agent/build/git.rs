@@ -71,7 +71,7 @@ pub(super) fn git(inputs: &Inputs<'_>, workspace: &str) -> Result<Git, Invalid> 
             let item = item(inputs.spec, piece);
             let target = target(item, piece, workspace)?;
             if target == workspace {
-                roots.push(piece);
+                roots.push((piece, resolved));
             }
             git.context(piece, item, &target, resolved, workspace)
         };
@@ -115,17 +115,20 @@ fn target(item: Option<&ContextItem>, piece: &Wanted, workspace: &str) -> Result
     Ok(target)
 }
 
-/// The workspace itself is one whole repository at most: of files alone, what is exchanged would be the agent's own work.
-fn check_roots(roots: &[&Wanted]) -> Result<(), Invalid> {
-    if let Some(piece) = roots.iter().find(|piece| piece.whole.is_none()) {
-        let message = format!(
-            "context {:?}: this release does not support a Git context with path that is the workspace itself (mountPath \
-             \".\"); remove path, for the whole repository, or put it into a folder of the workspace",
-            piece.name()
-        );
-        return Err(Invalid::stalled(reasons::NOT_YET_SUPPORTED, message));
-    }
-    if let [one, two, ..] = roots {
+/// The workspace itself is one context at most: two would meet in its files.
+fn check_roots(roots: &[(&Wanted, &Resolved)]) -> Result<(), Invalid> {
+    let roots: Vec<&Wanted> = match roots.iter().find(|(_, resolved)| resolved.is_file) {
+        Some((piece, _)) => {
+            let message = format!(
+                "context {:?}: path {:?} is a file, and mountPath is the workspace itself; add the file's name to mountPath",
+                piece.name(),
+                piece.path
+            );
+            return Err(Invalid::stalled(reasons::INVALID_SPEC, message));
+        }
+        None => roots.iter().map(|(piece, _)| *piece).collect(),
+    };
+    if let [one, two, ..] = &*roots {
         let message =
             format!("mount path conflict: the workspace is used by both {:?} and {:?}", one.name(), two.name());
         return Err(Invalid::stalled(reasons::CONTEXT_CONFLICT, message));
@@ -188,6 +191,7 @@ impl Git {
         let form = match (piece.whole, resolved.is_file) {
             (Some(_), _) => Form::Checkout,
             (None, true) => Form::File,
+            (None, false) if target == workspace => Form::Overlay,
             (None, false) => Form::Tree,
         };
         let mode = item.and_then(|item| item.file_mode).unwrap_or(DEFAULT_MODE) & 0o7777;

@@ -346,6 +346,7 @@ fn keys_hide_the_credential() {
     let key = RemoteKey {
         url: RemoteUrl::parse("https://example.com/a", false).unwrap(),
         reference: Reference::Head,
+        submodules: false,
         fingerprint: [7; 32],
     };
     assert_eq!(format!("{key:?}"), "https://example.com/a (the default branch)");

@@ -20,7 +20,8 @@ use crate::common::{
 pub(crate) const NEXT_EXECUTOR: &str = "localhost/executor:next";
 /// Where the release that the tests share lives.
 pub(crate) const SYSTEM: &str = "pilothouse-system";
-const PLACES: [&str; 9] = ["sessions", "jobs", "texts", "pauses", "drains", "content", "orders", "beside", "files"];
+const PLACES: [&str; 10] =
+    ["sessions", "jobs", "texts", "pauses", "drains", "content", "orders", "beside", "files", "wholes"];
 
 /// What the tests share: a node, one release of the chart, one Git server.
 struct World {

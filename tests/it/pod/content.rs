@@ -359,6 +359,49 @@ async fn a_pod_does_not_start_without_its_content_and_says_why() {
     assert!(said.contains(&digest.to_string()) && said.contains("conditions"), "{said}");
 }
 
+/// The kubelet may show a file of long ago, whose artifacts nobody has any more: what the controller orders is taken instead.
+#[tokio::test]
+async fn a_pod_with_an_old_file_starts_with_what_is_ordered() {
+    let files = tempfile::tempdir().unwrap();
+    for dir in ["fixed", "live"] {
+        std::fs::create_dir(files.path().join(dir)).unwrap();
+    }
+    let store = Arc::new(Store::new(&files.path().join("store"), 0).unwrap());
+    let stored = store.put(&[("guide.md", "new")].into_iter().collect::<FileTree>()).unwrap();
+    let target = files.path().join("workspace/docs");
+    let piece = |digest: String, size: u64| Piece {
+        id: "contexts/docs".into(),
+        target: target.to_str().unwrap().into(),
+        revision: "main@sha1:1".into(),
+        digest,
+        size,
+        ..Piece::default()
+    };
+    let old = Rig::manifest(vec![piece(Digest::of(b"gone").to_string(), 1)]);
+    let fixed = serde_json::json!({ "pieces": [], "live": ["contexts/docs"] });
+    std::fs::write(files.path().join("fixed/content.json"), fixed.to_string()).unwrap();
+    std::fs::write(files.path().join("live/content.json"), serde_json::to_string(&old).unwrap()).unwrap();
+    let material = material();
+    std::fs::write(files.path().join("ca.crt"), material.authority_pem()).unwrap();
+    std::fs::write(files.path().join("token"), good_token()).unwrap();
+    let replica = Replica::serving(&material, Leadership::Leader, Some(Shelf::new(store, Anybody))).await;
+    let mut args = args(&files, 1);
+    args.files_dir = Some(files.path().join("fixed"));
+    args.content_dir = Some(files.path().join("live"));
+    args.voice_address = Some(format!("localhost:{}", replica.address.port()));
+    let _pod = Pod { sidecar: Sidecar::start(&args).await.unwrap(), files };
+    let load = Load { manifest: Rig::manifest(vec![piece(stored.digest.to_string(), stored.size)]), ..Load::default() };
+    for _ in 0..1200 {
+        // As the controller does: until the pod says that it has it.
+        let _ = replica.hub.load("team", "coder", load.clone()).await;
+        if std::fs::read_to_string(target.join("guide.md")).is_ok_and(|text| text == "new") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the pod waits for what nobody has");
+}
+
 /// Prompts at random times through many reloads. `PILOTHOUSE_RELOADS` says how many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_prompt_is_cut_by_any_reload() {

@@ -291,8 +291,7 @@ fn two_things_never_have_the_same_place() {
             world(vec![git("a", "/opt/docs"), text("/opt/docs/x")], vec![]),
             "a context mounted at /opt/docs/x and context \"a\"",
         ),
-        (world(vec![git("a", ".")], vec![]), "context \"a\": this release does not support"),
-        (world(vec![git("b", "/workspace/")], vec![]), "context \"b\": this release does not support"),
+        (world(vec![git("a", "."), git("b", "/workspace/")], vec![]), "the workspace is used by both \"a\" and \"b\""),
         (world(vec![git("a", "/")], vec![]), "must not be the root"),
         (world(vec![git("a", "/pilothouse/x")], vec![]), "belongs to the pod itself"),
         (world(vec![git("a", "../x")], vec![]), "must not contain .."),
@@ -308,7 +307,7 @@ fn two_things_never_have_the_same_place() {
     ];
     for (world, text) in table {
         let failure = world.refused();
-        assert!(["ContextConflict", "InvalidSpec", "NotYetSupported"].contains(&failure.reason), "{failure:?}");
+        assert!(["ContextConflict", "InvalidSpec"].contains(&failure.reason), "{failure:?}");
         assert!(failure.message.contains(text), "{} should say {text}", failure.message);
     }
     let mut above = world(vec![git("a", "/home")], vec![]);
@@ -322,6 +321,23 @@ fn two_things_never_have_the_same_place() {
     ] {
         fine.build().unwrap();
     }
+}
+
+#[test]
+fn a_path_may_be_the_workspace_itself_unless_it_is_a_file() {
+    let mut world = world(vec![context("a", ".", &hot()), context("b", "inside", &hot())], vec![]);
+    let desired = world.build().unwrap();
+    let of = |manifest: &crate::api::content::Manifest, id: &str| {
+        manifest.piece(id).map(|piece| (piece.target.clone(), piece.form))
+    };
+    let found: Vec<_> = ["contexts/a", "contexts/b"]
+        .into_iter()
+        .map(|id| desired.exchange.as_ref().and_then(|exchange| of(&exchange.manifest, id)))
+        .collect();
+    assert_eq!(found, [Some(("/workspace".into(), Form::Overlay)), Some(("/workspace/inside".into(), Form::Tree))]);
+    world.pieces.get_mut("contexts/a").unwrap().is_file = true;
+    let refused = world.refused();
+    assert!(refused.message.contains("is a file, and mountPath is the workspace itself"), "{}", refused.message);
 }
 
 #[test]

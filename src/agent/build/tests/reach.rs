@@ -31,7 +31,7 @@ fn proxies_and_authorities_reach_every_container() {
     }
     world.spec["podSpec"] = json!(null);
     let effect = effect::between(&before, &world.build().unwrap());
-    assert_eq!((effect.class, effect.causes), (Class::Rollout, ["proxy".to_string()].into()));
+    assert_eq!((effect.class, effect.causes), (effect::Class::Rollout, ["proxy".to_string()].into()));
 
     for (bundle, kind, name, key) in [
         (json!({"configMapRef": {"name": "ca"}}), "ConfigMap", "ca", "ca-bundle.crt"),

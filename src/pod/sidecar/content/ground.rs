@@ -52,8 +52,8 @@ impl Ground {
         let (root, kind) = match piece.form {
             Form::File => (target.parent().unwrap_or(&target), Kind::Folder(Rights::Editable)),
             Form::Tree => (target.as_path(), Kind::Mount),
-            // Nothing in a work tree may be a link of ours.
-            Form::Checkout => (target.as_path(), Kind::Folder(Rights::Editable)),
+            // Nothing where the agent works may be a link of ours.
+            Form::Checkout | Form::Overlay => (target.as_path(), Kind::Folder(Rights::Editable)),
         };
         self.areas.push(Area::open(root, kind, &self.pod).map_err(|error| super::named(root, &error))?);
         Ok(self.areas.len() - 1)
@@ -251,8 +251,8 @@ pub(super) fn check(fixed: &[Piece], live: &[Piece]) -> Result<(), String> {
         if !path.is_absolute() || !plain {
             return Err(format!("{id}: {:?} is no absolute path", piece.target));
         }
-        // In a whole repository others may lie; what it has there itself it leaves alone.
-        let is_whole = |other: &Piece| other.form == Form::Checkout && other.target != piece.target;
+        // Where the agent works others may lie; what is there is left alone.
+        let is_whole = |other: &Piece| other.form.is_brought_forward() && other.target != piece.target;
         let around = all.iter().find(|other| other.id != *id && path.starts_with(&other.target) && !is_whole(other));
         if let Some(other) = around {
             return Err(format!("{id}: {} is in the place of {}: choose another path", piece.target, other.id));

@@ -55,6 +55,8 @@ pub(super) struct Keeper {
     pub(super) begun: Instant,
     /// As they were mounted at the start.
     pub(super) manifests: Manifests,
+    /// Tries to start.
+    pub(super) starts: u32,
     /// Hash of the manifest that is in place.
     pub(super) loaded: String,
     /// Whether the server knows what is in place.
@@ -80,6 +82,12 @@ impl Keeper {
         let mounted = self.mounted.clone();
         let read = blocking(move || manifests::read(mounted.fixed.as_deref(), mounted.live.as_deref()));
         self.manifests = read.await.map_err(|error| error.to_string())?;
+        // Either of the two may be the older one, and what it names gone: they take turns until all can be fetched.
+        self.starts = self.starts.wrapping_add(1);
+        let ordered = self.orders.borrow().as_ref().map(|load| load.manifest.clone());
+        if let Some(ordered) = ordered.filter(|_| self.starts % 2 == 0) {
+            self.manifests.order(ordered);
+        }
         let missing = &self.manifests.missing;
         if !missing.is_empty() && self.begun.elapsed() < PATIENCE {
             let missing = missing.join(", ");

@@ -21,6 +21,13 @@ pub(super) struct Manifests {
 }
 
 impl Manifests {
+    /// Takes what the controller ordered in the place of the file, which a kubelet may show long after it was replaced: what it
+    /// names may not be there any more.
+    pub(super) fn order(&mut self, live: Manifest) {
+        self.missing.retain(|id| live.piece(id).is_none());
+        self.live = live;
+    }
+
     /// The pieces of `live` that this pod has.
     pub(super) fn own(&self, live: &Manifest) -> Vec<Piece> {
         live.pieces.iter().filter(|piece| self.fixed.live.contains(&piece.id)).cloned().collect()

@@ -12,6 +12,7 @@ mod index;
 mod keeper;
 mod manifests;
 mod mount;
+mod overlay;
 mod server;
 mod skills;
 mod state;
@@ -92,6 +93,7 @@ impl Places {
             report: parts.report,
             begun: tokio::time::Instant::now(),
             manifests: Manifests::default(),
+            starts: 0,
             loaded: String::new(),
             fresh: true,
             held_back: vec![],

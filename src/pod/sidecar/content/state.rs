@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
-use crate::api::content::{Form, Piece};
+use crate::api::content::Piece;
 
 const FILE: &str = "state.json";
 /// Longest file that is read: more than a hundred pieces make.
@@ -86,9 +86,9 @@ pub(super) struct Kept {
 }
 
 impl Entry {
-    /// Whether it is a whole repository.
-    pub(super) fn is_whole(&self) -> bool {
-        self.now.as_ref().is_some_and(|now| now.piece.form == Form::Checkout)
+    /// Whether it lies where the agent works.
+    pub(super) fn is_brought_forward(&self) -> bool {
+        self.now.as_ref().is_some_and(|now| now.piece.form.is_brought_forward())
     }
 }
 

@@ -586,6 +586,12 @@ fn a_pod_waits_for_what_it_needs_and_leaves_alone_what_is_for_others() {
     let manifests = read().unwrap();
     let own: Vec<String> = manifests.own(&manifests.live).into_iter().map(|piece| piece.id).collect();
     assert_eq!((own, manifests.missing), (vec!["contexts/b".to_owned()], vec![]));
+    // What was ordered counts for what the file lacks.
+    write(&live, serde_json::json!({ "pieces": [piece("contexts/c")] }));
+    let mut manifests = read().unwrap();
+    assert_eq!(manifests.missing, ["contexts/b"]);
+    manifests.order(serde_json::from_value(serde_json::json!({ "pieces": [piece("contexts/b")] })).unwrap());
+    assert_eq!((manifests.own(&manifests.live).len(), manifests.missing), (1, vec![]));
     write(&live, serde_json::json!(1));
     assert!(read().unwrap_err().to_string().contains("content.json: "));
 }

@@ -47,6 +47,7 @@ pub(super) fn unpack(from: impl Read, trees: &Folder, slot: &str, piece: &Piece,
     let made = match piece.form {
         Form::Tree => trees.make(slot).map_err(Trouble::from).and_then(|folder| tree(from, &folder, rights)),
         Form::File => file(from, trees, slot, piece.mode),
+        Form::Overlay => trees.make(slot).map_err(Trouble::from).and_then(|folder| overlay(from, &folder)),
         Form::Checkout => trees.make(slot).map_err(Trouble::from).and_then(|folder| checkout(from, &folder)),
     };
     made.map_err(|trouble| {
@@ -90,6 +91,19 @@ fn tree(from: impl Read, folder: &Folder, rights: Rights) -> Result<Index, Troub
         folder.descend(path.as_str(), None)?.set_own_mode(0o555)?;
     }
     folder.set_own_mode(0o755)?;
+    Ok(index)
+}
+
+/// Files for a folder that is the agent's own: what each holds is remembered.
+fn overlay(from: impl Read, folder: &Folder) -> Result<Index, Trouble> {
+    let mut index = Index::default();
+    archive::for_each(from, |path, executable, content| {
+        let here = folder.descend(path.parent().as_str(), Some(&mut 0))?;
+        let (name, mut hashing) = (path.file_name().unwrap_or_default(), Hashing::new(content));
+        write(&here, name, &mut hashing, if executable { 0o755 } else { 0o644 })?;
+        index.add_content(path.as_str(), here.stat(name)?.as_ref().map(Mark::of), hashing.content(executable));
+        Ok::<_, Trouble>(())
+    })?;
     Ok(index)
 }
 

@@ -177,8 +177,8 @@ pub(super) fn put(target: &Folder, slot: &Folder, new: &Index, old: Option<&Inde
     }
 }
 
-/// What is there stays. `.git` comes last and in one step: without it the next start goes on here.
-pub(super) fn fill(target: &Folder, slot: &Folder, new: &Index) -> io::Result<()> {
+/// What is there stays.
+pub(super) fn fill_files(target: &Folder, slot: &Folder, new: &Index) -> io::Result<()> {
     let mut reader = Reader::new(target);
     for path in work_tree(new) {
         if reader.content(path, &Index::default())?.is_none() {
@@ -186,6 +186,12 @@ pub(super) fn fill(target: &Folder, slot: &Folder, new: &Index) -> io::Result<()
             reader.open = None;
         }
     }
+    Ok(())
+}
+
+/// `.git` comes last and in one step: without it the next start goes on here.
+pub(super) fn fill(target: &Folder, slot: &Folder, new: &Index) -> io::Result<()> {
+    fill_files(target, slot, new)?;
     empty_folders(slot, target)?;
     if target.kind(".git")?.is_none() {
         slot.rename(".git", target, ".git")?;
@@ -244,19 +250,30 @@ fn forward(target: &Folder, slot: &Folder, new: &Index, old: &Index) -> io::Resu
         )));
     }
     objects(slot, &git)?;
+    replace(target, slot, new, &changed)?;
+    empty_folders(slot, target)?;
+    pointers(&slot.enter(".git")?, &git, new, old)?;
+    Ok(Outcome::Done)
+}
+
+/// Removes what the new commit does not have, and moves over what it has.
+pub(super) fn replace(target: &Folder, slot: &Folder, new: &Index, changed: &[&str]) -> io::Result<()> {
     for path in changed.iter().filter(|path| new.content(path).0.is_none()) {
         remove(target, path)?;
     }
     for path in changed.iter().filter(|path| new.content(path).0.is_some()) {
         move_over(slot, target, path)?;
     }
-    empty_folders(slot, target)?;
-    pointers(&slot.enter(".git")?, &git, new, old)?;
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// Paths of the work tree that have to change and may.
-fn changed<'a>(target: &Folder, new: &'a Index, old: &'a Index, in_the_way: &mut Edits) -> io::Result<Vec<&'a str>> {
+pub(super) fn changed<'a>(
+    target: &Folder,
+    new: &'a Index,
+    old: &'a Index,
+    in_the_way: &mut Edits,
+) -> io::Result<Vec<&'a str>> {
     let (mut changed, mut reader) = (vec![], Reader::new(target));
     let leaving: BTreeSet<&str> = work_tree(old).filter(|path| new.content(path).0.is_none()).collect();
     for path in work_tree(old).chain(work_tree(new)).collect::<BTreeSet<_>>() {
