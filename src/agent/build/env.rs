@@ -26,6 +26,7 @@ pub(super) fn server(plan: &Plan<'_>) -> Vec<EnvVar> {
         var("WORKSPACE_DIR", plan.workspace.as_str()),
         var("OPENCODE_CONFIG_CONTENT", config::instructions(layout::CONTEXT_FILE)),
     ];
+    env.extend(safe_directories(plan));
     if let Some(config) = &plan.config {
         env.push(var("OPENCODE_CONFIG", layout::CONFIG));
         if !config.has_permission {
@@ -33,6 +34,22 @@ pub(super) fn server(plan: &Plan<'_>) -> Vec<EnvVar> {
         }
     } else {
         env.push(allow_all());
+    }
+    env
+}
+
+/// The root of a volume belongs to nobody in the pod, and Git refuses to work in a repository of somebody else unless it is told.
+fn safe_directories(plan: &Plan<'_>) -> Vec<EnvVar> {
+    let mut env: Vec<EnvVar> = plan
+        .git
+        .checkouts()
+        .enumerate()
+        .flat_map(|(index, path)| {
+            [var(&format!("GIT_CONFIG_KEY_{index}"), "safe.directory"), var(&format!("GIT_CONFIG_VALUE_{index}"), path)]
+        })
+        .collect();
+    if !env.is_empty() {
+        env.push(var("GIT_CONFIG_COUNT", (env.len() / 2).to_string()));
     }
     env
 }

@@ -277,6 +277,12 @@ impl Git {
         Ok(())
     }
 
+    /// Where whole repositories are.
+    pub(super) fn checkouts(&self) -> impl Iterator<Item = &str> {
+        let pieces = self.fixed.pieces.iter().chain(&self.hot.pieces);
+        pieces.filter(|piece| piece.form == Form::Checkout).map(|piece| piece.target.as_str())
+    }
+
     /// Mounts of the server's container.
     pub(super) fn server_mounts(&self) -> impl Iterator<Item = VolumeMount> {
         self.server.iter().cloned()

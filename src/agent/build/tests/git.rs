@@ -340,6 +340,22 @@ fn a_path_may_be_the_workspace_itself_unless_it_is_a_file() {
     assert!(refused.message.contains("is a file, and mountPath is the workspace itself"), "{}", refused.message);
 }
 
+/// The root of a volume is not the agent's, and Git would refuse to work there.
+#[test]
+fn git_works_in_whole_repositories_whoever_owns_their_folders() {
+    let mut world = world(vec![context("a", ".", &hot()), context("b", "docs", &hot())], vec![]);
+    let variables = |world: &World| {
+        let pod = world.pod();
+        let all = pod["spec"]["containers"][0]["env"].as_array().unwrap().clone();
+        let git = all.iter().filter(|v| v["name"].as_str().unwrap().starts_with("GIT_CONFIG"));
+        git.map(|v| format!("{}={}", v["name"].as_str().unwrap(), v["value"].as_str().unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(variables(&world), [""; 0]);
+    world.spec["contexts"][0]["git"]["path"] = json!(".");
+    let want = ["GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=/workspace", "GIT_CONFIG_COUNT=1"];
+    assert_eq!(variables(&world), want);
+}
+
 #[test]
 fn what_is_remembered_fits() {
     let mut world = world(vec![], vec![skills("team", &Value::Null, &hot())]);
