@@ -242,7 +242,7 @@ mod tests {
     fn asked(url: &str, veiled: bool) -> (GitError, Duration) {
         let folder = tempfile::tempdir().unwrap();
         let url = RemoteUrl::parse(url, false).unwrap();
-        let access = Access { url: url.clone(), credential: Arc::default(), cache: "c".into() };
+        let access = Access { url: url.clone(), credential: Arc::default(), cache: "c".into(), submodules: false };
         let policy = Arc::new(Policy::new(vec!["127.0.0.1".parse().unwrap()], vec![]));
         let stop = Arc::new(Stop::after(Duration::from_secs(2)));
         let mut client = Client::new(&access, &policy, 1 << 20, folder.path(), &stop);
