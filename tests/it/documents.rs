@@ -41,7 +41,7 @@ fn targets(text: &str) -> Vec<String> {
     pieces.filter_map(|piece| Some(piece.split_once(')')?.0.to_owned())).collect()
 }
 
-/// Headings as a forge makes anchors of them.
+/// Headings as a forge makes anchors of them, and anchors that are written out: `<a id="…">`.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let anchor = |heading: &str| {
@@ -49,7 +49,8 @@ fn anchors(text: &str) -> BTreeSet<String> {
             heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
         kept.replace(' ', "-")
     };
-    headings.map(anchor).collect()
+    let written = text.split("<a id=\"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()));
+    headings.map(anchor).chain(written).collect()
 }
 
 /// What is wrong with a link of a document.

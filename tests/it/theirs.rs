@@ -84,6 +84,21 @@ impl Theirs {
         self.ran(&get).lines().map(words).collect()
     }
 
+    /// The same once it has stopped to change and holds all of `known`: what follows from a new object comes a moment later.
+    fn settled(&self, known: &[&str]) -> BTreeSet<String> {
+        let begun = Instant::now();
+        let mut last = BTreeSet::new();
+        loop {
+            let now = self.everything();
+            if now == last && known.iter().all(|line| now.contains(*line)) {
+                return now;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "not settled with {known:?}: {now:#?}");
+            last = now;
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    }
+
     /// `make demo` as its user types it.
     fn demo(&self) -> Output {
         let mut make = self.command("make");
@@ -119,8 +134,11 @@ fn the_demo_tells_its_story_on_somebody_s_cluster_and_leaves_nothing() {
     let _registry = Registry::start(&theirs.folder.path().join("registry"));
     theirs.ran(&["--context", "theirs", "create", "namespace", "bystander"]);
     theirs.ran(&["--context", "theirs", "create", "configmap", "mine", "-n", "bystander"]);
-    let before = theirs.everything();
-    assert!(before.contains("ConfigMap bystander mine"), "{before:#?}");
+    let before = theirs.settled(&[
+        "ConfigMap bystander mine",
+        "ConfigMap bystander kube-root-ca.crt",
+        "ServiceAccount bystander default",
+    ]);
 
     let out = theirs.demo();
     let told = said(&out);
@@ -135,7 +153,7 @@ fn the_demo_tells_its_story_on_somebody_s_cluster_and_leaves_nothing() {
     let crds = Command::new(pilothouse()).args(["crds", "-o", "yaml", "--log", "warn"]).output().unwrap();
     std::fs::write(&file, crds.stdout).unwrap();
     theirs.ran(&["--context", "theirs", "create", "-f", file.to_str().unwrap()]);
-    let before = theirs.everything();
+    let before = theirs.settled(&["APIService <none> v1alpha1.pilothouse.dev"]);
     let out = theirs.demo();
     let told = said(&out);
     assert!(!out.status.success() && told.contains("this cluster has Pilothouse already"), "{told}");
