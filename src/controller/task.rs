@@ -1,13 +1,14 @@
 //! Tasks: observe, decide with [`crate::task`], act, report.
 
 mod act;
+mod contexts;
 mod index;
 mod listen;
 mod places;
 mod view;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -41,6 +42,8 @@ pub struct Tasks {
     triggers: Triggers<Task>,
     index: Index,
     ledger: Mutex<Ledger>,
+    /// Tasks that wait for their contexts, by namespace and name of the ConfigMap.
+    awaited: Mutex<HashMap<(String, String), BTreeSet<String>>>,
     /// Namespaces whose pods of Tasks the caches show.
     caught_up: Mutex<HashSet<String>>,
     /// Agents as the listeners saw them last: only a change that matters wakes a queue.
@@ -62,6 +65,7 @@ pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
         triggers: triggers.clone(),
         index: Index::default(),
         ledger: Mutex::default(),
+        awaited: Mutex::default(),
         caught_up: Mutex::default(),
         agents: Mutex::default(),
         written: Mutex::default(),
@@ -82,6 +86,10 @@ impl Reconcile for Tasks {
         let task = self.newest(&object);
         let world = self.observe(&task).await?;
         let decision = self.decide(&task, &world);
+        let (world, decision) = match self.inform(&task, world, decision).await {
+            Ok(informed) => informed,
+            Err(failure) => return self.start_failed(&task, failure).await,
+        };
         let decision = match decision {
             Decision { act: Act::Start(objects), .. } => match self.go(&task, &world, &objects).await {
                 Ok(Some(decision)) => decision,
@@ -134,6 +142,7 @@ impl Tasks {
             agent,
             // Places are given last, to a Task that would start: see `admit`.
             place: Place::Held,
+            contexts: if waits(task) { self.missing(task).map(|()| String::new()) } else { Ok(String::new()) },
             rank: self.rank(task),
             pod: self.pod(task).await?,
             settings: view::settings(config.as_deref(), &self.context.settings),
@@ -187,6 +196,16 @@ impl Tasks {
             self.give_way(task);
         }
         step(task, world, self.context.now())
+    }
+
+    /// Gives a Task that would start the text of its contexts, or decides again without.
+    async fn inform(&self, task: &Task, world: World, decision: Decision) -> Result<(World, Decision), Failure> {
+        if !matches!(decision.act, Act::Start(_)) || task.spec.contexts.is_none() {
+            return Ok((world, decision));
+        }
+        let world = World { contexts: self.contexts(task).await?, ..world };
+        let decision = self.decide(task, &world);
+        Ok((world, decision))
     }
 
     /// Starts a Task that has all it needs once there is a place for it, and room in the window. None: it has to look
@@ -281,7 +300,12 @@ impl Tasks {
     }
 }
 
-/// Whether the Task is between two tries, so that others go first.
+/// Whether the Task has not begun, or waits for another try.
+fn waits(task: &Task) -> bool {
+    !task::phase(task).is_some_and(|phase| phase == TaskPhase::Running || phase.is_terminal())
+}
+
+/// Whether the Task is between two tries, or lacks something, so that others go first.
 fn is_between(decision: &Decision) -> bool {
     let queued = decision.status.phase == Some(TaskPhase::Queued);
     queued && matches!(decision.act, Act::StandAside | Act::Stop { .. } | Act::Remove { .. })

@@ -77,6 +77,10 @@ impl Voices {
     pub fn abort(&self, namespace: &str, agent: &str, title: &str, patience: Duration) {
         let (hub, namespace, agent, title) =
             (self.hub.clone(), namespace.to_owned(), agent.to_owned(), title.to_owned());
+        // Listeners run on every replica.
+        if !self.hub.leads() {
+            return;
+        }
         tokio::spawn(async move {
             let told = async {
                 while hub.abort(&namespace, &agent, &title).await == 0 {

@@ -28,8 +28,10 @@ const PROMPT_DIR: &str = "/pilothouse/task";
 const AUTH_DIR: &str = "/pilothouse/auth";
 /// Key of the prompt in the ConfigMap, and its file name.
 const PROMPT_KEY: &str = "prompt.txt";
+/// Key of the gathered contexts, and their file name.
+const CONTEXT_KEY: &str = "context.md";
 
-/// Largest prompt in bytes: a ConfigMap holds 1 MiB.
+/// Largest prompt in bytes, its contexts included: a ConfigMap holds 1 MiB.
 pub const MAX_PROMPT: usize = 900 * 1024;
 
 /// Settings of the cluster for Task pods.
@@ -51,15 +53,18 @@ pub struct Start {
 }
 
 /// The objects that start `task` on `agent` at `url` with `image`.
-pub fn start(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settings) -> Start {
-    Start { prompt: prompt(task), pod: pod(task, agent, url, image, settings) }
+///
+/// `contexts` is the text of its contexts; it may be empty.
+pub fn start(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settings, contexts: &str) -> Start {
+    Start { prompt: prompt(task, contexts), pod: pod(task, agent, url, image, settings) }
 }
 
-fn prompt(task: &Task) -> ConfigMap {
+fn prompt(task: &Task, contexts: &str) -> ConfigMap {
     let text = task.spec.description.clone().unwrap_or_default();
+    let contexts = Some(contexts).filter(|c| !c.is_empty()).map(|c| (CONTEXT_KEY.to_owned(), c.to_owned()));
     ConfigMap {
         metadata: meta(task, names::task::context(&name(task)), BTreeMap::new()),
-        data: Some([(PROMPT_KEY.into(), text)].into()),
+        data: Some([(PROMPT_KEY.to_owned(), text)].into_iter().chain(contexts).collect()),
         // A pod that starts late still gets the prompt that was decided on.
         immutable: Some(true),
         ..ConfigMap::default()
@@ -121,6 +126,8 @@ fn environment(task: &Task, url: &str) -> Vec<EnvVar> {
         ("PILOTHOUSE_AGENT_URL", url.to_owned()),
         ("PILOTHOUSE_AUTH_DIR", AUTH_DIR.into()),
         ("PILOTHOUSE_PROMPT_FILE", format!("{PROMPT_DIR}/{PROMPT_KEY}")),
+        // Where there are contexts.
+        ("PILOTHOUSE_CONTEXT_FILE", format!("{PROMPT_DIR}/{CONTEXT_KEY}")),
         ("PILOTHOUSE_SESSION_TITLE", super::retry::session_title(task)),
         // The pod's log is the answer; what goes wrong is in it too.
         ("PILOTHOUSE_LOG", "warn".into()),
@@ -128,6 +135,8 @@ fn environment(task: &Task, url: &str) -> Vec<EnvVar> {
         ("TASK_NAMESPACE", namespace),
     ]
     .into_iter()
+    // What the last try aborted on its way out is asked for again.
+    .chain((super::tries(task) > 0).then(|| ("PILOTHOUSE_TASK_AGAIN", "true".to_owned())))
     .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), value_from: None })
     .collect()
 }

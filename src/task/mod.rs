@@ -7,8 +7,10 @@
 //! * [`seen`]: what a pod's status says.
 //! * [`step()`]: one decision from a Task and what is known about the world.
 //! * [`build`]: the pod and its prompt.
+//! * [`contexts`]: what goes to the session with the prompt.
 
 pub mod build;
+pub mod contexts;
 pub mod queue;
 pub mod quota;
 mod report;
@@ -47,6 +49,8 @@ pub struct World {
     pub agent: Option<AgentView>,
     /// Whether the agent has a place for this Task now.
     pub place: Place,
+    /// The text of its contexts, or what of them is missing.
+    pub contexts: Result<String, String>,
     /// Where it stands in the agent's queue, while it waits.
     pub rank: Option<Rank>,
     /// The pod with the Task's pod name.

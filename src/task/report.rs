@@ -133,6 +133,12 @@ impl<'a> Report<'a> {
         self.with(Act::Nothing, Next::OnEvent, notes)
     }
 
+    /// Waits for what its contexts lack; others go first.
+    pub(super) fn lacking(self, missing: &str) -> Decision {
+        let decision = self.queued(reasons::CONFIG_MAP_NOT_FOUND, &format!("waiting for its contexts: {missing}"));
+        Decision { act: Act::StandAside, ..decision }
+    }
+
     /// Queued, and nothing but somebody's change helps.
     pub(super) fn held(mut self, reason: &'static str, message: &str) -> Decision {
         let notes = self.enqueue(reason, message);
@@ -215,6 +221,12 @@ impl<'a> Report<'a> {
     pub(super) fn lost(self, more: &str) -> Decision {
         let message = format!("pod {} is gone before the Task ended{more}", self.pod());
         self.failed(reasons::POD_LOST, &message, None)
+    }
+
+    /// The pod was told to end, and aborted its session.
+    pub(super) fn removed(self, at: Option<Timestamp>) -> Decision {
+        let message = format!("pod {} was deleted before the Task ended; its session was aborted", self.pod());
+        self.failed(reasons::POD_LOST, &message, at)
     }
 
     /// A try has failed: another one follows, or the Task has failed.

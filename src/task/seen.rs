@@ -155,10 +155,12 @@ fn why(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words:
     if terminated.and_then(|t| t.reason.as_deref()) == Some("OOMKilled") {
         return (reasons::OOM_KILLED, "the Task's pod was killed because it used more memory than its limit".into());
     }
-    if let Some(reason) = known_reason(&words.reason) {
+    let evicted = status.reason.as_deref() == Some("Evicted");
+    // Whom the node evicts aborts its session; that is no reason of its own.
+    if let Some(reason) = known_reason(&words.reason).filter(|reason| !evicted || *reason != reasons::ABORTED) {
         return (reason, words.message.clone());
     }
-    if status.reason.as_deref() == Some("Evicted") {
+    if evicted {
         return (
             reasons::POD_EVICTED,
             status.message.clone().unwrap_or_else(|| "the node evicted the Task's pod".into()),

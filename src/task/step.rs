@@ -94,6 +94,8 @@ fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, n
         (Some(Ending::Broken { reason: reasons::TIMEOUT, at, .. }), _) => {
             report.stopped(&Cause::timeout(task), *at, "")
         }
+        // Neither the user nor we: a drain, an eviction, or somebody at the pod.
+        (Some(Ending::Broken { reason: reasons::ABORTED, at, .. }), _) if pod.gone_by.is_some() => report.removed(*at),
         (Some(Ending::Broken { reason, message, at }), _) => report.failed(reason, message, *at),
         (None, cause) => match (pod.gone_by, cause) {
             (None, Some(cause)) => report.stopping(&cause, Act::Stop { uid: pod.uid.clone() }),
@@ -188,6 +190,10 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
     {
         return report.queued(reason, &format!("{message}{place}"));
     }
+    let contexts = match &world.contexts {
+        Ok(contexts) => contexts,
+        Err(missing) => return report.lacking(missing),
+    };
     let Some(image) = &world.settings.image else {
         return report.held(
             reasons::IMAGE_MISSING,
@@ -213,7 +219,7 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
             Decision { next, ..report.queued(reasons::QUOTA_EXCEEDED, &message) }
         }
         Place::Held | Place::Unlimited => {
-            report.decide(Act::Start(Box::new(build::start(task, agent, url, image, &world.settings))))
+            report.decide(Act::Start(Box::new(build::start(task, agent, url, image, &world.settings, contexts))))
         }
     }
 }
@@ -245,8 +251,10 @@ pub fn refused(task: &Task) -> Option<(&'static str, String)> {
     if prompt.trim().is_empty() {
         return invalid("spec.description is empty: it is the prompt".into());
     }
-    if prompt.len() > build::MAX_PROMPT {
-        return invalid(format!("spec.description is longer than {} KiB", build::MAX_PROMPT / 1024));
+    let texts = task.spec.contexts.iter().flatten().filter_map(|c| c.text.as_ref()).map(String::len).sum::<usize>();
+    if prompt.len().saturating_add(texts) > build::MAX_PROMPT {
+        let most = build::MAX_PROMPT / 1024;
+        return invalid(format!("spec.description and the texts of spec.contexts are longer than {most} KiB"));
     }
     None
 }

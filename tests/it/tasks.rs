@@ -1,5 +1,6 @@
 //! Tasks on a real API server. There is no node: the tests play the kubelet.
 
+mod commands;
 mod draining;
 mod from_git;
 mod queue;
@@ -144,16 +145,40 @@ async fn a_strange_pod_is_left_alone_and_others_go_first() {
 #[tokio::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let stage = Stage::with_agent("refuse").await;
-    stage.task("a", json!({"contexts": [{"type": "Text", "text": "t"}]})).await;
+    stage.task("a", json!({"contexts": [{"type": "URL", "url": {"source": "https://example.org"}}]})).await;
     stage.condition_is("a", "Stalled", "NotYetSupported").await;
     let message = stage.message("a", "Ready").await;
-    assert!(message.contains("support spec.contexts;"), "{message}");
+    assert!(message.contains("support spec.contexts[0].type (URL), spec.contexts[0].url;"), "{message}");
     stage.task("b", json!({"agentRef": null, "templateRef": {"name": "t"}})).await;
     stage.condition_is("b", "Stalled", "NotYetSupported").await;
     // Taking the fields away is enough.
     stage.set_spec("a", json!({"contexts": null})).await;
     stage.phase("a", TaskPhase::Running).await;
     assert!(stage.pods.get_opt("b-pod").await.unwrap().is_none());
+}
+
+/// What a context needs is waited for by name, others go first, and what was there at the start is what the session gets.
+#[tokio::test]
+async fn contexts_are_waited_for_and_reach_the_pod() {
+    let stage = Stage::with("contexts", json!({"maxConcurrentTasks": 1})).await;
+    let contexts = json!([
+        {"type": "Text", "name": "rules", "text": "Be kind."},
+        {"type": "ConfigMap", "name": "book", "configMap": {"name": "book", "key": "oncall"}},
+        {"type": "ConfigMap", "configMap": {"name": "none", "optional": true}},
+    ]);
+    stage.task("a", json!({ "contexts": contexts })).await;
+    stage.queued("a", "ConfigMapNotFound").await;
+    stage.tells("a", "waiting for its contexts: ConfigMap book does not exist").await;
+    stage.task("b", json!({})).await;
+    stage.phase("b", TaskPhase::Running).await;
+    stage.config_map("book", json!({"other": "x"})).await;
+    stage.end_pod("b", 0, WORDS).await;
+    stage.tells("a", "spec.contexts[1]: ConfigMap book has no key oncall with text").await;
+    stage.config_map("book", json!({"oncall": "Wake up."})).await;
+    stage.phase("a", TaskPhase::Running).await;
+    let data = stage.config_map_data("a-context").await;
+    let expected = "<context name=\"rules\">\nBe kind.\n</context>\n\n<context name=\"book\">\nWake up.\n</context>\n";
+    assert_eq!((data["context.md"].as_str(), data["prompt.txt"].as_str()), (expected, "Say hello."));
 }
 
 /// A crash between the pod and the status, or anywhere else, starts nothing twice and loses nothing.

@@ -90,7 +90,7 @@ pub mod text {
         SECRET_INVALID "SecretInvalid" &["Repository", "Agent"],
             "A Secret lacks the keys that are needed, or holds values that make no sense.",
             "Correct the keys that the message names.";
-        CONFIG_MAP_NOT_FOUND "ConfigMapNotFound" &["Agent"],
+        CONFIG_MAP_NOT_FOUND "ConfigMapNotFound" &["Agent", "Task"],
             "A ConfigMap that the spec names, or a key of it, does not exist.", "Create it; it is taken up at once.";
 
         // Repository.

@@ -87,7 +87,15 @@ impl Spec for AgentTemplateSpec {
 }
 
 impl Spec for TaskSpec {
-    const GAPS: &'static [Gap] = &[all("contexts"), all("templateRef")];
+    const GAPS: &'static [Gap] = &[
+        all("contexts[].fileMode"),
+        all("contexts[].git"),
+        all("contexts[].mountPath"),
+        all("contexts[].runtime"),
+        only("contexts[].type", &["Git", "Runtime", "URL"]),
+        all("contexts[].url"),
+        all("templateRef"),
+    ];
 }
 
 impl Spec for PilothouseConfigSpec {

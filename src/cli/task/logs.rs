@@ -1,6 +1,6 @@
 //! `pilothouse task logs`: what a Task says, and what came of it.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
@@ -20,6 +20,9 @@ use crate::{
     cli::{Global, controller::client, output},
     task::{self, build::CONTAINER},
 };
+
+/// Between two looks for the log of a pod that starts.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Flags of `pilothouse task logs`.
 #[derive(clap::Args, Debug)]
@@ -51,10 +54,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode
         return follow(&client, &namespace, &args.name).await;
     }
     if !print(&client, &namespace, &args.name, false).await? {
-        let kept = task.status.as_ref().and_then(|s| s.log_tail.clone());
-        match kept {
-            Some(kept) => output::write(&format!("{}\n", kept.trim_end()))?,
-            None => eprintln!("{}", state(&task)),
+        if !print_kept(&task)? {
+            eprintln!("{}", state(&task));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -64,38 +65,42 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode
 pub(super) async fn follow(client: &Client, namespace: &str, name: &str) -> anyhow::Result<ExitCode> {
     let tasks: Api<Task> = Api::namespaced(client.clone(), namespace);
     let mut changes = Box::pin(watcher::watch_object(tasks, name).default_backoff());
-    let (mut last, mut printed) = (String::new(), None);
-    let mut existed = false;
-    while let Some(change) = changes.next().await {
-        let task = match change {
-            Ok(Some(task)) => task,
-            Ok(None) if existed => bail!("Task {namespace}/{name} was deleted"),
-            Ok(None) => continue,
-            Err(error) => {
-                tracing::debug!("watch: {error}");
-                continue;
-            }
-        };
-        existed = true;
-        let finished = task::is_finished(&task);
-        let attempt = Some(task::tries(&task));
-        if (finished || task::phase(&task) == Some(TaskPhase::Running)) && printed != attempt {
-            // Whatever is not printed by the end of the pod is in the status.
-            if print(client, namespace, name, true).await? {
-                printed = attempt;
-            }
+    let (mut last, mut printed, mut seen) = (String::new(), None, None::<Task>);
+    loop {
+        let unprinted = seen.as_ref().is_some_and(|task| runs(task) && printed != Some(task::tries(task)));
+        tokio::select! {
+            change = changes.next() => match change {
+                Some(Ok(Some(task))) => seen = Some(task),
+                Some(Ok(None)) if seen.is_some() => bail!("Task {namespace}/{name} was deleted"),
+                Some(Ok(None)) => {}
+                Some(Err(error)) => tracing::debug!("watch: {error}"),
+                None => bail!("the watch of Task {namespace}/{name} ended"),
+            },
+            // The pod is there, its container not yet.
+            () = tokio::time::sleep(AGAIN), if unprinted => {}
         }
-        let state = state(&task);
-        if state != last {
-            eprintln!("{state}");
-            last = state;
+        let Some(task) = &seen else { continue };
+        let now = state(task);
+        if now != last {
+            eprintln!("{now}");
+            last = now;
+        }
+        let (finished, attempt) = (task::is_finished(task), Some(task::tries(task)));
+        if (finished || runs(task)) && printed != attempt && print(client, namespace, name, true).await? {
+            printed = attempt;
         }
         if finished {
-            let failed = task::phase(&task) == Some(TaskPhase::Failed);
+            if printed != attempt {
+                print_kept(task)?;
+            }
+            let failed = task::phase(task) == Some(TaskPhase::Failed);
             return Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
     }
-    bail!("the watch of Task {namespace}/{name} ended")
+}
+
+fn runs(task: &Task) -> bool {
+    task::phase(task) == Some(TaskPhase::Running)
 }
 
 /// The pod's log, to its present end or to the pod's. Whether there was one.
@@ -112,6 +117,13 @@ async fn print(client: &Client, namespace: &str, name: &str, follow: bool) -> an
     while let Some(line) = lines.try_next().await.context("the log of the Task's pod broke off")? {
         output::write(&format!("{line}\n"))?;
     }
+    Ok(true)
+}
+
+/// The end of the log that the Task keeps. Whether there is one.
+fn print_kept(task: &Task) -> anyhow::Result<bool> {
+    let Some(kept) = task.status.as_ref().and_then(|s| s.log_tail.as_ref()) else { return Ok(false) };
+    output::write(&format!("{}\n", kept.trim_end()))?;
     Ok(true)
 }
 

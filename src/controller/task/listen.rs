@@ -32,6 +32,10 @@ pub(super) fn attach(tasks: &Arc<Tasks>) {
     let this = tasks.clone();
     caches.task_pods.on_change(move |change| this.pod_changed(change));
     let this = tasks.clone();
+    caches.config_maps.on_change(move |change| {
+        this.map_changed(&change.object.namespace().unwrap_or_default(), &change.object.name_any());
+    });
+    let this = tasks.clone();
     caches.configs.on_spec_change(move |_| {
         for task in this.context.caches.tasks.all() {
             this.triggers.now(&task.namespace().unwrap_or_default(), &task.name_any());
@@ -56,6 +60,7 @@ impl Tasks {
             self.abort(task);
         }
         if deleted {
+            self.await_no_maps(task);
             self.written.lock().remove(&uid);
             self.labelled.lock().remove(&uid);
         }

@@ -223,6 +223,13 @@ impl Prompt {
         let parts = vec![TextPart { kind: "text", text: text.into() }];
         Self { message_id: None, agent: None, model: None, parts }
     }
+
+    /// With a text that comes before it.
+    #[must_use]
+    pub fn after(mut self, text: impl Into<String>) -> Self {
+        self.parts.insert(0, TextPart { kind: "text", text: text.into() });
+        self
+    }
 }
 
 /// A model of a provider.
@@ -294,5 +301,7 @@ mod tests {
     fn a_prompt_without_options_has_parts_alone() {
         let json = serde_json::to_string(&Prompt::text("hi")).unwrap();
         assert_eq!(json, r#"{"parts":[{"type":"text","text":"hi"}]}"#);
+        let json = serde_json::to_string(&Prompt::text("hi").after("know this")).unwrap();
+        assert_eq!(json, r#"{"parts":[{"type":"text","text":"know this"},{"type":"text","text":"hi"}]}"#);
     }
 }

@@ -123,7 +123,7 @@ impl Ending {
     /// The server reported an error for the session.
     pub(super) fn from_session_error(error: &SessionError) -> Self {
         let text = error.data.message.as_deref().unwrap_or("no details were given");
-        if error.name == "MessageAbortedError" {
+        if error.name == super::ABORTED {
             return Self::new(Outcome::Aborted, format!("the session was aborted on the agent's server: {text}"));
         }
         Self::new(Outcome::AgentError, format!("{}: {text}", error.name))

@@ -59,6 +59,8 @@ pub(super) struct Follow {
     error: Option<SessionError>,
     /// Text of the newest answer.
     answer: String,
+    /// The message after which the work begins, where the session is older.
+    before: Option<String>,
     begun: Instant,
     heard: Instant,
 }
@@ -75,9 +77,15 @@ impl Follow {
             unfinished: 0,
             error: None,
             answer: String::new(),
+            before: None,
             begun: now,
             heard: now,
         }
+    }
+
+    /// What there is up to this message is over.
+    pub(super) fn begin_after(&mut self, message: &Message) {
+        self.before = Some(message.info.id.clone());
     }
 
     /// Waits for the event stream.
@@ -164,7 +172,10 @@ impl Follow {
 
     async fn truth(&mut self, out: &mut (impl Write + Send)) -> Result<Verdict, Error> {
         let status = self.client.status().await?;
-        let messages = self.client.messages(&self.session, NEWEST).await?;
+        let mut messages = self.client.messages(&self.session, NEWEST).await?;
+        if let Some(at) = messages.iter().position(|m| Some(&m.info.id) == self.before.as_ref()) {
+            messages.drain(..=at);
+        }
         self.printer.messages(&messages, out);
         if let Some(answer) =
             messages.iter().rev().filter(|m| m.info.role == "assistant").map(Message::text).find(|t| !t.is_empty())

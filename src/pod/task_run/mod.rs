@@ -36,7 +36,7 @@ use self::{
     taken::{NotTaken, Sent},
 };
 use super::{
-    opencode::{Client, Credentials, Error, Prompt, Rule, Session},
+    opencode::{Client, Credentials, Error, Message, Prompt, Rule, Session},
     sidecar::auth,
 };
 
@@ -45,6 +45,8 @@ const PATIENCE: Duration = Duration::from_mins(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// After a prompt whose answer was lost: how long until it would show in the session.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Name of the error of a message that was aborted.
+const ABORTED: &str = "MessageAbortedError";
 /// For the abort and the last look at the session.
 const GOODBYE: Duration = Duration::from_secs(10);
 /// Nobody is there to answer: what would ask a person is denied.
@@ -62,12 +64,18 @@ pub struct TaskRunArgs {
     /// File with the prompt
     #[arg(long, env = "PILOTHOUSE_PROMPT_FILE", value_name = "FILE")]
     pub prompt_file: PathBuf,
+    /// File with the contexts of the Task, if it has any
+    #[arg(long, env = "PILOTHOUSE_CONTEXT_FILE", value_name = "FILE")]
+    pub context_file: Option<PathBuf>,
     /// Title of the session; the session is found by it
     #[arg(long, env = "PILOTHOUSE_SESSION_TITLE", value_name = "TITLE")]
     pub title: String,
     /// Seconds until the session is aborted; 0 for no limit
     #[arg(long, env = "PILOTHOUSE_TASK_TIMEOUT_SECONDS", default_value_t = 0, value_name = "S")]
     pub timeout_seconds: u64,
+    /// Whether this is a further try: a session that was aborted is prompted again
+    #[arg(long, env = "PILOTHOUSE_TASK_AGAIN", value_name = "true|false", default_value_t, action = clap::ArgAction::Set)]
+    pub again: bool,
     /// Agent of opencode to use instead of its default
     #[arg(long, env = "PILOTHOUSE_OPENCODE_AGENT", value_name = "NAME")]
     pub agent: Option<String>,
@@ -133,6 +141,9 @@ impl<'a> Errand<'a> {
     fn prepare(args: &'a TaskRunArgs) -> Result<Self, String> {
         let credentials = auth::read_secret(&args.auth_dir).map_err(|e| format!("cannot read the password: {e}"))?;
         let mut prompt = Prompt::text(read(&args.prompt_file)?);
+        if let Some(contexts) = contexts(args.context_file.as_deref())? {
+            prompt = prompt.after(contexts);
+        }
         prompt.agent.clone_from(&args.agent);
         let task = Self { args, credentials, prompt };
         task.service().map_err(|e| e.to_string())?;
@@ -142,6 +153,16 @@ impl<'a> Errand<'a> {
     /// A client of whichever pod answers.
     fn service(&self) -> Result<Client, Error> {
         Client::new(&self.args.url, Some(&self.credentials))
+    }
+}
+
+/// The contexts; most Tasks have none, and so no file.
+fn contexts(file: Option<&Path>) -> Result<Option<String>, String> {
+    let Some(file) = file else { return Ok(None) };
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text).filter(|t| !t.trim().is_empty())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read the contexts {}: {error}", file.display())),
     }
 }
 
@@ -177,7 +198,17 @@ async fn attempt(task: &Errand<'_>, open: &mut Option<Open>) -> Result<Follow, N
     // Following begins before the prompt is sent, so that its first word is not missed.
     let mut follow = Follow::new(pod.clone(), &session.id);
     follow.connect().await?;
-    send(&pod, &session.id, &task.prompt).await?;
+    let last = pod.messages(&session.id, 1).await?.pop();
+    match last {
+        None => send(&pod, &session.id, &task.prompt).await?,
+        // The pod before this one was told to end, and aborted it.
+        Some(last) if task.args.again && was_aborted(&last) => {
+            follow.begin_after(&last);
+            send(&pod, &session.id, &task.prompt).await?;
+        }
+        // From an earlier start, or from an attempt whose answer was lost.
+        Some(_) => {}
+    }
     Ok(follow)
 }
 
@@ -189,11 +220,11 @@ async fn find_or_create(pod: &Client, task: &Errand<'_>) -> Result<Session, Erro
     }
 }
 
-/// Sends the prompt unless it is there: from an earlier start, or from an attempt whose answer was lost.
+fn was_aborted(message: &Message) -> bool {
+    message.info.error.as_ref().is_some_and(|error| error.name == ABORTED)
+}
+
 async fn send(pod: &Client, id: &str, prompt: &Prompt) -> Result<(), NotTaken> {
-    if !pod.messages(id, 1).await?.is_empty() {
-        return Ok(());
-    }
     let answer = pod.prompt_async(id, prompt).await;
     match (Sent::of(&answer), answer) {
         (_, Ok(())) => Ok(()),

@@ -156,6 +156,11 @@ impl Hub {
         self.0.changes.subscribe()
     }
 
+    /// Whether this replica leads.
+    pub fn leads(&self) -> bool {
+        matches!(*self.0.leadership.borrow(), Leadership::Leader)
+    }
+
     /// Number of connected sidecars.
     pub fn connected(&self) -> usize {
         self.0.table.lock().len()

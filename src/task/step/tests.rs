@@ -76,6 +76,7 @@ fn world(pod: PodState) -> World {
     World {
         agent: Some(agent()),
         place: Place::Held,
+        contexts: Ok(String::new()),
         rank: None,
         pod,
         settings: Settings { image: Some("pilothouse:1".into()), pull_policy: None },
@@ -231,6 +232,12 @@ fn decisions() {
         ("new, the quota is spent", plain(), spent(None), 900),
         ("new, the first that waits for the quota", plain(), spent(Some(at(960))), 900),
         ("new, second in the queue", plain(), World { rank: second(), ..suspended() }, 900),
+        (
+            "new, a context is missing",
+            plain(),
+            World { contexts: Err("ConfigMap m does not exist".into()), ..absent() },
+            900,
+        ),
         ("new, a place", plain(), absent(), 900),
         ("queued, still no agent", queued(plain()), World { agent: None, ..absent() }, 950),
         ("queued, then at capacity", queued(plain()), World { place: Place::Full, ..absent() }, 950),
@@ -249,9 +256,10 @@ fn decisions() {
         ("refused: templateRef", task(json!({"templateRef": {"name": "x"}, "description": "d"})), absent(), 900),
         (
             "refused: two fields",
-            task(
-                json!({"agentRef": {"name": "a"}, "description": "d", "contexts": [{"type": "Text", "text": "t"}], "retry": {"limit": 1}}),
-            ),
+            task(json!({"agentRef": {"name": "a"}, "description": "d", "contexts": [
+                {"type": "Text", "text": "t"},
+                {"type": "Git", "mountPath": "m", "git": {"repository": "https://example.org/r"}},
+            ]})),
             absent(),
             900,
         ),
@@ -428,6 +436,7 @@ fn any_world() -> impl Strategy<Value = World> {
     (agent, place, any_pod(), any::<bool>(), cleanup).prop_map(|(agent, place, pod, image, cleanup)| World {
         agent,
         place,
+        contexts: Ok(String::new()),
         rank: None,
         pod,
         settings: Settings { image: image.then(|| "i".into()), pull_policy: None },

@@ -56,6 +56,50 @@ async fn a_task_survives_a_push_and_stops_when_told() {
     place.stays(&pod, 1).await;
 }
 
+/// A pod that is taken away costs a try and no work; without a further try, nobody goes on unseen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_lost_is_followed_by_another_or_its_session_ends() {
+    let Some(place) = place("lost").await else { return };
+    place.push(&place.spec(), &[]);
+    place.ready("").await;
+
+    place.apply(&json!({
+        "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task", "metadata": {"name": "again"},
+        "spec": {
+            "agentRef": {"name": "coder"}, "description": "Think long. [[words=6 hold]]",
+            "retry": {"limit": 1, "backoff": "1s"}, "contexts": [{"type": "Text", "text": "The word is heron."}],
+        },
+    }));
+    place.model_was_asked("Think long.", 0).await;
+    place.until("the Task runs", "task/again", |task| task["status"]["phase"] == "Running").await;
+    place.kubectl(&["delete", "pod/again-pod", "--wait=false"]);
+    let tried = |task: &Value| task["status"]["tries"][0]["reason"] == "PodLost";
+    place.until("the first try is over", "task/again", tried).await;
+    place.until("the next one runs", "task/again", |task| task["status"]["phase"] == "Running").await;
+    place.model_was_asked("Think long.", 1).await;
+    place.model.release();
+    let task = ended(&place, "again").await;
+    assert_eq!(task["status"]["phase"], "Completed", "{task:#}");
+    assert_eq!(task["status"]["result"], "word0 word1 word2 word3 word4 word5", "{task:#}");
+    assert!(place.model.calls().iter().all(|call| call.body.to_string().contains("heron")), "its context is there");
+
+    let task = running(&place, "lost", "Never end. [[words=6 hold]]").await;
+    let title = task["status"]["session"]["title"].as_str().unwrap().to_owned();
+    place.kubectl(&["delete", "pod/lost-pod", "--force", "--grace-period=0"]);
+    let task = ended(&place, "lost").await;
+    assert_eq!(task["status"]["phase"], "Failed", "{task:#}");
+    assert_eq!(condition(&task, "Stalled")[..2], ["True", "PodLost"], "{task:#}");
+    eventually_aborted(&place.client(), &title).await;
+}
+
+/// The order goes to the agent's pods while the status is written.
+async fn eventually_aborted(client: &Client, title: &str) {
+    let session = client.find_session(title).await.unwrap().expect("the session is kept").id;
+    let rests = || async { (!client.status().await.unwrap().contains_key(&session)).then_some(()) };
+    crate::common::wait::eventually("the server lets go of it", 30, rests).await;
+    aborted(client, title).await;
+}
+
 /// The server itself has let go of the session.
 async fn aborted(client: &Client, title: &str) {
     let session = &client.find_session(title).await.unwrap().expect("the session is kept").id;

@@ -43,8 +43,10 @@ pub(super) fn task(pod: &Pod, url: &str) -> TaskRunArgs {
         url: url.to_owned(),
         auth_dir: pod.files.path().join("auth"),
         prompt_file,
+        context_file: None,
         title: TITLE.into(),
         timeout_seconds: 0,
+        again: false,
         agent: None,
         termination_log: pod.files.path().join("last-words"),
     }
@@ -89,6 +91,22 @@ async fn a_task_is_answered_once_however_often_it_is_started() {
     let (again, text) = run(&args).await;
     assert_eq!((again, text.as_str()), (ending, "word0 word1 word2 word3 \n"));
     assert_eq!(real.model.calls().len(), calls, "the model was not asked again");
+}
+
+/// What a Task brings with it is in the session that works on it, and in no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contexts_of_a_task_reach_its_session() {
+    let real = Real::start().await;
+    let context_file = Some(real.pod.files.path().join("context.md"));
+    std::fs::write(context_file.as_ref().unwrap(), "<context>\nThe word is heron.\n</context>\n").unwrap();
+    let args = TaskRunArgs { context_file, ..task(&real.pod, &real.pod.url()) };
+    assert_eq!(run(&args).await.0.outcome, Outcome::Completed);
+    let said = |calls: &[crate::common::model::Call]| calls.iter().any(|call| call.body.to_string().contains("heron"));
+    let calls = real.model.calls();
+    assert!(said(&calls), "the model was not told");
+    let other = TaskRunArgs { title: format!("{TITLE}-other"), context_file: None, ..args };
+    assert_eq!(run(&other).await.0.outcome, Outcome::Completed);
+    assert!(!said(&real.model.calls()[calls.len()..]), "another session has it too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

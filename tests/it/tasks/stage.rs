@@ -1,8 +1,12 @@
 //! A namespace with an agent, a controller that works there, and hands that do what a kubelet would.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, events::v1::Event};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod},
+    events::v1::Event,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
@@ -285,6 +289,18 @@ impl Stage {
             tries.iter().map(|t| t.reason.as_str()).eq(reasons.iter().copied()).then_some(())
         })
         .await;
+    }
+
+    /// Writes a ConfigMap.
+    pub(super) async fn config_map(&self, name: &str, data: Value) {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
+        maps.patch(name, &PatchParams::apply("test"), &Patch::Apply(object)).await.unwrap();
+    }
+
+    pub(super) async fn config_map_data(&self, name: &str) -> BTreeMap<String, String> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        maps.get(name).await.unwrap().data.unwrap_or_default()
     }
 
     /// Kills the controller.

@@ -60,7 +60,7 @@ fn who_cannot_start_is_not_in_the_queue() {
     let mut stopped = queued("stopped");
     stopped.metadata.annotations = Some([("pilothouse.dev/stop".to_owned(), "true".to_owned())].into());
     let mut refused = queued("refused");
-    refused.spec.contexts = Some(vec![crate::api::ContextItem::default()]);
+    refused.spec.template_ref = Some("t".into());
     let mut leaving = queued("leaving");
     leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
     for task in [&stopped, &refused, &leaving, &queued("good")] {

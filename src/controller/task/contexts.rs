@@ -1,0 +1,78 @@
+//! ConfigMaps that the contexts of Tasks need.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, ResourceExt};
+
+use super::Tasks;
+use crate::{
+    api::{Task, names::reasons},
+    controller::request::limited,
+    status::Failure,
+    task::contexts::{self, Maps},
+};
+
+impl Tasks {
+    /// What of the contexts is missing, as far as the cache knows: whether the objects are there.
+    pub(super) fn missing(&self, task: &Task) -> Result<(), String> {
+        let namespace = task.namespace().unwrap_or_default();
+        self.await_maps(&namespace, &task.name_any(), contexts::config_maps(task));
+        let gone = |name: &&&str| self.context.caches.config_maps.get(&namespace, name).is_none();
+        match contexts::required(task).iter().find(gone) {
+            Some(name) => Err(format!("ConfigMap {name} does not exist")),
+            None => Ok(()),
+        }
+    }
+
+    /// The text of the contexts, read for a Task that is about to start; or what is missing.
+    pub(super) async fn contexts(&self, task: &Task) -> Result<Result<String, String>, Failure> {
+        let api: Api<ConfigMap> = self.api(task);
+        let mut maps = Maps::new();
+        for name in contexts::config_maps(task) {
+            let read = limited("reading a ConfigMap of the Task's contexts", api.get_opt(name)).await?;
+            let found = read.map_err(|error| {
+                let message = format!("cannot read ConfigMap {name}: {error}");
+                Failure::transient(reasons::POD_CREATION_FAILED, message)
+            })?;
+            if let Some(map) = found {
+                maps.insert(name.to_owned(), map.data.unwrap_or_default());
+            }
+        }
+        let most = crate::task::build::MAX_PROMPT;
+        let size = |text: &String| text.len() + task.spec.description.as_ref().map_or(0, String::len);
+        Ok(contexts::gather(task, &maps).and_then(|text| {
+            if size(&text) > most { Err(format!("they are longer than {} KiB", most / 1024)) } else { Ok(text) }
+        }))
+    }
+
+    /// Notes which ConfigMaps wake a Task.
+    fn await_maps(&self, namespace: &str, task: &str, names: BTreeSet<&str>) {
+        if names.is_empty() {
+            return;
+        }
+        let mut awaited = self.awaited.lock();
+        for name in names {
+            awaited.entry((namespace.to_owned(), name.to_owned())).or_default().insert(task.to_owned());
+        }
+    }
+
+    /// The Task is gone.
+    pub(super) fn await_no_maps(&self, task: &Task) {
+        let (namespace, mut awaited) = (task.namespace().unwrap_or_default(), self.awaited.lock());
+        for name in contexts::config_maps(task) {
+            let key = (namespace.clone(), name.to_owned());
+            if awaited.get_mut(&key).is_some_and(|tasks| tasks.remove(&task.name_any()) && tasks.is_empty()) {
+                awaited.remove(&key);
+            }
+        }
+    }
+
+    /// A ConfigMap has changed: Tasks that wait for it are looked at, and ask again for what they wait for.
+    pub(super) fn map_changed(&self, namespace: &str, name: &str) {
+        let waiting = self.awaited.lock().remove(&(namespace.to_owned(), name.to_owned()));
+        for task in waiting.into_iter().flatten() {
+            self.triggers.now(namespace, &task);
+        }
+    }
+}
