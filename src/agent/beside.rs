@@ -49,7 +49,19 @@ pub fn can_be_left(live: &Value, policy: &Policy) -> bool {
 
 /// Whether the pods that a Deployment has were made to be left beside newer ones.
 pub fn is_made_for(live: &Value) -> bool {
-    let containers = live.pointer("/spec/template/spec/initContainers").and_then(Value::as_array);
+    live.pointer("/spec/template/spec").is_some_and(has_mark)
+}
+
+/// Whether a pod ends by itself what it is given until a newer one takes its place: it was made for that, and has as long
+/// as the pods that `live` makes, which is the JSON of the Deployment.
+pub fn ends_what_it_begins(pod: &Value, live: &Value) -> bool {
+    let grace = |spec: Option<&Value>| spec?.get("terminationGracePeriodSeconds")?.as_u64();
+    let least = grace(live.pointer("/spec/template/spec")).unwrap_or(u64::MAX);
+    is_made_for(live) && pod.get("spec").is_some_and(has_mark) && grace(pod.get("spec")).unwrap_or_default() >= least
+}
+
+fn has_mark(pod: &Value) -> bool {
+    let containers = pod.get("initContainers").and_then(Value::as_array);
     let mut sidecar = containers.into_iter().flatten().filter(|c| c["name"] == layout::SIDECAR);
     sidecar.any(|c| c["env"].as_array().into_iter().flatten().any(|v| v["name"] == MARK))
 }

@@ -31,7 +31,8 @@ pub fn draining(name: &str, spec: &AgentSpec, status: &AgentStatus) -> Option<St
         });
     }
     let on_its_way = rollout.rolled_out_revision.is_some() && rollout.rolled_out_revision != rollout.applied;
-    (on_its_way && status.suspended != Some(true))
+    // Side by side it is ready all the same: the old pod ends what it begins.
+    (on_its_way && status.suspended != Some(true) && status.ready != Some(true))
         .then(|| format!("Agent {name} takes no new Task until the pod of its new revision is ready"))
 }
 
@@ -42,6 +43,10 @@ mod tests {
     use super::*;
 
     fn says(drain: bool, rollout: &Value, conditions: &Value) -> Option<String> {
+        says_while(drain, rollout, conditions, false)
+    }
+
+    fn says_while(drain: bool, rollout: &Value, conditions: &Value, ready: bool) -> Option<String> {
         let spec = serde_json::from_value(json!({"rollout": {"drain": drain}})).unwrap();
         let conditions: Vec<Value> = conditions
             .as_array()
@@ -52,7 +57,7 @@ mod tests {
                     "lastTransitionTime": "2026-01-01T00:00:00Z"})
             })
             .collect();
-        let status = json!({"rollout": rollout, "conditions": conditions});
+        let status = json!({"rollout": rollout, "conditions": conditions, "ready": ready});
         draining("coder", &spec, &serde_json::from_value(status).unwrap())
     }
 
@@ -84,5 +89,6 @@ mod tests {
             assert!(said.unwrap_or_default().contains(expected.unwrap_or_default()), "{rollout}");
         }
         assert_eq!(says(true, &Value::Null, &none), None);
+        assert_eq!(says_while(true, &coming, &none, true), None, "side by side the old pod takes it");
     }
 }

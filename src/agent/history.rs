@@ -5,7 +5,11 @@
 //! under the id that its entry has. The pod template is kept as the API server shows it: the same bytes are the same
 //! `ReplicaSet`, so to pin what runs replaces no pod.
 
+mod frame;
+
 use std::collections::BTreeSet;
+
+pub use frame::frame;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

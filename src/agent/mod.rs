@@ -52,7 +52,7 @@ pub use inputs::{ConfigMapData, Inputs, SecretKeys};
 pub use merge::{limit, merge};
 pub use own::refuse_own;
 pub use pieces::{PieceState, Pieces, Resolved, Wanted, wanted};
-pub use preview::{Side, preview};
+pub use preview::{Side, preview, preview_steps};
 pub use references::{References, references};
 pub use suspend::wants_suspension;
 

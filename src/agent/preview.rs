@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     ConfigMapData, Desired, Inputs, Invalid, Pieces, Resolved, SecretKeys, Wanted, build,
     effect::{Effect, between},
+    fleet::{Steps, steps},
     merge, references, wanted, wants_suspension,
 };
 use crate::api::{Agent, AgentSpec, AgentTemplateSpec, PilothouseConfigSpec};
@@ -33,7 +34,18 @@ pub struct Side<'a> {
 /// # Errors
 /// Why one of them could not be built: its spec is invalid.
 pub fn preview(old: &Side<'_>, new: &Side<'_>) -> Result<Effect, Invalid> {
-    Ok(between(&desired(old)?, &desired(new)?))
+    Ok(preview_steps(old, new)?.0)
+}
+
+/// The same, and what the change consists of: steps of the same name are the same change, at all agents that are compared
+/// like this.
+///
+/// # Errors
+/// As [`preview`].
+pub fn preview_steps(old: &Side<'_>, new: &Side<'_>) -> Result<(Effect, Steps), Invalid> {
+    let namespace = new.agent.metadata.namespace.as_deref().unwrap_or_default();
+    let (old, new) = (desired(old)?, desired(new)?);
+    Ok((between(&old, &new), steps::between(&old, &new, namespace)))
 }
 
 fn desired(side: &Side<'_>) -> Result<Desired, Invalid> {

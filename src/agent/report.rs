@@ -73,8 +73,8 @@ pub struct Pinned {
     pub id: String,
     /// The commit of its definition: `main@sha1:` and 40 digits.
     pub revision: Option<String>,
-    /// What would be wanted otherwise: the id that it would have.
-    pub newest: String,
+    /// What would be wanted otherwise: the id that it would have, or why nothing can be made of it.
+    pub newest: Result<String, String>,
     /// The commit of that.
     pub newest_revision: Option<String>,
 }
@@ -124,6 +124,8 @@ pub struct Outcome<'a> {
     pub unverified: Option<String>,
     /// Side by side: names of the pods that end their work, sorted.
     pub finishing: Vec<String>,
+    /// Side by side: until the newest pod is ready an older one takes new work, which it ends by itself.
+    pub serves_on: bool,
     /// Running and waiting Tasks.
     pub tasks: (usize, usize),
     /// What the sidecar said last.
@@ -157,7 +159,7 @@ pub fn report(agent: &Agent, outcome: &Outcome<'_>) -> (AgentStatus, Vec<Note>) 
         deployment_name: Some(names::agent::deployment(name)),
         service_name: Some(names::agent::service(name)),
         url: Some(outcome.url.clone()),
-        ready: Some(ready && !outcome.suspended),
+        ready: Some((ready || outcome.serves_on) && !outcome.suspended),
         suspended: Some(outcome.suspended),
         server_version: text(outcome.activity.map(|a| &a.server_version)),
         context_hash: text(outcome.activity.map(|a| &a.context_hash)),

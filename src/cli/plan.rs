@@ -18,6 +18,7 @@ use crate::{
         beside,
         decide::policy,
         effect::{self, Class},
+        fleet::Outlook,
         forecast::{self, Facts, When},
         gate::OnTimeout,
     },
@@ -37,7 +38,8 @@ It reads what `pilothouse diff` reads, with your own rights, and writes nothing.
   Reload    they are exchanged when the server is idle, which then reads its skills anew
   Rollout   a new pod
 and what each of them would wait for. It shows no content, so no secret. It cannot know what sessions of people go on,
-what is in Secrets, what the remotes of Git inputs have, and how fast a fleet's pace lets agents go.
+what is in Secrets, what the remotes of Git inputs have, and how long agents take that go first where spec.fleet of
+PilothouseConfig cluster sets a pace: then it says the wave, what it waits for, and not before when.
 
 Exits with 0 when no Agent is affected, with 3 when one is, with 1 when it cannot tell.
 
@@ -83,6 +85,12 @@ struct Row {
     /// When it is forced at the latest if it is applied now.
     #[serde(skip_serializing_if = "Option::is_none")]
     forced_at: Option<Timestamp>,
+    /// The same where the fleet has a pace: so many seconds after it lets the agent go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forced_after_seconds: Option<i64>,
+    /// What the pace of the fleet means for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pace: Option<Outlook>,
     /// What happens, in words.
     message: String,
 }
@@ -107,9 +115,10 @@ async fn rows(compared: &Compared, now: Timestamp) -> Vec<Row> {
     for (id, effect) in &compared.effects {
         rows.push(match (&effect.agent, effect.class) {
             (Some(agent), Some(class)) => {
+                let pace = effect.pace.clone();
                 let effect = effect::Effect { class, causes: effect.causes.clone() };
                 let tasks = if class == Class::None { Some(vec![]) } else { running(&compared.client, id).await };
-                changed(id, &effect, agent, tasks, now)
+                paced(changed(id, &effect, agent, tasks, now), pace, now)
             }
             _ => Row { message: effect.message.clone(), ..row(id, "refused") },
         });
@@ -139,8 +148,21 @@ fn row(id: &ObjectId, change: &'static str) -> Row {
         running_tasks: None,
         waits_for_sessions: false,
         forced_at: None,
+        forced_after_seconds: None,
+        pace: None,
         message: String::new(),
     }
+}
+
+/// The time that work is protected for begins when the fleet lets the agent go.
+fn paced(row: Row, pace: Option<Outlook>, now: Timestamp) -> Row {
+    if pace.is_none() {
+        return row;
+    }
+    let after = row.forced_at.map(|at| at.duration_since(now).as_secs().max(0));
+    let waits = pace.as_ref().is_some_and(|pace| pace.waits_for.is_some());
+    let message = if waits { format!("{}, once the fleet lets it go", row.message) } else { row.message };
+    Row { forced_at: None, forced_after_seconds: after, pace, message, ..row }
 }
 
 fn changed(
@@ -202,6 +224,9 @@ fn unknown(rows: &[Row]) -> Vec<String> {
     }
     if rows.iter().any(|row| matches!(row.change, "changed" | "deleted") && row.running_tasks.is_none()) {
         unknown.push("which Tasks run: you may not list them".into());
+    }
+    if rows.iter().any(|row| row.pace.is_some()) {
+        unknown.push("how long the agents take that go first, and which others are on their way".into());
     }
     if rows.iter().any(|row| row.change == "changed") {
         unknown.push("what changed in Secrets, and what the remotes of Git inputs have by now".into());

@@ -3,13 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use serde::Serialize;
 
 use super::{
-    Global,
-    controller::client,
-    output,
+    Global, output,
     target::{self, Target},
 };
 use crate::{
@@ -68,11 +66,7 @@ struct Outcome {
 
 /// Lists, pins or releases.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
-    let name = args.target.agent("rollback")?;
-    let client = client(global).await?;
-    let namespace = args.target.namespace(&client);
-    let api: Api<Agent> = Api::namespaced(client, &namespace);
-    let agent = target::find_agent(&api, &namespace, name).await?;
+    let (api, agent) = args.target.find_agent(global, "rollback").await?;
     let mut outcome = Outcome::of(&agent);
     if let Some(wanted) = &args.to {
         let id = find(&outcome.revisions, wanted)?;
@@ -80,7 +74,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
         outcome.pinned_to = Some(id);
     } else if args.release {
         if outcome.pinned_to.is_none() {
-            bail!("Agent {namespace}/{name} is not pinned");
+            bail!("Agent {}/{} is not pinned", outcome.namespace, outcome.name);
         }
         warn_of_sync(&agent);
         target::annotate(&api, &agent, PINNED_TO, None).await?;

@@ -4,13 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use serde::Serialize;
 
 use super::{
-    Global,
-    controller::client,
-    output,
+    Global, output,
     target::{self, Target},
 };
 use crate::{
@@ -87,11 +85,7 @@ struct Outcome {
 
 /// Shows, and sets the annotation if told to.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
-    let name = args.target.agent("rollout")?;
-    let client = client(global).await?;
-    let namespace = args.target.namespace(&client);
-    let api: Api<Agent> = Api::namespaced(client, &namespace);
-    let agent = target::find_agent(&api, &namespace, name).await?;
+    let (api, agent) = args.target.find_agent(global, "rollout").await?;
     let mut outcome = Outcome::of(&agent);
     if let Some(value) = asked(args, &outcome, &jiff::Timestamp::now())? {
         target::annotate(&api, &agent, ROLLOUT, value.as_deref()).await?;

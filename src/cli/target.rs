@@ -7,7 +7,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::reconcile::MANAGER;
+use super::{Global, controller::client, reconcile::MANAGER};
 use crate::api::Agent;
 
 /// Arguments that name an object.
@@ -50,6 +50,19 @@ impl Target {
         Ok(name)
     }
 
+    /// The Agent that a command is about, and where Agents of its namespace are. `command` is as in [`parts`](Self::parts).
+    ///
+    /// # Errors
+    /// It names another kind or nothing, there is no such Agent, or the cluster cannot be asked.
+    pub(super) async fn find_agent(&self, global: &Global, command: &str) -> anyhow::Result<(Api<Agent>, Agent)> {
+        let name = self.agent(command)?;
+        let client = client(global).await?;
+        let namespace = self.namespace(&client);
+        let api: Api<Agent> = Api::namespaced(client, &namespace);
+        let agent = find_agent(&api, &namespace, name).await?;
+        Ok((api, agent))
+    }
+
     /// The namespace, as given or as the kubeconfig says.
     pub fn namespace(&self, client: &Client) -> String {
         self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned())
@@ -57,7 +70,7 @@ impl Target {
 }
 
 /// Reads an Agent; where there is none, says which there are.
-pub(super) async fn find_agent(api: &Api<Agent>, namespace: &str, name: &str) -> anyhow::Result<Agent> {
+async fn find_agent(api: &Api<Agent>, namespace: &str, name: &str) -> anyhow::Result<Agent> {
     let found = api.get_opt(name).await.with_context(|| format!("cannot read Agent {namespace}/{name}"))?;
     if let Some(found) = found {
         return Ok(found);

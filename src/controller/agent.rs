@@ -36,7 +36,7 @@ use super::{
     start,
 };
 use crate::{
-    agent::{decide::Action, report, state, trouble},
+    agent::{Desired, decide::Action, report, state, trouble},
     api::{
         Agent, AgentStatus,
         names::{self, annotation, label, manager, reasons},
@@ -213,25 +213,33 @@ impl Agents {
         }
         self.leaving(agent, acted);
         Box::pin(self.settle_open(&act::Who { agent, namespace: namespace.clone(), name: name.clone() })).await?;
-        let seen = self.observe(agent).await?;
-        acted.template_generation = seen.template_generation;
-        if let Some(left) = seen.git.hold {
-            acted.hold(left);
+        let newest = Box::pin(self.newest(agent, acted)).await;
+        if acted.begun {
             return Ok(());
         }
-        if let Some(left) = self.wait_for_inputs(&namespace, &name, &seen) {
-            acted.hold(left);
-            return Ok(());
-        }
-        acted.git = Some(seen.inputs_seen());
-        if let Some(failure) = seen.git.missing() {
-            return Err(failure);
-        }
-        let newest = seen.build(agent)?;
+        let broken = newest.as_ref().err().cloned();
+        let (seen, newest) = newest.or_else(|broken| self.without_newest(agent, &broken))?;
         self.check_names(agent).await?;
-        let desired = self.pinned(agent, newest, acted).await?;
+        let desired = self.pinned(agent, newest, broken.as_ref(), acted).await?;
         Box::pin(self.act(agent, &seen, &desired, acted)).await?;
         self.label(agent).await
+    }
+
+    /// What is wanted by the newest spec, and what that was made from.
+    async fn newest(&self, agent: &Arc<Agent>, acted: &mut Acted) -> Result<(Seen, Desired), Failure> {
+        let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
+        let seen = self.observe(agent).await?;
+        acted.template_generation = seen.template_generation;
+        if let Some(left) = seen.git.hold.or_else(|| self.wait_for_inputs(&namespace, &name, &seen)) {
+            acted.hold(left);
+        } else {
+            acted.git = Some(seen.inputs_seen());
+            if let Some(failure) = seen.git.missing() {
+                return Err(failure);
+            }
+        }
+        let newest = seen.build(agent)?;
+        Ok((seen, newest))
     }
 
     /// After a start, how long to wait for the first word about Git inputs that something waits for: without it a status
@@ -305,6 +313,7 @@ impl Agents {
             verifying: self.verifying(agent, deployment.as_deref()),
             unverified: deployment.as_deref().and_then(act::unverified),
             finishing: self.finishing(agent, deployment.as_deref()),
+            serves_on: self.serves_on(agent, deployment.as_deref()),
             tasks: self.open_tasks(&namespace, &name),
             activity: acted.activity.as_ref(),
             url: observe::url(agent, observe::config(&self.context).as_deref()),

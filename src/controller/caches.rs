@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Pod, PodSpec, Secret, Service},
+    core::v1::{ConfigMap, Container, Pod, PodSpec, Secret, Service},
 };
 use kube::{core::PartialObjectMeta, runtime::watcher};
 
@@ -11,7 +11,10 @@ use super::{
     repository::published,
     runtime::{Cache, Watches},
 };
-use crate::api::{Agent, AgentTemplate, PilothouseConfig, Repository, Sync, Task};
+use crate::{
+    agent::{beside, build::layout},
+    api::{Agent, AgentTemplate, PilothouseConfig, Repository, Sync, Task},
+};
 
 /// Label selectors of generated objects: only those with one of our labels are cached whole.
 const OF_AGENTS: &str = "pilothouse.dev/agent";
@@ -74,14 +77,26 @@ impl Caches {
     }
 }
 
-/// A pod is read for its state, and for the `ConfigMaps` that it holds on to; most of its memory is the rest.
+/// A pod is read for its state, for the `ConfigMaps` that it holds on to, and for how it ends; most of its memory is the
+/// rest.
 fn trim_pod(pod: &mut Pod) {
     let Some(spec) = &mut pod.spec else { return };
     let volumes = spec.volumes.take().into_iter().flatten().filter(|volume| volume.config_map.is_some());
     let volumes: Vec<_> = volumes.collect();
+    let marked = spec.init_containers.take().into_iter().flatten().filter_map(only_mark);
+    let marked: Vec<_> = marked.collect();
     *spec = PodSpec {
         node_name: spec.node_name.take(),
         volumes: Some(volumes.into_boxed_slice().into_vec()),
+        init_containers: (!marked.is_empty()).then(|| marked.into_boxed_slice().into_vec()),
+        termination_grace_period_seconds: spec.termination_grace_period_seconds,
         ..PodSpec::default()
     };
+}
+
+/// That a pod ends what it has begun beside a newer one: [`beside::ends_what_it_begins`].
+fn only_mark(container: Container) -> Option<Container> {
+    let env = container.env.filter(|_| container.name == layout::SIDECAR)?;
+    let mark = env.into_iter().find(|variable| variable.name == beside::MARK)?;
+    Some(Container { name: container.name, env: Some(vec![mark]), ..Container::default() })
 }

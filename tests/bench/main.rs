@@ -7,6 +7,7 @@ mod agents;
 mod common;
 mod demo;
 mod door;
+mod fleet;
 mod program;
 mod push;
 mod reload;
@@ -24,6 +25,7 @@ type Measure = (&'static [&'static str], fn(&tokio::runtime::Runtime) -> Vec<Num
 const ALL: &[Measure] = &[
     (&["binary_mib", "startup_ready_s"], program::measure),
     (&["push_to_applied_ms"], push::measure),
+    (&["fleet_pass_1000_ms"], fleet::measure),
     (
         &[
             "cold_100_syncs_s",

@@ -1,7 +1,11 @@
 //! The pace of the fleet on a real API server. Settings are the whole cluster's, so these tests have a cluster of their
 //! own and take turns there. There are no nodes; the tests play the kubelet.
 
+mod content;
+mod crashes;
 mod layouts;
+mod people;
+mod verified;
 
 use std::{process::Command, sync::OnceLock, time::Duration};
 
@@ -46,6 +50,10 @@ impl Town {
         let turn = TURN.lock().await;
         let namespace = cluster().namespace(name).await;
         let release = Release::install(cluster(), std::slice::from_ref(&namespace)).await;
+        Self::run(turn, namespace, release).await
+    }
+
+    async fn run(turn: MutexGuard<'static, ()>, namespace: String, release: Release) -> Self {
         let controller = release.start(&["--leader-elect", "false"]);
         let place = Place { client: cluster().client().await, namespace, release, controller };
         let town = Self { place, names: vec![], _turn: turn };
@@ -56,6 +64,13 @@ impl Town {
     /// The agents with their rings, ready with the image `devbox:1`.
     async fn new(name: &str, agents: &[(&str, &str)]) -> Self {
         let mut town = Self::start(name).await;
+        town.people(agents).await;
+        town
+    }
+
+    /// These agents with their rings, ready with the image `devbox:1`.
+    async fn people(&mut self, agents: &[(&str, &str)]) {
+        let town = self;
         town.names = agents.iter().map(|(name, _)| (*name).to_string()).collect();
         for (name, ring) in agents {
             town.push(name, 1).await;
@@ -64,7 +79,6 @@ impl Town {
         for (name, _) in agents {
             town.ready(name, 1).await;
         }
-        town
     }
 
     /// Writes the settings of the cluster.
@@ -100,6 +114,11 @@ impl Town {
     /// Plays the kubelet of the agent's pods with this image until the agent is rolled out. An upgrade makes a second pod
     /// with the image of the first, so all are meant.
     async fn ready(&self, name: &str, tag: u32) {
+        self.ready_or(name, tag, || false).await;
+    }
+
+    /// The same; `false` where it is given up, because nobody would tell any more.
+    async fn ready_or(&self, name: &str, tag: u32, gives_up: impl Fn() -> bool) -> bool {
         let pods = self.place.api::<Pod>();
         let list = ListParams::default().labels(&format!("pilothouse.dev/agent={name}"));
         let wanted = format!("devbox:{tag}");
@@ -116,6 +135,9 @@ impl Town {
             pod.metadata.deletion_timestamp.is_none() && image == Some(wanted.as_str()) && !is_ready(pod)
         };
         eventually(&format!("{name} is rolled out with {wanted}"), 60, || async {
+            if gives_up() {
+                return Some(false);
+            }
             for pod in pods.list(&list).await.unwrap().items.iter().filter(|pod| is_meant(pod)) {
                 // It may be gone by now.
                 let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
@@ -127,9 +149,9 @@ impl Town {
                 && status.ready == Some(true)
                 && rollout.rolled_out_revision.is_some()
                 && rollout.rolled_out_revision == rollout.desired_revision;
-            is_out.then_some(())
+            is_out.then_some(true)
         })
-        .await;
+        .await
     }
 
     /// Agents whose Deployment has this image, sorted.

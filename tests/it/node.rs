@@ -12,5 +12,6 @@ mod orders;
 mod pauses;
 mod sessions;
 mod texts;
+mod verify;
 mod wholes;
 mod world;

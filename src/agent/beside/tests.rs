@@ -175,3 +175,22 @@ proptest! {
         }
     }
 }
+
+/// What may be given to an old pod while a new one starts: it ends by itself what it begins, and has as long as the new one
+/// would.
+#[test]
+fn a_pod_takes_new_work_where_it_ends_it_by_itself() {
+    let plain = json!({"workspaceDir": "/w", "executorImage": "e:1"});
+    let side = |timeout: &str| beside("e:1", &json!({ "timeout": timeout }));
+    let pod = |spec: &Value| live(spec)["spec"]["template"].clone();
+    let table = [
+        (side("10m"), side("10m"), true),
+        (side("20m"), side("10m"), true),
+        (side("10m"), side("20m"), false),
+        (plain.clone(), side("10m"), false),
+        (side("10m"), plain.clone(), false),
+    ];
+    for (old, new, expected) in table {
+        assert_eq!(ends_what_it_begins(&pod(&old), &live(&new)), expected, "{old} {new}");
+    }
+}

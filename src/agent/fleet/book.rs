@@ -15,7 +15,7 @@ use super::{Labels, Pace, Steps};
 
 /// For how long an agent of a later wave waits at least: a push reaches all agents within that, so it is known by then
 /// who of an earlier wave has the same change.
-const SETTLE: SignedDuration = SignedDuration::from_secs(10);
+pub(super) const SETTLE: SignedDuration = SignedDuration::from_secs(10);
 /// For how long after a start agents that could not be looked at are waited for.
 const START: SignedDuration = SignedDuration::from_secs(60);
 
@@ -60,6 +60,8 @@ pub struct Member {
     pub labels: Labels,
     /// Steps that are written and not ready, or not loaded, yet.
     pub flying: Steps,
+    /// Steps that a person keeps from it, since it is pinned to an older revision: later waves wait for them.
+    pub kept: Steps,
     /// What it has failed with.
     pub failed: Option<Failed>,
     /// Steps that have arrived, since when.
@@ -368,7 +370,8 @@ impl Book {
                 let held = holds.entry(step).or_default().entry(wave).or_insert(until);
                 *held = held.zip(until).map(|(a, b)| a.max(b));
             };
-            for step in record.changes.values().flat_map(|c| &c.waiting.steps).chain(&record.member.flying) {
+            let waits = record.changes.values().flat_map(|c| &c.waiting.steps);
+            for step in waits.chain(&record.member.flying).chain(&record.member.kept) {
                 hold(step.as_str(), None);
             }
             let soak = SignedDuration::try_from(pace.soak(wave)).unwrap_or(SignedDuration::MAX);

@@ -10,16 +10,19 @@
 //! * [`steps`]: what a change consists of, and what is remembered of it in annotations and in the status.
 //! * [`book`]: who waits, who is in the middle of a change, who has failed; from that, who may go.
 //! * [`postpone`]: a decision to apply, turned into a wait.
+//! * [`outlook`]: when changes would go out that are not applied yet.
 
 pub mod book;
 mod cron;
+mod outlook;
 mod pace;
 mod postpone;
 pub mod steps;
 mod words;
 
 pub use book::{Book, Failed, Key, Member, Now, Of, Refusal, Waiting};
-pub use pace::{Door, Labels, Pace};
+pub use outlook::{Outlook, Planned, outlook};
+pub use pace::{Door, Glance, Labels, Pace};
 pub use postpone::{Postponed, postpone};
 pub use steps::Steps;
 

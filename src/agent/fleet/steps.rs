@@ -8,7 +8,12 @@ use serde_json::json;
 
 use super::Of;
 use crate::{
-    agent::{Desired, effect::DRIFT, hash, state::Annotations},
+    agent::{
+        Desired,
+        effect::{self, DRIFT},
+        hash,
+        state::Annotations,
+    },
     api::{
         agent::{FleetStatus, SettledStep},
         names::label,
@@ -61,6 +66,17 @@ fn labels(desired: &Desired) -> String {
 pub fn parts(steps: &Steps) -> String {
     let names: BTreeSet<_> = steps.iter().filter_map(|step| step.split('=').next()).collect();
     names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// All steps from what `old` is to what `new` is, whatever they come with.
+pub fn between(old: &Desired, new: &Desired, namespace: &str) -> Steps {
+    let exchanged = |desired: &Desired| desired.exchange.as_ref().map(|e| e.parts.clone()).unwrap_or_default();
+    let changes = [
+        (Of::Server, effect::classify(&old.parts, &new.parts)),
+        (Of::Text, effect::classify(&old.texts, &new.texts)),
+        (Of::Content, effect::exchanged(&exchanged(old), &exchanged(new))),
+    ];
+    changes.into_iter().flat_map(|(of, effect)| steps(of, new, namespace, &effect.causes)).take(MOST).collect()
 }
 
 /// What an object remembers.

@@ -6,6 +6,7 @@ use crate::agent::{
     preview::sample,
     state,
 };
+use crate::api::Agent;
 
 fn desired(image: &str, text: &str, commit: &str) -> Desired {
     let git = json!({"repository": commit, "path": "p", "sync": {"enabled": true}});
@@ -151,4 +152,32 @@ fn a_revision_is_meant_by_its_id_or_its_commit() {
         "revision \"none\" is not known; known are, newest first: 1111aaaa22 (main@ccccccc), 2222aaaa33 (main@bbbbbbb), \
          3333aaaa44 (main@bbbbbbb), 4444aaaa55"
     );
+}
+
+/// What is around the pod template is what there is, and the template is that of the kept revision.
+#[test]
+fn a_kept_revision_needs_no_newest() {
+    let one = desired("e:1", "one", "u1");
+    let record = Record::of(&one, &live(&one));
+    let mut there = one.deployment.value().clone();
+    there["spec"]["strategy"] = json!({"type": "Recreate"});
+    there["spec"]["progressDeadlineSeconds"] = json!(77);
+    there["metadata"]["labels"]["team"] = json!("blue");
+    let mut agent = Agent::new("coder", crate::api::AgentSpec::default());
+    agent.metadata.namespace = Some("team".into());
+    let pinned = record.instead_of(&frame(&agent, Some(&there)).unwrap()).unwrap();
+    let deployment = pinned.deployment.value();
+    assert_eq!(deployment["spec"]["template"], live(&one));
+    for pointer in ["/spec/strategy", "/spec/progressDeadlineSeconds", "/metadata/labels", "/spec/selector"] {
+        assert_eq!(deployment.pointer(pointer), there.pointer(pointer), "{pointer}");
+    }
+    assert_eq!(
+        (&pinned.hash, &pinned.text_hash, deployment["spec"]["replicas"].as_i64()),
+        (&one.hash, &one.text_hash, Some(1))
+    );
+    assert_eq!(pinned.context, one.context);
+
+    agent.spec.suspend = Some(true);
+    let asleep = record.instead_of(&frame(&agent, None).unwrap()).unwrap();
+    assert_eq!(asleep.deployment.value()["spec"]["replicas"], 0, "suspension is today's");
 }

@@ -105,7 +105,7 @@ fn one(git: &Git, wanted: &Wanted, before: &[GitSyncStatus], outcome: &Outcome<'
         last_synced,
         observed_commit: observed.map(self::commit),
         policy: wanted.sync.map(|sync| sync.policy),
-        message: message(git, wanted),
+        message: message(git, wanted, outcome),
     }
 }
 
@@ -134,18 +134,25 @@ fn in_pods(git: &Git, id: &str, before: Option<&str>) -> Option<String> {
     }
 }
 
-fn message(git: &Git, wanted: &Wanted) -> Option<String> {
+fn message(git: &Git, wanted: &Wanted, outcome: &Outcome<'_>) -> Option<String> {
     let mut parts: Vec<String> = git.notes.get(&wanted.id).into_iter().cloned().collect();
     let placed = git.reports.iter().flat_map(|r| &r.pieces).filter(|p| p.id == wanted.id && !p.note.is_empty());
     parts.extend(placed.map(|p| p.note.clone()).collect::<BTreeSet<_>>());
-    parts.extend(waits_for(git, wanted));
+    parts.extend(waits_for(git, wanted, outcome));
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-fn waits_for(git: &Git, wanted: &Wanted) -> Option<String> {
+fn waits_for(git: &Git, wanted: &Wanted, outcome: &Outcome<'_>) -> Option<String> {
     let (newest, applied) = (git.newest.get(&wanted.id)?, git.applied(&wanted.id)?);
     if newest.digest != applied.digest || newest.source_hash != applied.source_hash {
-        let how = if git.exchanged.contains_key(&wanted.id) { "work to end" } else { "a rollout" };
+        let hot = git.exchanged.contains_key(&wanted.id);
+        let action = outcome.exchange.filter(|_| hot && waits(outcome.exchange).is_some()).or(outcome.action);
+        let how = match (paced(action), waits(action)) {
+            (Some(_), _) => "the pace of the fleet",
+            (None, Some((pending, ..))) if pending.held => "somebody to let it go on",
+            _ if hot => "work to end",
+            _ => "a rollout",
+        };
         return Some(format!("the newest commit waits for {how}"));
     }
     let placed = |r: &Report| r.pieces.iter().any(|p| p.id == wanted.id && p.digest == applied.digest);

@@ -43,10 +43,10 @@ pub(super) fn condition(outcome: &Outcome<'_>, before: &AgentStatus) -> Option<C
 
 fn message(pinned: &Pinned) -> String {
     let here = named(&pinned.id, pinned.revision.as_deref());
-    let newest = if pinned.id == pinned.newest {
-        "which is the newest too".into()
-    } else {
-        format!("the newest is {} and waits", named(&pinned.newest, pinned.newest_revision.as_deref()))
+    let newest = match &pinned.newest {
+        Ok(newest) if *newest == pinned.id => "which is the newest too".into(),
+        Ok(newest) => format!("the newest is {} and waits", named(newest, pinned.newest_revision.as_deref())),
+        Err(why) => format!("nothing can be made of the newest, {why}"),
     };
     format!(
         "pinned to revision {here} by the annotation {}; {newest}; to release it: pilothouse rollback agent NAME --release",

@@ -23,6 +23,7 @@ pub(super) fn outcome(activity: Option<&Activity>) -> Outcome<'_> {
         verifying: None,
         unverified: None,
         finishing: vec![],
+        serves_on: false,
         tasks: (0, 0),
         activity,
         url: String::new(),
@@ -107,7 +108,7 @@ fn a_pinned_agent_says_so_until_it_is_released() {
     let pinned = Pinned {
         id: "old".into(),
         revision: revision("1a2b"),
-        newest: "new".into(),
+        newest: Ok("new".into()),
         newest_revision: revision("9f8e"),
     };
     let failure = Failure::stalled(reasons::INVALID_SPEC, "no");
@@ -158,5 +159,35 @@ fn an_order_that_means_nothing_is_said() {
         let said = notes.iter().any(|n| n.reason == reasons::ORDER_UNKNOWN);
         assert_eq!((found, said), (condition, event), "step {step}");
         agent.status = Some(status);
+    }
+}
+
+/// A kept revision goes on whatever the newest spec says, and says why that one is no use.
+#[test]
+fn a_pinned_agent_says_what_is_wrong_with_the_newest() {
+    let agent = Agent::new("coder", serde_json::from_str("{}").unwrap());
+    let newest = Err("InvalidSpec: spec.workspaceDir is required".to_string());
+    let pinned = Pinned { id: "old".into(), revision: None, newest, newest_revision: None };
+    let (status, _) = report(&agent, &Outcome { pinned: Some(&pinned), ..outcome(None) });
+    assert_eq!(status.state, Some(AgentState::Pinned));
+    let said = &status.conditions.iter().find(|c| c.type_ == kinds::PINNED).unwrap().message;
+    assert!(said.contains("nothing can be made of the newest, InvalidSpec: spec.workspaceDir is required"), "{said}");
+}
+
+/// Side by side the old pod takes work until the new one is ready; what is new is not ready before.
+#[test]
+fn work_is_taken_while_a_new_pod_comes_beside_one_that_ends_what_it_begins() {
+    let agent = Agent::new("coder", serde_json::from_str("{}").unwrap());
+    let table = [
+        (Server::Rolling, false, false, false),
+        (Server::Rolling, true, false, true),
+        (Server::Rolling, true, true, false),
+        (Server::Ready, false, false, true),
+    ];
+    for (server, serves_on, suspended, expected) in table {
+        let (status, _) = report(&agent, &Outcome { server, serves_on, suspended, ..outcome(None) });
+        assert_eq!(status.ready, Some(expected), "{server:?} {serves_on} {suspended}");
+        let ready = status.conditions.iter().find(|c| c.type_ == kinds::READY).unwrap();
+        assert_eq!(ready.status == "True", server == Server::Ready || suspended, "{ready:?}");
     }
 }

@@ -5,6 +5,7 @@ use std::{
     fmt,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{apps::v1::Deployment, core::v1::ConfigMap},
@@ -13,8 +14,16 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use super::pace;
 use crate::{
-    agent::{self, ConfigMapData, Pieces, Side, decide::policy, effect::Class, gate::Protect, state},
+    agent::{
+        self, ConfigMapData, Pieces, Side,
+        decide::policy,
+        effect::Class,
+        fleet::{Labels, Outlook, Steps},
+        gate::Protect,
+        state,
+    },
     api::{Agent, AgentSpec, AgentTemplate, GROUP, PilothouseConfig, PilothouseConfigSpec, names},
     apply::Difference,
     object::ObjectId,
@@ -31,6 +40,15 @@ pub(in crate::cli) struct Effect {
     pub causes: BTreeSet<String>,
     /// What that means, in words.
     pub message: String,
+    /// What the pace of the fleet means for it; absent where none is set, and where it is none of its business.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Outlook>,
+    /// Labels of the Agent as it would be.
+    #[serde(skip)]
+    pub labels: Labels,
+    /// What it consists of.
+    #[serde(skip)]
+    pub steps: Steps,
     /// The Agent as it is, and its spec as it is and as it would be, merged with its template.
     #[serde(skip)]
     pub agent: Option<Box<(Agent, AgentSpec, AgentSpec)>>,
@@ -42,13 +60,19 @@ impl fmt::Display for Effect {
             let causes: Vec<&str> = self.causes.iter().map(String::as_str).collect();
             write!(f, "{class:?} ({}): ", causes.join(", "))?;
         }
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        self.pace.as_ref().map_or(Ok(()), |pace| write!(f, "; {pace}"))
     }
 }
 
 /// The effect on each Agent of the plan that is live and that something reaches. What cannot be read counts as
 /// unchanged.
-pub(super) async fn effects(client: &Client, plan: &Plan, differences: &[Difference]) -> BTreeMap<ObjectId, Effect> {
+pub(super) async fn effects(
+    client: &Client,
+    plan: &Plan,
+    differences: &[Difference],
+    now: Timestamp,
+) -> BTreeMap<ObjectId, Effect> {
     let agents = plan.steps().map(|step| &step.id).filter(|id| id.kind == "Agent" && id.group == GROUP);
     let changes = Changes { client, differences };
     let config = changes.config().await;
@@ -58,6 +82,7 @@ pub(super) async fn effects(client: &Client, plan: &Plan, differences: &[Differe
             found.insert(id.clone(), effect);
         }
     }
+    pace::look(&mut found, config.as_ref(), now);
     found
 }
 
@@ -88,13 +113,16 @@ impl Changes<'_> {
             Side { agent: &old, template: old_template.as_ref(), config, pieces: &pieces, config_maps: &old_maps };
         let new_side =
             Side { agent: &new, template: new_template.as_ref(), config, pieces: &pieces, config_maps: &new_maps };
-        let Ok(effect) = agent::preview(&old_side, &new_side) else { return refused(&new_side) };
+        let Ok((effect, steps)) = agent::preview_steps(&old_side, &new_side) else { return refused(&new_side) };
         let before = agent::merge(&old.spec, old_template.as_ref());
         let after = agent::merge(&new.spec, new_template.as_ref());
         (own || effect.class != Class::None).then(|| Effect {
             message: words(effect.class, &new_side).into(),
             class: Some(effect.class),
             causes: effect.causes,
+            pace: None,
+            labels: new.labels().clone(),
+            steps,
             agent: Some(Box::new((old, before, after))),
         })
     }
@@ -168,7 +196,8 @@ fn data(map: ConfigMap) -> ConfigMapData {
 fn refused(new: &Side<'_>) -> Option<Effect> {
     let failure = agent::preview(new, new).err()?;
     let message = format!("refused ({}): {}; what runs goes on", failure.reason, failure.message);
-    Some(Effect { class: None, causes: BTreeSet::new(), message, agent: None })
+    let (labels, steps) = (Labels::new(), Steps::new());
+    Some(Effect { class: None, causes: BTreeSet::new(), message, pace: None, labels, steps, agent: None })
 }
 
 fn words(class: Class, new: &Side<'_>) -> &'static str {

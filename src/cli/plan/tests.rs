@@ -12,6 +12,12 @@ fn agent(annotations: serde_json::Value) -> (Agent, AgentSpec, AgentSpec) {
     (agent, AgentSpec::default(), AgentSpec::default())
 }
 
+fn pace() -> Outlook {
+    let waits_for = Some("until wave 1 has the same change".to_string());
+    let earliest = Some("1970-01-01T00:30:00Z".parse().unwrap());
+    Outlook { wave: Some(2), waves: Some(3), waits_for, earliest, at_a_time: "10%".into() }
+}
+
 fn outcome() -> Outcome {
     let effect = |class: Class, causes: &[&str]| effect::Effect {
         class,
@@ -28,6 +34,11 @@ fn outcome() -> Outcome {
         row("idle", &effect(Class::Reload, &["skills/team"]), json!({}), Some(&[])),
         row("pinned", &effect(Class::Rollout, &["env"]), json!({annotation::PINNED_TO: "x"}), Some(&[])),
         row("secret", &effect(Class::Rollout, &["image"]), json!({}), None),
+        paced(
+            row("paced", &effect(Class::Rollout, &["image"]), json!({}), Some(&["t1"])),
+            Some(pace()),
+            Timestamp::UNIX_EPOCH,
+        ),
         row("same", &effect(Class::None, &[]), json!({}), Some(&[])),
         Row { message: "a new agent".into(), ..super::row(&named("new"), "created") },
     ];
@@ -37,7 +48,7 @@ fn outcome() -> Outcome {
 #[test]
 fn every_agent_has_its_line() {
     let expected = "\
-agents: 1 created, 3 Rollout, 1 Reload, 1 Live, 1 unaffected
+agents: 1 created, 4 Rollout, 1 Reload, 1 Live, 1 unaffected
 team/busy: Rollout (image, text/rules|x): after the work that goes on, or when its time is over
   waits for: Tasks t1, t2, t3, t4, t5 and 2 more, busy sessions
   forced at the latest: 1970-01-01T01:00:00Z
@@ -49,10 +60,15 @@ team/pinned: Rollout (env): the agent is pinned: nothing arrives before `pilotho
 team/secret: Rollout (image): at once, unless a session goes on
   waits for: running Tasks, busy sessions
   forced at the latest: 1970-01-01T01:00:00Z
+team/paced: Rollout (image): after the work that goes on, or when its time is over, once the fleet lets it go
+  waits for: Tasks t1, busy sessions
+  pace: wave 2 of 3, 10% of the agents at a time; waits: until wave 1 has the same change; not before 1970-01-01T00:30:00Z
+  forced at the latest: 3600s after the fleet lets it go
 team/same: None: nothing of it is for its pod
 team/new: created: a new agent
 not known: which sessions of people go on: only the agents' own pods know
 not known: which Tasks run: you may not list them
+not known: how long the agents take that go first, and which others are on their way
 not known: what changed in Secrets, and what the remotes of Git inputs have by now
 ";
     assert_eq!(text::plain(&outcome()), expected);
@@ -64,7 +80,7 @@ fn a_comment_is_a_table_that_names_cannot_break() {
     let expected = "\
 ### Pilothouse plan
 
-agents: 1 created, 3 Rollout, 1 Reload, 1 Live, 1 unaffected
+agents: 1 created, 4 Rollout, 1 Reload, 1 Live, 1 unaffected
 
 | agent | effect | causes | waits for | forced at the latest | |
 | --- | --- | --- | --- | --- | --- |

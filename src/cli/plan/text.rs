@@ -37,13 +37,22 @@ fn waits_for(row: &Row) -> String {
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             parts.push(format!("Tasks {shown}{more}"));
         }
-        None if row.forced_at.is_some() || row.waits_for_sessions => parts.push("running Tasks".into()),
+        None if !forced(row).is_empty() || row.waits_for_sessions => parts.push("running Tasks".into()),
         None => {}
     }
     if row.waits_for_sessions {
         parts.push("busy sessions".into());
     }
     parts.join(", ")
+}
+
+/// When it is forced at the latest; empty where it never is, or nothing is.
+fn forced(row: &Row) -> String {
+    match (row.forced_at, row.forced_after_seconds) {
+        (Some(at), _) => at.to_string(),
+        (None, Some(seconds)) => format!("{seconds}s after the fleet lets it go"),
+        (None, None) => String::new(),
+    }
 }
 
 fn class(row: &Row) -> String {
@@ -82,8 +91,12 @@ pub(super) fn plain(outcome: &Outcome) -> String {
             let what = if row.change == "deleted" { "ends" } else { "waits for" };
             let _ = writeln!(out, "  {what}: {waits}");
         }
-        if let Some(until) = row.forced_at {
-            let _ = writeln!(out, "  forced at the latest: {until}");
+        if let Some(pace) = &row.pace {
+            let _ = writeln!(out, "  pace: {pace}");
+        }
+        let forced = forced(row);
+        if !forced.is_empty() {
+            let _ = writeln!(out, "  forced at the latest: {forced}");
         }
     }
     for unknown in &outcome.unknown {
@@ -104,8 +117,8 @@ pub(super) fn markdown(outcome: &Outcome) -> String {
             class(row),
             causes(row),
             waits_for(row),
-            row.forced_at.map(|at| at.to_string()).unwrap_or_default(),
-            row.message.clone(),
+            forced(row),
+            row.pace.iter().fold(row.message.clone(), |message, pace| format!("{message}; {pace}")),
         ];
         let _ = writeln!(out, "| {} |", cells.map(|cell| escaped(&cell)).join(" | "));
     }

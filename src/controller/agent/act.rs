@@ -61,6 +61,8 @@ pub(super) struct Acted {
     pub back: Option<Failed>,
     /// The revision that is kept in the place of what is wanted.
     pub pinned: Option<report::Pinned>,
+    /// The steps from that to what is newest.
+    pub kept: Steps,
     /// The steps of what failed, where the last good revision is in its place.
     pub failed_steps: Steps,
     /// The Deployment was applied.
@@ -118,7 +120,9 @@ impl Agents {
         if acted.begun {
             return Ok(());
         }
-        self.service(&who, desired, acted).await?;
+        if !seen.stands_in || self.services.get(&who.namespace, &who.name).is_none() {
+            self.service(&who, desired, acted).await?;
+        }
         if matches!(acted.server, Some(Action::Keep)) {
             self.prune(&who, desired).await?;
             self.prune_exchange(&who, seen, desired).await?;

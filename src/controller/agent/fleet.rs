@@ -21,7 +21,7 @@ use crate::{
     agent::{
         Desired,
         decide::Action,
-        fleet::{self, Book, Key, Member, Now, Of, Pace, Postponed, Refusal, Waiting, steps},
+        fleet::{self, Book, Glance, Key, Member, Now, Of, Pace, Postponed, Refusal, Waiting, steps},
         gate::{self, Ask, Pending},
         history,
         state::{Annotations, State},
@@ -49,6 +49,7 @@ struct Inner {
     book: Book,
     pace: Option<Arc<Pace>>,
     planned: Option<Instant>,
+    glance: Glance,
 }
 
 /// A decision about one of an agent's objects, and what it was made from.
@@ -73,7 +74,7 @@ enum Answer {
 
 impl Fleet {
     pub(super) fn new(now: Timestamp) -> Self {
-        let inner = Inner { book: Book::default(), pace: None, planned: None };
+        let inner = Inner { book: Book::default(), pace: None, planned: None, glance: Glance::default() };
         Self { inner: Mutex::new(inner), changed: Arc::default(), began: (now, Instant::now()) }
     }
 
@@ -101,6 +102,7 @@ impl Fleet {
         }
         inner.pace = pace.map(Arc::new);
         inner.planned = None;
+        inner.glance = Glance::default();
         self.changed.notify_one();
     }
 
@@ -142,9 +144,9 @@ impl Fleet {
     fn ask(&self, key: &Key, of: Of, waiting: Waiting, wall: Timestamp, wake: impl Fn(&Key)) -> Answer {
         let (knocks, now) = (waiting.knocks, self.now(wall));
         let mut inner = self.inner.lock();
-        let Inner { book, pace: Some(pace), planned } = &mut *inner else { return Answer::Go };
+        let Inner { book, pace: Some(pace), planned, glance } = &mut *inner else { return Answer::Go };
         book.wait(key, of, waiting, now);
-        let open = pace.door(wall).closed.is_none();
+        let open = glance.is_open(pace, wall);
         if knocks && open && book.take(key, of) {
             return Answer::Go;
         }
@@ -171,7 +173,7 @@ impl Fleet {
     fn plan(&self, wall: Timestamp) -> (BTreeSet<Key>, Option<Duration>) {
         let now = self.now(wall);
         let mut inner = self.inner.lock();
-        let Inner { book, pace: Some(pace), planned } = &mut *inner else { return (BTreeSet::new(), None) };
+        let Inner { book, pace: Some(pace), planned, .. } = &mut *inner else { return (BTreeSet::new(), None) };
         let plan = book.plan(pace, now);
         *planned = Some(Instant::now());
         let left = |at: Timestamp, now: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or_default();

@@ -9,12 +9,14 @@ use serde_json::{Map, Value, json};
 use super::{
     Agents,
     act::{Acted, Who},
-    observe, write,
+    observe::{self, Seen},
+    write,
 };
 use crate::{
     agent::{
         Desired,
         decide::Action,
+        fleet::steps,
         history::{self, Entry, Record},
         report,
         state::Annotations,
@@ -24,7 +26,7 @@ use crate::{
         names::{self, annotation, reasons},
     },
     controller::artifacts::Purpose,
-    status::Failure,
+    status::{Class, Failure},
 };
 
 /// A revision as it was read: the hash of its record, and that.
@@ -48,8 +50,15 @@ impl Agents {
         self.context.seal.fits(Purpose::Revisions, &namespace, &uid, text, seal)
     }
 
-    /// What is wanted of the agent: `newest`, or the revision that it is pinned to.
-    pub(super) async fn pinned(&self, agent: &Agent, newest: Desired, acted: &mut Acted) -> Result<Desired, Failure> {
+    /// What is wanted of the agent: `newest`, or the revision that it is pinned to. `broken`: why nothing could be made of
+    /// the newest spec, where `newest` is only the [frame](history::frame) of a kept one.
+    pub(super) async fn pinned(
+        &self,
+        agent: &Agent,
+        newest: Desired,
+        broken: Option<&Failure>,
+        acted: &mut Acted,
+    ) -> Result<Desired, Failure> {
         let key = (agent.namespace().unwrap_or_default(), agent.name_any());
         let Some(wanted) = agent.annotations().get(annotation::PINNED_TO).filter(|text| !text.trim().is_empty()) else {
             self.pins.lock().remove(&key);
@@ -70,14 +79,32 @@ impl Agents {
         acted.pinned = Some(report::Pinned {
             id: entry.id.clone(),
             revision: entry.revision.clone(),
-            newest: history::id(&newest),
+            newest: broken
+                .map_or_else(|| Ok(history::id(&newest)), |why| Err(format!("{}: {}", why.reason, why.message))),
             newest_revision: agent.annotations().get(annotation::REVISION).cloned(),
         });
+        if broken.is_none() {
+            acted.kept = steps::between(&pinned, &newest, &key.0);
+        }
         if let Some(git) = &mut acted.git {
             git.pin(&entry.id, record.all_pieces());
         }
         self.pins.lock().insert(key, (entry.hash.clone(), record));
         Ok(pinned)
+    }
+
+    /// What a kept revision needs where nothing can be made of the newest spec, for an agent that is pinned to one.
+    ///
+    /// # Errors
+    /// `broken`, where it is not, or where that may pass by itself.
+    pub(super) fn without_newest(&self, agent: &Agent, broken: &Failure) -> Result<(Seen, Desired), Failure> {
+        let is_pinned = agent.annotations().get(annotation::PINNED_TO).is_some_and(|text| !text.trim().is_empty());
+        if !is_pinned || broken.class == Class::Transient {
+            return Err(broken.clone());
+        }
+        let live = self.own_deployment(agent).map(|live| json!(&*live));
+        let frame = history::frame(agent, live.as_ref())?;
+        Ok((self.without_spec(agent), frame))
     }
 
     /// The newest revision of this pod template.

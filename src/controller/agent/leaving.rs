@@ -12,6 +12,7 @@ use crate::{
     agent::{
         beside,
         leaving::{Leaving, Look, look},
+        report, trouble,
     },
     api::Agent,
 };
@@ -31,6 +32,17 @@ impl Agents {
         pods.retain(works);
         pods.sort_unstable();
         pods
+    }
+
+    /// Side by side: whether, until a newer pod is ready, an older one takes new work, which it then ends by itself.
+    pub(super) fn serves_on(&self, agent: &Agent, deployment: Option<&Deployment>) -> bool {
+        let Some(live) = deployment.filter(|d| report::server(Some(*d)) == report::Server::Rolling) else {
+            return false;
+        };
+        let live = json!(live);
+        let pods = self.pods(agent);
+        let mut serve = pods.iter().filter(|pod| !is_told(pod) && trouble::is_ready(pod));
+        serve.any(|pod| beside::ends_what_it_begins(&json!(&**pod), &live))
     }
 
     /// Looks at the agent's pods that were told to end.

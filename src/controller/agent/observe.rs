@@ -43,6 +43,8 @@ pub(super) struct Seen {
     layout: u32,
     voice_address: Option<String>,
     suspended: bool,
+    /// Of the spec only `rollout` was read, since nothing could be made of the rest.
+    pub stands_in: bool,
 }
 
 impl Agents {
@@ -84,7 +86,31 @@ impl Agents {
             layout: self.context.settings.layout,
             voice_address: self.context.settings.voice_address.clone(),
             suspended: agent::wants_suspension(agent),
+            stands_in: false,
         })
+    }
+
+    /// What decisions about a kept revision need where nothing can be made of the newest spec: how it is to roll out.
+    pub(super) fn without_spec(&self, agent: &Agent) -> Seen {
+        let namespace = agent.namespace().unwrap_or_default();
+        let named = agent.spec.template_ref.as_ref();
+        let template = named.and_then(|template| self.context.caches.templates.get(&namespace, &template.name));
+        let merged = agent::merge(&agent.spec, template.as_ref().map(|t| &t.spec));
+        Seen {
+            spec: AgentSpec { rollout: merged.rollout, ..AgentSpec::default() },
+            template_generation: template.and_then(|t| t.metadata.generation),
+            deployment: self.own_deployment(agent),
+            config: config(&self.context),
+            content: Content::default(),
+            wanted: vec![],
+            unread: BTreeSet::new(),
+            git: sources::Read::default(),
+            system_image: self.context.settings.system_image.clone(),
+            layout: self.context.settings.layout,
+            voice_address: self.context.settings.voice_address.clone(),
+            suspended: agent::wants_suspension(agent),
+            stands_in: true,
+        }
     }
 
     async fn git_inputs(&self, agent: &Agent, wanted: &[Wanted]) -> Result<sources::Read, Failure> {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     jobs::{ended, running},
-    world::{NEXT_EXECUTOR, Place, place, uid},
+    world::{CONTROLLER, NEXT_EXECUTOR, Place, condition, place, uid},
 };
 
 fn name(pod: &Value) -> &str {
@@ -65,4 +65,41 @@ async fn work_ends_beside_a_new_image_that_takes_what_is_new() {
     place.until("nothing is left", "agent/coder", |a| a["status"]["rollout"]["finishing"].is_null()).await;
     told(&place, "OldRevisionLeft").await;
     place.stays(&new, 2).await;
+}
+
+/// An old pod has as long as the policy says; then it is stopped, which is said, and nothing of it is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_pod_is_stopped_when_its_time_is_over() {
+    let Some(place) = place("cuts").await else { return };
+    let mut spec = place.spec();
+    spec["rollout"] = json!({"strategy": "SideBySide", "timeout": "30s"});
+    place.push(&spec, &[]);
+    let old = place.ready("").await;
+    assert_eq!(old["spec"]["terminationGracePeriodSeconds"], 30);
+    // It is told by a controller that runs when the time is over.
+    let _alive = CONTROLLER.read().await;
+    let answer = place.ask("Never ends. [[words=6 hold]]").await;
+    spec["executorImage"] = json!(NEXT_EXECUTOR);
+    place.push(&spec, &[]);
+    let new = place.ready(uid(&old)).await;
+    place
+        .until("the old pod is named", "agent/coder", |a| a["status"]["rollout"]["finishing"] == json!([name(&old)]))
+        .await;
+    assert!(!answer.is_finished(), "it has its time");
+    let cut = |events: &Value| {
+        let events = events["items"].as_array().cloned().unwrap_or_default();
+        events.iter().any(|e| {
+            let note = e["note"].as_str().unwrap_or_default();
+            e["reason"] == "WorkCut" && note.contains(name(&old)) && note.contains("the 30 s that it had")
+        })
+    };
+    place.until("it is said that work is cut", "events.events.k8s.io", cut).await;
+    place.until("the old pod is gone", &format!("pod/{}", name(&old)), Value::is_null).await;
+    answer.abort();
+    place.until("nothing is left", "agent/coder", |a| a["status"]["rollout"]["finishing"].is_null()).await;
+    let agent = place.get("agent/coder");
+    assert_eq!((condition(&agent, "Ready")[0], condition(&agent, "RolloutPending")[0] == "True"), ("True", false));
+    place.model.release();
+    assert_eq!(place.ask("And you? [[words=2]]").await.await.unwrap().trim(), "word0 word1");
+    place.stays(&new, 1).await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{Api, ResourceExt};
-use pilothouse::api::{Agent, AgentState};
+use pilothouse::api::{Agent, AgentState, Task};
 use serde_json::{Value, json};
 
 use super::outcome::{gets_ready, says};
@@ -77,6 +77,55 @@ async fn a_revision_comes_at_once_and_the_next_waits_for_the_one_that_is_left() 
     place.agent_where("a suspension waits for work", "a", waits).await;
     place.agent("a", spec(3)).await;
     has_ended(&place, &third).await;
+}
+
+/// A Task that comes while a new pod starts goes to the old one, which ends it; where the old one would not, it waits.
+#[tokio::test]
+async fn new_work_goes_to_the_old_pod_until_the_new_one_is_ready() {
+    let place = Place::new("beside-tasks").await;
+    let plain = |tag: u32| json!({"executorImage": format!("devbox:{tag}"), "serviceAccountName": "default"});
+    let side = |tag: u32| {
+        let mut spec = plain(tag);
+        spec["rollout"] = json!({"strategy": "SideBySide", "drain": true});
+        spec
+    };
+    let coming = |ready: bool| {
+        move |a: &Agent| {
+            let status = a.status.as_ref().unwrap();
+            let rollout = status.rollout.clone().unwrap_or_default();
+            rollout.applied != rollout.rolled_out_revision
+                && rollout.applied == rollout.desired_revision
+                && status.ready == Some(ready)
+        }
+    };
+    let task =
+        |name: &str| json!({"metadata": {"name": name}, "spec": {"agentRef": {"name": "a"}, "description": "x"}});
+    place.agent("a", plain(1)).await;
+    gets_ready(&place, "devbox:1").await;
+    // Pods of the first revision were not made for it.
+    place.agent("a", side(2)).await;
+    place.agent_where("nobody takes work", "a", coming(false)).await;
+    place.create::<Task>(task("early")).await;
+    eventually("it waits", 30, || async {
+        let task = place.api::<Task>().get("early").await.unwrap();
+        task.status?.conditions.iter().any(|c| c.type_ == "Queued" && c.status == "True").then_some(())
+    })
+    .await;
+    gets_ready(&place, "devbox:2").await;
+    let pod = async |task: &str| {
+        eventually("the Task's pod", 30, || async { place.api::<Pod>().get_opt(&format!("{task}-pod")).await.unwrap() })
+            .await
+    };
+    pod("early").await;
+
+    place.agent("a", side(3)).await;
+    let agent = place.agent_where("the old one takes work", "a", coming(true)).await;
+    assert_eq!(condition(&agent, "Ready").unwrap().0, "False", "the new one is not ready");
+    place.create::<Task>(task("late")).await;
+    pod("late").await;
+    let agent = place.api::<Agent>().get("a").await.unwrap();
+    assert!(coming(true)(&agent), "it did not wait for the new pod: {agent:#?}");
+    gets_ready(&place, "devbox:3").await;
 }
 
 #[tokio::test]

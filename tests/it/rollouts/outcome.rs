@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The agent's pods by image, those that do not end.
-pub(super) async fn pods(place: &Place) -> Vec<(String, Pod)> {
+pub(crate) async fn pods(place: &Place) -> Vec<(String, Pod)> {
     let list = ListParams::default().labels("pilothouse.dev/agent=a");
     let all = place.api::<Pod>().list(&list).await.unwrap().items.into_iter();
     let staying = all.filter(|p| p.metadata.deletion_timestamp.is_none());
@@ -25,7 +25,7 @@ pub(super) async fn pods(place: &Place) -> Vec<(String, Pod)> {
 }
 
 /// Plays the kubelet of the pod that has this image.
-pub(super) async fn says(place: &Place, image: &str, status: Value) -> Pod {
+pub(crate) async fn says(place: &Place, image: &str, status: Value) -> Pod {
     let pod = eventually(&format!("a pod with {image}"), 30, || async {
         pods(place).await.into_iter().find(|(i, _)| i == image).map(|(_, pod)| pod)
     })
@@ -34,7 +34,7 @@ pub(super) async fn says(place: &Place, image: &str, status: Value) -> Pod {
     place.api::<Pod>().patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.unwrap()
 }
 
-pub(super) async fn gets_ready(place: &Place, image: &str) -> Pod {
+pub(crate) async fn gets_ready(place: &Place, image: &str) -> Pod {
     let pod =
         says(place, image, json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})).await;
     place

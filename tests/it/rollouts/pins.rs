@@ -120,6 +120,56 @@ async fn an_older_revision_stays_until_it_is_released() {
     assert_eq!(place.events("Pinned").await.len(), 1);
 }
 
+/// What is broken is what one goes back from.
+#[tokio::test]
+async fn a_spec_of_which_nothing_can_be_made_keeps_nobody_from_going_back() {
+    let mut place = Place::new("pins-broken").await;
+    let one = use_revision(&place, 1).await;
+    use_revision(&place, 2).await;
+    let mut broken = spec(3);
+    broken["extraPorts"] = json!([{"name": "web", "port": 3000}, {"name": "web", "port": 3001}]);
+    place.agent("a", broken.clone()).await;
+    let invalid = |a: &Agent| condition(a, "Stalled").is_some_and(|c| c.1 == "InvalidSpec");
+    place.agent_where("it is refused", "a", invalid).await;
+    assert_eq!(image(&place.api::<Deployment>().get("a-server").await.unwrap()), "devbox:2");
+
+    let (code, _, error) = rollback(&place, &["--to", &one]);
+    assert_eq!(code, 0, "{error}");
+    place.deployment_where("the old one is back", "a-server", |d| image(d) == "devbox:1").await;
+    gets_ready(&place, "devbox:1").await;
+    let says = |what: &'static str| {
+        move |a: &Agent| {
+            state(a) == Some(AgentState::Pinned)
+                && condition(a, "Pinned").is_some_and(|c| c.0 == "True" && c.2.contains(what))
+                && condition(a, "Stalled").is_none()
+        }
+    };
+    place.agent_where("and what is wrong is said", "a", says("nothing can be made of the newest, InvalidSpec")).await;
+    assert!(text(&place).await.contains("text 1"));
+    assert_eq!(place.api::<ReplicaSet>().list(&ListParams::default()).await.unwrap().items.len(), 2, "the same bytes");
+    place.controller.kill();
+    place.controller = place.release.start(&["--leader-elect", "false"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(place.writes_during(3).await, Vec::<String>::new());
+
+    // Whatever is wrong with it.
+    let mut missing = spec(3);
+    missing["templateRef"] = json!({"name": "nowhere"});
+    place.agent("a", missing).await;
+    place.agent_where("a template that is missing", "a", says("newest, TemplateNotFound")).await;
+    broken["suspend"] = json!(true);
+    place.agent("a", broken).await;
+    let replicas = |d: &Deployment| d.spec.as_ref().unwrap().replicas;
+    place.deployment_where("suspension is today's", "a-server", |d| replicas(d) == Some(0)).await;
+    place.agent("a", spec(3)).await;
+    place.deployment_where("it wakes up", "a-server", |d| replicas(d) == Some(1) && image(d) == "devbox:1").await;
+    place.agent_where("the newest is valid", "a", |a| condition(a, "Pinned").unwrap().2.contains("and waits")).await;
+    let (code, _, error) = rollback(&place, &["--release"]);
+    assert_eq!(code, 0, "{error}");
+    place.deployment_where("the newest comes", "a-server", |d| image(d) == "devbox:3").await;
+    gets_ready(&place, "devbox:3").await;
+}
+
 /// Whoever may write ConfigMaps cannot name a revision.
 #[tokio::test]
 async fn what_somebody_else_wrote_is_no_revision() {

@@ -14,13 +14,13 @@ use crate::{
     common::wait::eventually,
 };
 
-fn spec(tag: u32, strategy: &str) -> Value {
+pub(crate) fn spec(tag: u32, strategy: &str) -> Value {
     json!({"executorImage": format!("devbox:{tag}"), "serviceAccountName": "default",
         "rollout": {"strategy": strategy, "verify": {"description": "Say that you are well.", "timeout": "2m"}}})
 }
 
 /// Plays a pod whose containers are ready; the Task that is made for it, and where its own pod goes.
-async fn comes_up(place: &Place, tag: u32, agent: &str) -> (String, String) {
+pub(crate) async fn comes_up(place: &Place, tag: u32, agent: &str) -> (String, String) {
     let ip = format!("10.9.0.{tag}");
     let up = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
         "conditions": [{"type": "ContainersReady", "status": "True"}]});
@@ -42,7 +42,7 @@ async fn comes_up(place: &Place, tag: u32, agent: &str) -> (String, String) {
     (task, url)
 }
 
-async fn ends(place: &Place, task: &str, exit: i32, words: &str) {
+pub(crate) async fn ends(place: &Place, task: &str, exit: i32, words: &str) {
     let now = jiff::Timestamp::now().to_string();
     let ended = json!({"exitCode": exit, "reason": "Completed", "message": words, "startedAt": now, "finishedAt": now,
         "containerID": "containerd://x"});
@@ -53,7 +53,7 @@ async fn ends(place: &Place, task: &str, exit: i32, words: &str) {
     place.api::<Pod>().patch_status(&format!("{task}-pod"), &PatchParams::default(), &patch).await.unwrap();
 }
 
-async fn gate_opens(place: &Place, image: &str) {
+pub(crate) async fn gate_opens(place: &Place, image: &str) {
     let list = ListParams::default().labels("pilothouse.dev/agent=a");
     eventually("its gate is opened", 30, || async {
         let all = place.api::<Pod>().list(&list).await.unwrap().items.into_iter();
@@ -71,7 +71,7 @@ async fn verifications(place: &Place) -> usize {
     place.api::<Task>().list(&ListParams::default().labels("pilothouse.dev/verifies")).await.unwrap().items.len()
 }
 
-const NO_CREDIT: &str = r#"{"reason": "AgentError", "message": "no credit", "session": {"id": "ses_2"}}"#;
+pub(crate) const NO_CREDIT: &str = r#"{"reason": "AgentError", "message": "no credit", "session": {"id": "ses_2"}}"#;
 
 #[tokio::test]
 async fn a_revision_takes_work_when_it_has_passed_and_goes_when_it_has_not() {

@@ -204,6 +204,55 @@ fn clocks_that_jump_neither_shorten_nor_stretch_a_soak() {
     assert_eq!(plan(-5000, true), Some(60));
 }
 
+/// A canary that somebody took back by hand tells nothing of the change: it does not go on to the others.
+#[test]
+fn what_a_person_keeps_from_an_agent_holds_later_waves_and_nobody_else() {
+    let (mut book, pace) = (book(&[("a", 0), ("b", 1), ("c", 0)]), pace(waves("0s")));
+    book.note(&key("a"), Member { kept: steps(&["image=1"]), ..member(0) }, at(1));
+    for name in ["b", "c"] {
+        book.wait(&key(name), Of::Server, waiting(&["image=1"], 1, true), at(1));
+    }
+    book.plan(&pace, at(30));
+    assert_eq!(refusal(&book, "b"), Some(&Refusal::Wave { own: 1, first: 0 }));
+    assert!(goes(&mut book, "c"), "its own wave goes on");
+    book.done(&key("c"), Of::Server);
+    book.note(&key("a"), member(0), at(31));
+    book.plan(&pace, at(31));
+    assert!(goes(&mut book, "b"), "released");
+}
+
+/// What a whole rollout costs: each agent is woken to learn that it waits and when its turn has come, and not with the turn
+/// of each other one.
+#[test]
+fn agents_are_woken_for_their_own_turn_alone() {
+    const MANY: usize = 300;
+    let names: Vec<String> = (0..MANY).map(|n| format!("a{n:03}")).collect();
+    let rings: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 0)).collect();
+    let (mut book, pace) = (book(&rings), pace(json!({"maxConcurrent": 7})));
+    for name in &names {
+        book.wait(&key(name), Of::Server, waiting(&["image=1"], 0, true), at(0));
+    }
+    let (mut woken, mut flying, mut arrived, mut second) = (0, vec![], 0, 0);
+    while arrived < MANY {
+        second += 1;
+        assert!(second < 10 * 300, "they do not arrive");
+        let plan = book.plan(&pace, at(second));
+        woken += plan.wake.len();
+        for wake in plan.wake {
+            if book.take(&wake, Of::Server) {
+                book.done(&wake, Of::Server);
+                book.note(&wake, Member { flying: steps(&["image=1"]), ..member(0) }, at(second));
+                flying.push(wake);
+            }
+        }
+        if !flying.is_empty() {
+            book.note(&flying.remove(0), member(0), at(second));
+            arrived += 1;
+        }
+    }
+    assert!(woken <= 2 * MANY, "{woken} wakings of {MANY} agents");
+}
+
 const AGENTS: usize = 9;
 
 #[derive(Clone, Debug)]
@@ -283,6 +332,7 @@ impl World {
         let member = Member {
             labels: [("ring".to_string(), (n % 3).to_string())].into(),
             flying: if agent.flying && !agent.failed { applied.clone() } else { Steps::new() },
+            kept: Steps::new(),
             failed: agent.failed.then(|| Failed { steps: applied, why: "why".into() }),
             settled: agent.settled.iter().map(|(n, since)| (step(*n), at(*since).wall)).collect(),
             healthy: agent.ready.map(|since| at(since).wall),

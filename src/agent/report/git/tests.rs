@@ -154,6 +154,25 @@ fn a_commit_counts_when_the_pods_have_it() {
         (some("4"), Some(100), some("6"), some("the newest commit waits for a rollout"))
     );
     assert_eq!(entry(&status, "pin"), (some("3"), Some(100), some("3"), None), "other files changed");
+    // What is waited for is said as it is.
+    let by = |paced: Option<&'static str>, held: bool| match wait(&["contexts/live"]) {
+        Action::Wait { pending, write, until, message, .. } => {
+            Action::Wait { pending: Pending { held, ..pending }, write, until, message, paced }
+        }
+        other => other,
+    };
+    let table = [
+        (by(None, false), "work to end"),
+        (by(None, true), "somebody to let it go on"),
+        (by(Some(reasons::WAITING_FOR_FLEET), true), "the pace of the fleet"),
+    ];
+    for (action, expected) in table {
+        let (status, _) = report(&agent, &Outcome { exchange: Some(&action), ..outcome(&git, 200) });
+        assert_eq!(entry(&status, "live").3, Some(format!("the newest commit waits for {expected}")));
+        let (status, _) = report(&agent, &Outcome { action: Some(&action), ..outcome(&git, 200) });
+        let expected = expected.replace("work to end", "a rollout");
+        assert_eq!(entry(&status, "slow").3, Some(format!("the newest commit waits for {expected}")));
+    }
     // Decided, and the pod waits for its server.
     git.exchanged.insert("contexts/live".into(), at("5", &[]));
     git.hash = some("i");

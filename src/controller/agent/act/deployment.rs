@@ -54,6 +54,8 @@ struct Turn<'a> {
     asked: Option<String>,
     /// Whether the revision that `live` has is, or was, ready.
     ready: bool,
+    /// An older revision is wanted by name.
+    pinned: bool,
     /// The pods that would go have never been given work, whatever goes on in others.
     without_work: bool,
     wanted: bool,
@@ -69,17 +71,22 @@ impl Turn<'_> {
         memory
     }
 
-    /// The decision, for the fleet. Nobody waits for its turn to get a first pod or none, or to go back.
+    /// The decision, for the fleet. Nobody waits for its turn to get a first pod or none, or to go back, by itself or
+    /// because somebody says so.
     fn decided<'a>(&'a self, marks: Option<&'a Annotations>, now: Timestamp) -> Decided<'a> {
         let pods = self.live.as_ref().and_then(|live| live.pointer("/spec/replicas")).and_then(Value::as_i64);
-        let exempt = self.live.is_none() || pods == Some(0) || self.desired.suspended || self.back.is_some();
+        let back = self.back.is_some() || self.pinned;
+        let exempt = self.live.is_none() || pods == Some(0) || self.desired.suspended || back;
         Decided { of: Of::Server, desired: &self.desired, hash: &self.desired.hash, marks, exempt, now }
     }
 
-    /// What failed consists of, where the last good revision is in its place.
+    /// What failed consists of, where the last good revision takes its place, or has: the same before and after that is
+    /// written, so that no other agent gets it in between.
     fn failed_steps(&self, wanted: &Desired) -> Steps {
-        let (Some(live), Some(_)) = (&self.live, &self.back) else { return Steps::new() };
-        let causes = classify(&State::of_deployment(&decide::annotations(live)).parts, &wanted.parts).causes;
+        if self.back.is_none() {
+            return Steps::new();
+        }
+        let causes = classify(&self.desired.parts, &wanted.parts).causes;
         steps::steps(Of::Server, wanted, &self.who.namespace, &causes)
     }
 }
@@ -94,7 +101,7 @@ impl Agents {
         work: Work,
         acted: &mut Acted,
     ) -> Result<(), Failure> {
-        let mut turn = self.turn(who, seen, desired);
+        let mut turn = self.turn(who, seen, desired, acted.pinned.is_some());
         if let Some(good) = self.good_content(who, &turn).await? {
             turn.desired = Cow::Owned(good);
         }
@@ -164,7 +171,7 @@ impl Agents {
         Ok(record.map(|record| record.with_content(&turn.desired)))
     }
 
-    fn turn<'a>(&self, who: &'a Who<'a>, seen: &Seen, desired: &'a Desired) -> Turn<'a> {
+    fn turn<'a>(&self, who: &'a Who<'a>, seen: &Seen, desired: &'a Desired, pinned: bool) -> Turn<'a> {
         let live = seen.deployment.as_deref().map(|d| json!(d));
         let asked = who.agent.annotations().get(annotation::ROLLOUT).cloned();
         let wanted = rollback::is_wanted(&seen.spec);
@@ -184,6 +191,7 @@ impl Agents {
             back: instead.as_ref().map(|(_, failed)| failed.clone()),
             desired: instead.map_or(Cow::Borrowed(desired), |(good, _)| Cow::Owned(good)),
             live,
+            pinned,
             policy: decide::policy(&seen.spec),
             old: beside::is_wanted(&seen.spec).then(|| pods.iter().filter(|p| leaving::is_told(p)).count()),
             asked,

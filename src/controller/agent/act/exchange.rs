@@ -82,7 +82,8 @@ impl Agents {
             nothing();
             return Ok(());
         };
-        let action = self.paced(who, &decided(desired, map, there.suspended, at.now), action);
+        let exempt = there.suspended || acted.pinned.is_some();
+        let action = self.paced(who, &decided(desired, map, exempt, at.now), action);
         if acted.undecided(&action) {
             return Ok(());
         }
@@ -152,7 +153,8 @@ impl Agents {
         let before = map.map(|map| state::State::of_content(map).parts);
         let causes = before.map(|before| classify(&before, &wanted.parts).causes).unwrap_or_default();
         let suspended = self.own_deployment(who.agent).as_deref().is_none_or(observe::has_no_pods);
-        annotations.extend(self.change_mark(who, &decided(desired, map, suspended, self.context.now()), &causes));
+        let exempt = suspended || acted.pinned.is_some();
+        annotations.extend(self.change_mark(who, &decided(desired, map, exempt, self.context.now()), &causes));
         let version = live.as_ref().and_then(|l| l.resource_version());
         self.write_map(who, &wanted.object, annotations, version.as_deref(), acted).await
     }
@@ -229,9 +231,9 @@ impl Agents {
 }
 
 /// The decision about the ConfigMap, for the fleet.
-fn decided<'a>(desired: &'a Desired, marks: Option<&'a Annotations>, suspended: bool, now: Timestamp) -> Decided<'a> {
+fn decided<'a>(desired: &'a Desired, marks: Option<&'a Annotations>, exempt: bool, now: Timestamp) -> Decided<'a> {
     let hash = desired.exchange.as_ref().map(|exchange| exchange.hash.as_str()).unwrap_or_default();
-    Decided { of: Of::Content, desired, hash, marks, exempt: suspended || marks.is_none(), now }
+    Decided { of: Of::Content, desired, hash, marks, exempt: exempt || marks.is_none(), now }
 }
 
 /// Annotations show whole seconds.

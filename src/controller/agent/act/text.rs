@@ -53,7 +53,7 @@ impl Agents {
             desired,
             hash: &desired.text_hash,
             marks: annotations.as_ref(),
-            exempt: suspended || annotations.is_none(),
+            exempt: suspended || annotations.is_none() || acted.pinned.is_some(),
             now: at.now,
         };
         let action = self.paced(who, &decided, decide::text(desired, annotations.as_ref(), suspended, &at));

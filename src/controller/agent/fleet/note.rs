@@ -89,6 +89,7 @@ impl Agents {
             labels: agent.labels().clone(),
             failed: failing(&progress, acted, status, failed),
             flying: progress.flying,
+            kept: acted.kept.clone(),
             settled,
             healthy: ready.map(|c| c.last_transition_time.0),
             suspended: status.suspended == Some(true),
