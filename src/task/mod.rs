@@ -109,6 +109,11 @@ impl AgentView {
     }
 }
 
+/// Whether a Task is there to verify a revision: no other one's answer counts, so it runs nowhere else.
+pub fn verifies(task: &Task) -> bool {
+    task.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(names::label::VERIFIES))
+}
+
 /// What is done to the world.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Act {

@@ -186,7 +186,7 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
     };
     let verified = agent.verified_by(task);
     if verified.is_none()
-        && let Some((reason, message)) = not_now(agent)
+        && let Some((reason, message)) = not_now(agent).or_else(|| verifies_nothing(task))
     {
         return report.queued(reason, &format!("{message}{place}"));
     }
@@ -229,9 +229,9 @@ pub fn start_failed(task: &Task, failure: &Failure, now: Timestamp) -> Decision 
     Report::new(task, now).held(failure.reason, &failure.message)
 }
 
-/// Whether the Task stands in the queue of its agent.
+/// Whether the Task stands in the queue of its agent. One that verifies waits for no place.
 pub fn stands_in_queue(task: &Task) -> bool {
-    task.metadata.deletion_timestamp.is_none() && !stop_asked(task) && refused(task).is_none()
+    !super::verifies(task) && task.metadata.deletion_timestamp.is_none() && !stop_asked(task) && refused(task).is_none()
 }
 
 /// Why the spec cannot be carried out at all: reason and message.
@@ -257,6 +257,12 @@ pub fn refused(task: &Task) -> Option<(&'static str, String)> {
         return invalid(format!("spec.description and the texts of spec.contexts are longer than {most} KiB"));
     }
     None
+}
+
+/// A Task that verifies a revision waits until the agent says where that is: in a pod of another one it would say nothing.
+fn verifies_nothing(task: &Task) -> Option<(&'static str, String)> {
+    let message = "it verifies a revision, and waits until a pod of that is up";
+    super::verifies(task).then(|| (reasons::AGENT_SERVER_NOT_READY, message.into()))
 }
 
 /// Why the agent takes no work now: reason and message.

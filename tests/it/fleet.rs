@@ -41,6 +41,8 @@ fn cluster() -> &'static Cluster {
 struct Town {
     place: Place,
     names: Vec<String>,
+    /// How long a new pod has to get ready.
+    deadline: &'static str,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -56,7 +58,7 @@ impl Town {
     async fn run(turn: MutexGuard<'static, ()>, namespace: String, release: Release) -> Self {
         let controller = release.start(&["--leader-elect", "false"]);
         let place = Place { client: cluster().client().await, namespace, release, controller };
-        let town = Self { place, names: vec![], _turn: turn };
+        let town = Self { place, names: vec![], deadline: "10m", _turn: turn };
         town.set(json!({})).await;
         town
     }
@@ -101,7 +103,7 @@ impl Town {
     }
 
     async fn push(&self, name: &str, tag: u32) {
-        let spec = json!({"executorImage": format!("devbox:{tag}"), "rollout": {"progressDeadline": "12s"}});
+        let spec = json!({"executorImage": format!("devbox:{tag}"), "rollout": {"progressDeadline": self.deadline}});
         self.place.agent(name, spec).await;
     }
 
@@ -283,6 +285,7 @@ async fn waves_follow_each_other_and_stop_at_the_first_failure() {
         {"selector": {"matchLabels": {"ring": "1"}}},
     ]);
     town.set(json!({"fleet": {"maxConcurrent": "100%", "waves": waves}})).await;
+    town.deadline = "12s";
     town.push_all(2).await;
     town.only("the canary alone", 2, &["first"]).await;
     let said = town.waits("second", "WaitingForFleet").await;
@@ -300,6 +303,7 @@ async fn waves_follow_each_other_and_stop_at_the_first_failure() {
     .await;
 
     // Something newer goes out from the beginning.
+    town.deadline = "10m";
     town.push_all(3).await;
     town.only("the canary again", 3, &["first"]).await;
     town.waits("late", "WaitingForFleet").await;

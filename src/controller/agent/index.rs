@@ -193,6 +193,13 @@ impl OpenTasks {
         let running = tasks.iter().filter(|(name, open)| open.running || has_pod(name, &open.uid)).count();
         (running, tasks.len() - running)
     }
+
+    /// Names of those of an agent that do not run, sorted.
+    pub(super) fn waiting(&self, namespace: &str, agent: &str) -> Vec<String> {
+        let map = self.by_agent.read();
+        let tasks = map.get(&(namespace.into(), agent.into())).into_iter().flatten();
+        tasks.filter(|(_, open)| !open.running).map(|(name, _)| name.clone()).collect()
+    }
 }
 
 #[cfg(test)]

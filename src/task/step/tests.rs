@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::TaskStatus,
+    api::{TaskStatus, Verifying},
     status::Note,
     task::{Cleanup, Quota, Settings, seen::Said},
 };
@@ -493,4 +493,28 @@ proptest! {
             prop_assert!(delay > Duration::ZERO);
         }
     }
+}
+
+/// What verifies a revision runs in the pod of that revision alone, whatever the agent would take otherwise.
+#[test]
+fn a_verification_runs_nowhere_but_in_what_it_verifies() {
+    let mut it = plain();
+    it.metadata.labels = Some([("pilothouse.dev/verifies".to_string(), "hash".to_string())].into());
+    let verifying = |task: &str| Some(Verifying { task: task.into(), url: "http://10.0.0.7:14096".into() });
+    let table = [
+        (true, None, &it, None),
+        (true, verifying("other"), &it, None),
+        (true, verifying("t"), &it, Some("http://10.0.0.7:14096")),
+        (false, verifying("t"), &it, Some("http://10.0.0.7:14096")),
+    ];
+    for (ready, verifying, task, expected) in table {
+        let agent = AgentView { ready, verifying, ..agent() };
+        let decision = step(task, &World { agent: Some(agent), ..world(PodState::Absent) }, at(950));
+        let started = format!("{:?}", decision.act);
+        match expected {
+            Some(url) => assert!(started.starts_with("Start") && started.contains(url), "{started}"),
+            None => assert_eq!(decision.act, Act::Nothing),
+        }
+    }
+    assert!(stands_in_queue(&plain()) && !stands_in_queue(&it), "it waits for no place");
 }

@@ -31,13 +31,17 @@ use crate::{
         request::limited,
     },
     status::{Failure, Note},
+    task::verifies,
 };
 
 impl Agents {
     /// The next step of the verification of what is applied, if its pods have a gate.
     pub(super) async fn verify(&self, who: &Who<'_>, seen: &Seen, acted: &mut Acted) -> Result<(), Failure> {
-        let Some(live) = self.own_deployment(who.agent).filter(|live| has_gate(live)) else { return Ok(()) };
-        let Some(it) = a_try(&live) else { return Ok(()) };
+        let live = self.own_deployment(who.agent);
+        let it = live.as_deref().and_then(a_try);
+        self.drop_verifications(who, it.as_ref()).await?;
+        let Some(live) = live.filter(|live| has_gate(live)) else { return Ok(()) };
+        let Some(it) = it else { return Ok(()) };
         let pods: Vec<_> = self.pods(who.agent).into_iter().filter(|pod| is_of(pod, &it)).collect();
         let closed: Vec<&Pod> = pods.iter().map(AsRef::as_ref).filter(|pod| !says(pod, GATE)).collect();
         if closed.is_empty() {
@@ -55,6 +59,26 @@ impl Agents {
             Step::Remember(memory) => self.remember_verification(who, &live, &it, &memory, acted).await,
             Step::Admit => self.admit(who, &closed).await,
         }
+    }
+
+    /// Takes away what was to verify another revision than `it` and has not begun: nobody asks for that any more.
+    async fn drop_verifications(&self, who: &Who<'_>, it: Option<&Try>) -> Result<(), Failure> {
+        let wanted = it.map(|it| it.task(&who.name));
+        for name in
+            self.tasks.waiting(&who.namespace, &who.name).into_iter().filter(|name| Some(name) != wanted.as_ref())
+        {
+            let Some(found) = self.context.caches.tasks.get(&who.namespace, &name).filter(|found| verifies(found))
+            else {
+                continue;
+            };
+            let begun = self.context.caches.task_pods.get(&who.namespace, &names::task::pod(&name)).is_some();
+            if begun || ours("Task", "", found.owner_references(), who.agent).is_err() {
+                continue;
+            }
+            write::delete::<Task>(&self.context.client, &who.namespace, &name, &found.uid().unwrap_or_default())
+                .await?;
+        }
+        Ok(())
     }
 
     /// The Task of a try, if it is the agent's own.
