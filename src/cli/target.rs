@@ -70,7 +70,7 @@ impl Target {
 }
 
 /// Reads an Agent; where there is none, says which there are.
-async fn find_agent(api: &Api<Agent>, namespace: &str, name: &str) -> anyhow::Result<Agent> {
+pub(super) async fn find_agent(api: &Api<Agent>, namespace: &str, name: &str) -> anyhow::Result<Agent> {
     let found = api.get_opt(name).await.with_context(|| format!("cannot read Agent {namespace}/{name}"))?;
     if let Some(found) = found {
         return Ok(found);
