@@ -19,6 +19,7 @@ pub mod object;
 pub mod plan;
 pub mod pod;
 pub mod render;
+pub mod schedule;
 pub mod server;
 pub mod status;
 pub mod task;

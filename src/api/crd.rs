@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use super::{Agent, AgentTemplate, PilothouseConfig, Repository, Sync, Task, schema};
+use super::{Agent, AgentTemplate, CronTask, PilothouseConfig, Repository, Sync, Task, schema};
 
 /// One CRD in its two forms.
 #[derive(Clone, Debug)]
@@ -33,6 +33,7 @@ pub fn all() -> Result<Vec<Crd>, CrdError> {
     Ok(vec![
         settled::<Agent>("Agent")?,
         settled::<AgentTemplate>("AgentTemplate")?,
+        settled::<CronTask>("CronTask")?,
         settled::<PilothouseConfig>("PilothouseConfig")?,
         settled::<Repository>("Repository")?,
         settled::<Sync>("Sync")?,

@@ -11,6 +11,7 @@ pub mod config;
 pub mod content;
 pub mod context;
 pub mod crd;
+pub mod crontask;
 pub mod duration;
 pub mod form;
 pub mod names;
@@ -32,6 +33,7 @@ pub use common::{Artifact, CaBundle, ImagePullSecret, KeyRef, LocalRef, Proxy, P
 pub use config::{PilothouseConfig, PilothouseConfigSpec, PilothouseConfigStatus};
 pub use context::{ContextItem, ContextType, GitContext, GitSkillSource, PluginSpec, SkillSource};
 pub use crd::{Crd, CrdError, crds};
+pub use crontask::{ConcurrencyPolicy, CronTask, CronTaskSpec, CronTaskStatus, Skip, TaskRef, TaskTemplate};
 pub use duration::GoDuration;
 pub use pod::{AgentPodSpec, Credential, ExtraPort, Persistence, Quota, Standby, SystemImage};
 pub use repository::{Forge, GitReference, Repository, RepositorySpec, RepositoryStatus, Webhook};

@@ -54,7 +54,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let client = client(global).await?;
     let namespace = named.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let api: Api<Agent> = Api::namespaced(client, &namespace);
-    let agent = target::find_agent(&api, &namespace, &named.name).await?;
+    let agent = target::find(&api, &namespace, &named.name).await?;
     let value = wanted(agent.spec.suspend == Some(true), suspend);
     target::annotate(&api, &agent, SUSPEND_OVERRIDE, value).await?;
     let outcome = json!({ "namespace": namespace, "name": named.name, "suspend": suspend });

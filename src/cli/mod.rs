@@ -4,6 +4,8 @@ pub mod agent;
 pub mod completion;
 pub mod controller;
 pub mod crds;
+pub mod cron;
+pub mod crontask;
 pub mod diff;
 pub mod drain;
 mod local_tree;
@@ -123,6 +125,10 @@ pub enum Command {
     Task(task::Args),
     /// Suspend or resume an agent
     Agent(agent::Args),
+    /// Run a CronTask now, suspend or resume it, and see when it runs next
+    Crontask(crontask::Args),
+    /// See what a cron expression means
+    Cron(cron::Args),
     /// Release what waits for the controller, when it was removed
     Uninstall(uninstall::Args),
     /// Run beside an agent's server, in its pod
@@ -193,6 +199,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => wait(plan::run(&global, &args)),
         Command::Crds(args) => crds::run(&global, &args),
         Command::Reconcile(args) => wait(reconcile::run(&global, &args)),
+        Command::Crontask(args) => wait(crontask::run(&global, &args)),
+        Command::Cron(args) => cron::run(&global, &args),
         Command::Rollout(args) => wait(rollout::run(&global, &args)),
         Command::Rollback(args) => wait(rollback::run(&global, &args)),
         Command::Upgrade(args) => wait(upgrade::run(&global, &args)),

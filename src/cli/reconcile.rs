@@ -27,7 +27,8 @@ pub const MANAGER: &str = "pilothouse-cli";
 /// Flags of `pilothouse reconcile`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-Kinds: repository (repo), sync, agent (ag), agenttemplate (agt), task (tk), pilothouseconfig (phc).
+Kinds: repository (repo), sync, agent (ag), agenttemplate (agt), task (tk), crontask (ct),
+pilothouseconfig (phc).
 
 Examples:
   pilothouse reconcile repository team-config -n agents

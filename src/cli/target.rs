@@ -8,7 +8,7 @@ use kube::{
 use serde_json::json;
 
 use super::{Global, controller::client, reconcile::MANAGER};
-use crate::api::Agent;
+use crate::{api::Agent, controller::runtime::Kind};
 
 /// Arguments that name an object.
 #[derive(clap::Args, Debug)]
@@ -59,7 +59,7 @@ impl Target {
         let client = client(global).await?;
         let namespace = self.namespace(&client);
         let api: Api<Agent> = Api::namespaced(client, &namespace);
-        let agent = find_agent(&api, &namespace, name).await?;
+        let agent = find(&api, &namespace, name).await?;
         Ok((api, agent))
     }
 
@@ -69,9 +69,10 @@ impl Target {
     }
 }
 
-/// Reads an Agent; where there is none, says which there are.
-pub(super) async fn find_agent(api: &Api<Agent>, namespace: &str, name: &str) -> anyhow::Result<Agent> {
-    let found = api.get_opt(name).await.with_context(|| format!("cannot read Agent {namespace}/{name}"))?;
+/// Reads an object; where there is none, says which there are.
+pub(super) async fn find<K: Kind>(api: &Api<K>, namespace: &str, name: &str) -> anyhow::Result<K> {
+    let kind = K::kind(&());
+    let found = api.get_opt(name).await.with_context(|| format!("cannot read {kind} {namespace}/{name}"))?;
     if let Some(found) = found {
         return Ok(found);
     }
@@ -79,17 +80,17 @@ pub(super) async fn find_agent(api: &Api<Agent>, namespace: &str, name: &str) ->
     let names: Vec<_> = others.into_iter().filter_map(|o| o.metadata.name).collect();
     let others =
         if names.is_empty() { "there is none at all".into() } else { format!("there are: {}", names.join(", ")) };
-    bail!("there is no Agent {namespace}/{name}; {others}")
+    bail!("there is no {kind} {namespace}/{name}; {others}")
 }
 
-/// Sets an annotation of an Agent or takes it away, by a merge patch: an apply would take away what other commands have
-/// set. The uid keeps this from meaning another Agent.
-pub(super) async fn annotate(api: &Api<Agent>, agent: &Agent, key: &str, value: Option<&str>) -> anyhow::Result<()> {
-    let patch = json!({ "metadata": { "uid": agent.uid(), "annotations": { key: value } } });
+/// Sets an annotation of an object or takes it away, by a merge patch: an apply would take away what other commands have
+/// set. The uid keeps this from meaning another object.
+pub(super) async fn annotate<K: Kind>(api: &Api<K>, object: &K, key: &str, value: Option<&str>) -> anyhow::Result<()> {
+    let patch = json!({ "metadata": { "uid": object.uid(), "annotations": { key: value } } });
     let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    let name = agent.name_any();
+    let name = object.name_any();
     let written = api.patch_metadata(&name, &params, &Patch::Merge(patch)).await;
-    written.with_context(|| format!("cannot set the annotation {key} of Agent {name}"))?;
+    written.with_context(|| format!("cannot set the annotation {key} of {} {name}", K::kind(&())))?;
     Ok(())
 }
 

@@ -9,11 +9,11 @@ use kube::{core::PartialObjectMeta, runtime::watcher};
 use super::{
     artifacts::Seal,
     repository::published,
-    runtime::{Cache, Watches},
+    runtime::{Cache, Watches, watch::without_last_applied},
 };
 use crate::{
     agent::{beside, build::layout},
-    api::{Agent, AgentTemplate, PilothouseConfig, Repository, Sync, Task},
+    api::{Agent, AgentTemplate, CronTask, PilothouseConfig, Repository, Sync, Task},
 };
 
 /// Label selectors of generated objects: only those with one of our labels are cached whole.
@@ -37,6 +37,8 @@ pub struct Caches {
     pub templates: Cache<AgentTemplate>,
     /// Tasks.
     pub tasks: Cache<Task>,
+    /// `CronTasks`.
+    pub crontasks: Cache<CronTask>,
     /// The configuration singleton.
     pub configs: Cache<PilothouseConfig>,
     /// Deployments labelled with an agent.
@@ -66,6 +68,7 @@ impl Caches {
             agents: watches.objects(&all),
             templates: watches.objects(&all),
             tasks: watches.objects(&all),
+            crontasks: watches.trimmed(&all, without_last_applied::<CronTask>),
             configs: watches.cluster_objects(&all),
             deployments: watches.objects(&agents),
             services: watches.objects(&agents),

@@ -68,7 +68,8 @@ impl Collector for Figures {
         gauge(&mut encoder, "artifact_lag_seconds", "For how long one of them has been missing", lag)?;
         self.agents(&mut encoder)?;
         self.rollouts(&mut encoder, Timestamp::now())?;
-        self.tasks(&mut encoder)
+        self.tasks(&mut encoder)?;
+        self.crontasks(&mut encoder)
     }
 }
 
@@ -140,6 +141,18 @@ impl Figures {
         let tasks = self.caches.tasks.all();
         let phases = tasks.iter().map(|t| (namespace(&**t), t.status.as_ref().and_then(|s| s.phase)));
         gauges(encoder, "tasks", "Tasks by phase", counted("phase", phases))
+    }
+
+    fn crontasks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let crontasks = self.caches.crontasks.all();
+        let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
+        for cron in &crontasks {
+            let mut conditions = cron.status.iter().flat_map(|s| &s.conditions);
+            let reason = conditions.find(|c| c.type_ == condition::READY).map_or("Unknown", |c| c.reason.as_str());
+            *counts.entry((namespace(&**cron), reason.into())).or_default() += 1;
+        }
+        let counts = counts.into_iter().map(|((ns, reason), n)| (vec![("namespace", ns), ("reason", reason)], n));
+        gauges(encoder, "crontasks", "CronTasks by the reason of their condition Ready", counts)
     }
 
     fn limit(&self, agent: &Agent) -> Option<usize> {

@@ -5,6 +5,7 @@ pub mod artifacts;
 mod bundles;
 pub mod caches;
 mod credentials;
+pub mod crontask;
 mod events;
 mod figures;
 pub mod leader;
@@ -156,6 +157,7 @@ fn kinds(context: &Context, voices: Arc<Voices>) -> (Vec<Loop>, Arc<dyn Kept>) {
         sync::prepare(context),
         agent::prepare(context, voices.clone()),
         task::prepare(context, voices),
+        crontask::prepare(context),
         template::templates(context),
         template::configs(context),
     ];

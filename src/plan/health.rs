@@ -30,6 +30,7 @@ pub fn health(object: &Value) -> Health {
     let (group, kind) = identity(object);
     match (group, kind) {
         (api::GROUP, "Task") => task(object),
+        (api::GROUP, "CronTask") => observed(object).unwrap_or_else(|| crontask(object)),
         // These are not done before their controller has said so.
         (api::GROUP, "Agent" | "Sync" | "Repository") => observed(object).unwrap_or_else(|| ready(object)),
         _ => observed(object).or_else(|| failing(object)).unwrap_or_else(|| match (group, kind) {
@@ -93,6 +94,15 @@ fn ready(object: &Value) -> Health {
             Some(why) => Failed(why),
             None => InProgress(message),
         },
+    }
+}
+
+/// A `CronTask` does what it was applied for once it is known to be valid; what becomes of its Tasks is another matter.
+fn crontask(object: &Value) -> Health {
+    match (is_true(object, "Stalled"), condition(object, "Ready")) {
+        (Some(why), _) => Failed(why),
+        (None, None) => InProgress("its controller has not seen it yet".into()),
+        (None, Some(_)) => Current,
     }
 }
 
@@ -318,6 +328,10 @@ mod tests {
             (ours, "Agent", cond("Ready", "False"), 'P'),
             (ours, "Agent", cond("Ready", "True"), 'C'),
             (ours, "AgentTemplate", json!({}), 'C'),
+            (ours, "CronTask", json!({}), 'P'),
+            (ours, "CronTask", cond("Ready", "True"), 'C'),
+            (ours, "CronTask", cond("Ready", "False"), 'C'),
+            (ours, "CronTask", cond("Stalled", "True"), 'F'),
             (ours, "Task", json!({}), 'P'),
             (ours, "Task", phase("Queued"), 'C'),
             (ours, "Task", phase("Failed"), 'C'),

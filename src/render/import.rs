@@ -26,7 +26,7 @@ pub(super) fn map(resource: &mut Resource) -> Result<()> {
         map_kind(resource)?;
     }
     map_keys(&mut resource.value);
-    refuse(resource)
+    Ok(())
 }
 
 fn map_kind(resource: &mut Resource) -> Result<()> {
@@ -107,13 +107,4 @@ fn map_term(term: &mut Value) {
     {
         *key = format!("{PREFIX}{rest}");
     }
-}
-
-/// Kinds of ours that are known and not there yet.
-fn refuse(resource: &Resource) -> Result<()> {
-    if resource.group() == GROUP && resource.kind() == "CronTask" {
-        let message = "kind CronTask is not supported yet; remove it from what this Sync renders";
-        return Err(resource.error_at(Reason::NotSupported, "/kind", message));
-    }
-    Ok(())
 }

@@ -35,6 +35,19 @@ struct ByAgent {
     agent: String,
 }
 
+/// Labels by namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByNamespace {
+    namespace: String,
+}
+
+/// Labels of skipped runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Skipped {
+    namespace: String,
+    reason: String,
+}
+
 /// All metrics of the process; `docs/metrics.md` lists them.
 pub struct Metrics {
     registry: parking_lot::Mutex<Registry>,
@@ -42,6 +55,9 @@ pub struct Metrics {
     forced: Family<ByAgent, Counter>,
     reconciles: Family<Outcome, Counter>,
     durations: Family<ByKind, Histogram>,
+    crontask_runs: Family<ByNamespace, Counter>,
+    crontask_skips: Family<Skipped, Counter>,
+    crontask_lateness: Family<ByNamespace, Histogram>,
     leader: Gauge,
 }
 
@@ -58,9 +74,29 @@ impl Default for Metrics {
         registry.register("task_duration_seconds", "Time from the start of a Task to its end", tasks.clone());
         let forced = Family::<ByAgent, Counter>::default();
         registry.register("rollouts_forced", "Rollouts that cut work", forced.clone());
+        let crontask_runs = Family::<ByNamespace, Counter>::default();
+        registry.register("crontask_runs", "Tasks made by CronTasks", crontask_runs.clone());
+        let crontask_skips = Family::<Skipped, Counter>::default();
+        let help = "Times of the schedules of CronTasks for which no Task was made";
+        registry.register("crontask_skips", help, crontask_skips.clone());
+        let crontask_lateness = Family::<ByNamespace, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.01, 2.0, 16))
+        });
+        let help = "Time from a time of the schedule of a CronTask to its Task";
+        registry.register("crontask_lateness_seconds", help, crontask_lateness.clone());
         let leader = Gauge::default();
         registry.register("leader", "Whether this replica is the leader", leader.clone());
-        Self { registry: registry.into(), tasks, forced, reconciles, durations, leader }
+        Self {
+            registry: registry.into(),
+            tasks,
+            forced,
+            reconciles,
+            durations,
+            crontask_runs,
+            crontask_skips,
+            crontask_lateness,
+            leader,
+        }
     }
 }
 
@@ -96,6 +132,20 @@ impl Metrics {
     /// Counts a rollout that cut work.
     pub fn rollout_forced(&self, namespace: &str, agent: &str) {
         self.forced.get_or_create(&by_agent(namespace, agent)).inc();
+    }
+
+    /// Counts a Task that a `CronTask` made; by schedule, with how late it was.
+    pub fn crontask_ran(&self, namespace: &str, late: Option<Duration>) {
+        let of = ByNamespace { namespace: namespace.into() };
+        self.crontask_runs.get_or_create(&of).inc();
+        if let Some(late) = late {
+            self.crontask_lateness.get_or_create(&of).observe(late.as_secs_f64());
+        }
+    }
+
+    /// Counts a time of the schedule of a `CronTask` for which no Task was made.
+    pub fn crontask_skipped(&self, namespace: &str, reason: &str) {
+        self.crontask_skips.get_or_create(&Skipped { namespace: namespace.into(), reason: reason.into() }).inc();
     }
 
     /// Says whether this replica leads.

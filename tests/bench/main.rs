@@ -5,6 +5,7 @@
 mod agents;
 #[path = "../it/common/mod.rs"]
 mod common;
+mod crontasks;
 mod demo;
 mod door;
 mod fleet;
@@ -55,6 +56,16 @@ const ALL: &[Measure] = &[
             "rss_1000_synced_agents_mib",
         ],
         synced::measure,
+    ),
+    (
+        &[
+            "cron_lateness_ms",
+            "cron_lateness_p99_ms",
+            "cronjob_lateness_ms",
+            "idle_10000_crontasks_cpu_percent",
+            "rss_10000_crontasks_mib",
+        ],
+        crontasks::measure,
     ),
 ];
 

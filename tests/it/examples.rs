@@ -24,6 +24,7 @@ async fn both_overlays_are_accepted() {
         for agent in ["coding-assistant", "reviewer", "on-call"] {
             assert!(text.contains(&format!("name: {agent}")), "{overlay}: {text}");
         }
+        assert!(text.contains("kind: CronTask"), "{overlay}: {text}");
         let namespace = cluster.namespace("examples").await;
         let file = cluster.ready.state.join(format!("{namespace}.yaml"));
         std::fs::write(&file, text).unwrap();

@@ -31,7 +31,7 @@ fn the_corpus_is_mapped() {
     assert!(want == got, "{diff}\nUPDATE=1 writes what comes out");
     assert!(!got.contains("kubeopencode"), "something is left of the old names");
     // Every kind that the old API has in common with ours is there.
-    for kind in ["Agent", "AgentTemplate", "Task", "PilothouseConfig"] {
+    for kind in ["Agent", "AgentTemplate", "CronTask", "Task", "PilothouseConfig"] {
         assert!(rendered.objects.iter().any(|i| i.object.kind() == kind && *i.object.gvk().group == *GROUP), "{kind}");
     }
 }
@@ -50,12 +50,13 @@ const CORE: [&str; 9] = [
 ];
 
 /// Ours, not the old API's, by the end of their paths.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     ".agentImage", // of the settings
     ".executorImage",
     ".fleet",
     ".git.push",
     ".git.repositoryRef",
+    ".jitterSeconds",
     ".network",
     ".priority",
     ".retry",
@@ -117,7 +118,7 @@ fn the_corpus_uses_every_field_of_the_old_api() {
         let missing: Vec<_> = known.difference(used).collect();
         assert!(missing.is_empty(), "{kind}: {missing:#?}");
     }
-    for kind in ["Agent", "AgentTemplate", "PilothouseConfig", "Task"] {
+    for kind in ["Agent", "AgentTemplate", "CronTask", "PilothouseConfig", "Task"] {
         assert!(used.contains_key(kind), "{kind}");
     }
 }

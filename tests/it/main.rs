@@ -14,6 +14,7 @@ mod commands;
 mod common;
 mod controller;
 mod crds;
+mod crontasks;
 mod demo;
 mod documents;
 mod examples;

@@ -79,27 +79,31 @@ tests/it/chart/rights.rs.
 */}}
 {{- define "pilothouse.rules" -}}
 - apiGroups: [pilothouse.dev]
-  resources: [repositories, syncs, agents, agenttemplates, tasks]
+  resources: [repositories, syncs, agents, agenttemplates, tasks, crontasks]
   verbs: [list, watch]
 - apiGroups: [pilothouse.dev]
-  resources: [repositories/status, syncs/status, agents/status, agenttemplates/status, tasks/status]
+  resources: [repositories/status, syncs/status, agents/status, agenttemplates/status, tasks/status, crontasks/status]
   verbs: [patch]
 # Before an answer that counts, the object itself is read and not the cache. Finalizers and labels that the controller sets
 # have field managers of their own.
 - apiGroups: [pilothouse.dev]
   resources: [syncs, agents]
   verbs: [get, patch]
-# The label of a Task's agent, the cleanup of finished Tasks, and those that verify a new revision of an agent.
+# The label of a Task's agent, the cleanup of finished Tasks, those that verify a new revision of an agent, and those of CronTasks.
 - apiGroups: [pilothouse.dev]
   resources: [tasks]
   verbs: [get, create, patch, delete]
+# The annotation that asks for a run by hand gets a time, and is taken away.
+- apiGroups: [pilothouse.dev]
+  resources: [crontasks]
+  verbs: [patch]
 # The readiness gate of a pod whose revision is verified.
 - apiGroups: [""]
   resources: [pods/status]
   verbs: [patch]
 # ownerReferences that block deletion, where the API server checks them, and the finalizer of a Sync.
 - apiGroups: [pilothouse.dev]
-  resources: [syncs/finalizers, agents/finalizers]
+  resources: [syncs/finalizers, agents/finalizers, crontasks/finalizers]
   verbs: [update]
 # Credentials of Repositories and Agents are read; each agent's password is created, and never changed.
 - apiGroups: [""]

@@ -13,7 +13,6 @@
 //! * [`outlook`]: when changes would go out that are not applied yet.
 
 pub mod book;
-mod cron;
 mod outlook;
 mod pace;
 mod postpone;

@@ -2,15 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::{
-    SignedDuration, Timestamp,
-    tz::{TimeZone, TimeZoneDatabase},
-};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use k8s_openapi::apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString};
 
-use super::cron::Schedule;
 use crate::{
     api::config::{self, Fleet},
+    schedule::{self, Schedule},
     status::condition::truncate,
 };
 
@@ -224,10 +221,7 @@ fn window(window: &config::Window) -> Result<Window, String> {
         return Err(format!("duration: {} is not between 1s and 168h", window.duration));
     }
     let name = window.time_zone.as_deref().unwrap_or("UTC");
-    // The zones that the program was built with: the same on every replica and node.
-    let zone = TimeZoneDatabase::bundled()
-        .get(name)
-        .map_err(|_| format!("timeZone: {name:?} is no name of the time zone database, such as Europe/Berlin"))?;
+    let zone = schedule::zone(name).map_err(|e| format!("timeZone: {e}"))?;
     Ok(Window {
         schedule: Schedule::parse(&window.schedule).map_err(|e| format!("schedule: {e}"))?,
         length: SignedDuration::try_from(length).unwrap_or(SignedDuration::ZERO),

@@ -25,6 +25,8 @@ pub mod manager {
     pub const STATUS: &str = "pilothouse-status";
     /// Our finalizers.
     pub const FINALIZER: &str = "pilothouse-finalizer";
+    /// Tasks made by a `CronTask`, and its trigger annotation.
+    pub const CRONTASK: &str = "pilothouse-crontask";
     /// The reconcile annotation of Repositories that a webhook was for.
     pub const RECEIVER: &str = "pilothouse-receiver";
 }
@@ -93,6 +95,8 @@ pub mod label {
     pub const AGENT_TEMPLATE: &str = "pilothouse.dev/agent-template";
     /// Task that a pod or a `ConfigMap` belongs to.
     pub const TASK: &str = "pilothouse.dev/task";
+    /// Task: the `CronTask` that made it.
+    pub const CRONTASK: &str = "pilothouse.dev/crontask";
     /// Task: hash of the revision that it verifies.
     pub const VERIFIES: &str = "pilothouse.dev/verifies";
     /// Sync that applied an object: its name.
@@ -129,9 +133,14 @@ pub mod annotation {
     pub const STOP: &str = "pilothouse.dev/stop";
     /// Pod of a Task: how many tries were before this one; absent on the first.
     pub const ATTEMPT: &str = "pilothouse.dev/attempt";
+    /// `CronTask`: `"true"` makes a Task now; the controller puts the time in its place, and takes it away when the Task is
+    /// there.
+    pub const TRIGGER: &str = "pilothouse.dev/trigger";
+    /// Task made by a `CronTask`: the time of the schedule that it was made for, RFC 3339.
+    pub const SCHEDULED_AT: &str = "pilothouse.dev/scheduled-at";
     /// Any kind: a new value asks for a reconcile now; echoed in `status.lastHandledReconcileAt`.
     pub const RECONCILE_AT: &str = "pilothouse.dev/reconcile-at";
-    /// Agent: `"true"` or `"false"`, wins over `spec.suspend`; owned by no Sync.
+    /// Agent and `CronTask`: `"true"` or `"false"`, wins over `spec.suspend`; owned by no Sync.
     pub const SUSPEND_OVERRIDE: &str = "pilothouse.dev/suspend-override";
     /// Agent: `hold` (or `hold: why`) lets no change go out; `now-HASH` lets the pod template of that hash go out at once,
     /// once; owned by no Sync.
@@ -252,6 +261,14 @@ pub mod task {
     /// Title of the session on the agent's server: `pilothouse/<namespace>/<task>/<first 8 of the uid>`.
     pub fn session_title(namespace: &str, task: &str, uid: &str) -> String {
         format!("pilothouse/{namespace}/{task}/{}", uid.chars().take(8).collect::<String>())
+    }
+}
+
+/// Names of the objects that a `CronTask` gets.
+pub mod crontask {
+    /// The Task for a time, in whole seconds since the epoch: whoever makes it gives it the same name.
+    pub fn task(crontask: &str, second: i64) -> String {
+        format!("{crontask}-{second}")
     }
 }
 

@@ -18,7 +18,7 @@ pub fn reason(name: &str) -> Option<&'static Reason> {
     REASONS.iter().find(|r| r.name == name)
 }
 
-const ALL: &[&str] = &["Repository", "Sync", "Agent", "AgentTemplate", "Task", "PilothouseConfig"];
+const ALL: &[&str] = &["Repository", "Sync", "Agent", "AgentTemplate", "Task", "CronTask", "PilothouseConfig"];
 
 /// In no condition and no event: the log of the controller alone has it.
 const PROCESS: &[&str] = &["the controller's log"];
@@ -43,7 +43,7 @@ pub mod text {
         // Common.
         PROGRESSING "Progressing" &["Repository", "Sync", "Agent"],
             "Work towards the spec is going on.", "Wait; the message says what for.";
-        SUSPENDED "Suspended" &["Repository", "Sync", "Agent"],
+        SUSPENDED "Suspended" &["Repository", "Sync", "Agent", "CronTask"],
             "The object is suspended and left as it is.", "Set spec.suspend to false to go on.";
         NOT_YET_SUPPORTED "NotYetSupported" ALL,
             "The object uses a field that this release does not implement.",
@@ -198,7 +198,7 @@ pub mod text {
             "Correct the SKILL.md that the message names, or the path; what was applied before stays.";
         CONTEXT_CONFLICT "ContextConflict" &["Agent"],
             "Two items go to the same path.", "Give one of them another mountPath.";
-        NAME_CONFLICT "NameConflict" &["Sync", "Agent", "Task"],
+        NAME_CONFLICT "NameConflict" &["Sync", "Agent", "Task", "CronTask"],
             "An object of a generated name exists and is not ours; it is left alone.",
             "Rename the Agent or Task, or delete that object.";
         DEPLOYMENT_READY "DeploymentReady" &["Agent"],
@@ -399,6 +399,40 @@ pub mod text {
             "The Task's pod failed.", "See the message and the pod's events.";
         SESSION_LOST "SessionLost" &["Task"],
             "The agent's server no longer knows the session, or was restarted under it.", "Create the Task again.";
+
+        // CronTask.
+        SCHEDULED "Scheduled" &["CronTask"],
+            "The next Task will be made at status.nextScheduleTime.", "Nothing.";
+        INVALID_SCHEDULE "InvalidSchedule" &["CronTask"],
+            "spec.schedule or spec.timeZone makes no sense; no Task is made by schedule.",
+            "Correct the field at the position that the message names; pilothouse cron next shows what an expression means.";
+        ACTIVE_TASK_EXISTS "ActiveTaskExists" &["CronTask"],
+            "A time of the schedule was skipped, because a Task of this CronTask was not finished and concurrencyPolicy is Forbid.",
+            "Nothing, or give the Task a timeout, or set concurrencyPolicy to Allow or Replace.";
+        TASK_STILL_ACTIVE "TaskStillActive" &["CronTask"],
+            "A time of the schedule is skipped, because a Task of this CronTask is not finished and concurrencyPolicy is Forbid.",
+            "Nothing, or give the Task a timeout, or set concurrencyPolicy to Allow or Replace.";
+        MISSED_DEADLINE "MissedDeadline" &["CronTask"],
+            "A time of the schedule was skipped: when the controller came to it, startingDeadlineSeconds were over.",
+            "See why the controller did not run then; raise startingDeadlineSeconds if late runs are welcome.";
+        TOO_MANY_MISSED "TooManyMissed" &["CronTask"],
+            "More than 100 times of the schedule passed while no controller looked; one Task at most is made for them.",
+            "See why the controller did not run then.";
+        SLOTS_MISSED "SlotsMissed" &["CronTask"],
+            "Times of the schedule passed while no controller looked; only the last one gets a Task.",
+            "See why the controller did not run then.";
+        MAX_RETAINED_TASKS_REACHED "MaxRetainedTasksReached" &["CronTask"],
+            "As many Tasks of this CronTask exist as maxRetainedTasks allows, so no more are made.",
+            "Delete old ones, or let spec.cleanup of PilothouseConfig do it; or raise maxRetainedTasks.";
+        TASK_CREATED "TaskCreated" &["CronTask"],
+            "A Task was made for a time of the schedule.", "Nothing.";
+        TRIGGERED "Triggered" &["CronTask"],
+            "A Task was made by hand.", "Nothing.";
+        REPLACED_TASKS "ReplacedTasks" &["CronTask"],
+            "Tasks that were not finished are stopped for a new one, as concurrencyPolicy Replace says.", "Nothing.";
+        TASK_CREATION_FAILED "TaskCreationFailed" &["CronTask"],
+            "The Task could not be made; it is tried again.",
+            "See the message: quotas, admission rules, rights of the controller, or spec.taskTemplate.";
     }
 }
 

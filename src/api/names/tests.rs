@@ -13,6 +13,7 @@ fn generated_names_are_those_of_the_older_api() {
         (agent::auth("a"), "a-server-auth"),
         (agent::sessions("a"), "a-server-sessions"),
         (agent::workspace("a"), "a-server-workspace"),
+        (crontask::task("nightly", 1_770_000_000), "nightly-1770000000"),
         (task::pod("t"), "t-pod"),
         (task::context("t"), "t-context"),
         (task::session_title("ns", "t", "0123456789"), "pilothouse/ns/t/01234567"),

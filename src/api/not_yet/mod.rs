@@ -9,7 +9,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{AgentSpec, AgentTemplateSpec, PilothouseConfigSpec, RepositorySpec, SyncSpec, TaskSpec};
+use super::{AgentSpec, AgentTemplateSpec, CronTaskSpec, PilothouseConfigSpec, RepositorySpec, SyncSpec, TaskSpec};
 
 /// Where in an object a field is: `spec.contexts[2].type (Git)`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +98,11 @@ impl Spec for TaskSpec {
     ];
 }
 
+impl Spec for CronTaskSpec {
+    // The Task that it makes has gaps of its own: see [`unsupported_in_template`].
+    const GAPS: &'static [Gap] = &[];
+}
+
 impl Spec for PilothouseConfigSpec {
     const GAPS: &'static [Gap] = &[all("network"), all("observability")];
 }
@@ -112,6 +117,12 @@ pub fn unsupported<S: Spec>(spec: &S) -> Vec<FieldPath> {
     }
     found.sort();
     found
+}
+
+/// The same of the Task that a `CronTask` makes.
+pub fn unsupported_in_template(spec: &TaskSpec) -> Vec<FieldPath> {
+    let there = |path: &str| path.replacen("spec", "spec.taskTemplate.spec", 1);
+    unsupported(spec).into_iter().map(|field| FieldPath { path: there(&field.path), ..field }).collect()
 }
 
 /// The message of a condition for these paths; empty for none.

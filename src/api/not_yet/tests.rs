@@ -202,6 +202,17 @@ fn supported(kind: &str) -> Vec<&'static str> {
             "contexts[].configMap.key",
             "contexts[].configMap.optional",
         ],
+        // Of the Task's own fields the Task's table speaks.
+        "CronTask" => vec![
+            "schedule",
+            "timeZone",
+            "concurrencyPolicy",
+            "suspend",
+            "startingDeadlineSeconds",
+            "maxRetainedTasks",
+            "jitterSeconds",
+            "taskTemplate.*",
+        ],
         "Repository" => vec![
             "url",
             "ref",
@@ -263,6 +274,7 @@ fn gaps(kind: &str) -> &'static [Gap] {
     match kind {
         "Agent" => AgentSpec::GAPS,
         "AgentTemplate" => AgentTemplateSpec::GAPS,
+        "CronTask" => CronTaskSpec::GAPS,
         "Task" => TaskSpec::GAPS,
         "Repository" => RepositorySpec::GAPS,
         "Sync" => SyncSpec::GAPS,
@@ -275,6 +287,7 @@ fn found(kind: &str, spec: Value) -> Vec<String> {
     match kind {
         "Agent" => paths::<AgentSpec>(spec),
         "AgentTemplate" => paths::<AgentTemplateSpec>(spec),
+        "CronTask" => paths::<CronTaskSpec>(spec),
         "Task" => paths::<TaskSpec>(spec),
         "Repository" => paths::<RepositorySpec>(spec),
         "Sync" => paths::<SyncSpec>(spec),

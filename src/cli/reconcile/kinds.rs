@@ -5,7 +5,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
 };
 
-use crate::api::{Agent, AgentTemplate, PilothouseConfig, Repository, Sync, Task};
+use crate::api::{Agent, AgentTemplate, CronTask, PilothouseConfig, Repository, Sync, Task};
 
 /// A kind that was named.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ fn all() -> Vec<Named> {
         Named::of::<Agent>("Agent"),
         Named::of::<AgentTemplate>("AgentTemplate"),
         Named::of::<Task>("Task"),
+        Named::of::<CronTask>("CronTask"),
         Named::of::<PilothouseConfig>("PilothouseConfig"),
     ]
 }
@@ -49,8 +50,15 @@ fn all() -> Vec<Named> {
 pub(super) fn named(text: &str) -> anyhow::Result<Named> {
     let lower = text.to_lowercase();
     let short = lower.split_once('.').filter(|(_, g)| *g == crate::api::GROUP).map_or(lower.as_str(), |(kind, _)| kind);
-    let known: Vec<&str> =
-        vec!["repository (repo)", "sync", "agent (ag)", "agenttemplate (agt)", "task (tk)", "pilothouseconfig (phc)"];
+    let known = [
+        "repository (repo)",
+        "sync",
+        "agent (ag)",
+        "agenttemplate (agt)",
+        "task (tk)",
+        "crontask (ct)",
+        "pilothouseconfig (phc)",
+    ];
     all()
         .into_iter()
         .find(|kind| kind.names.iter().any(|name| name == short))

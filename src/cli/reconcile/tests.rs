@@ -19,6 +19,7 @@ fn kinds_have_many_names() {
         ("agents.pilothouse.dev", "Agent"),
         ("agt", "AgentTemplate"),
         ("tk", "Task"),
+        ("ct", "CronTask"),
         ("phc", "PilothouseConfig"),
     ];
     for (text, kind) in table {
@@ -28,7 +29,7 @@ fn kinds_have_many_names() {
     assert_eq!(
         kinds::named("pods").unwrap_err().to_string(),
         "\"pods\" is no kind of Pilothouse; there are: repository (repo), sync, agent (ag), agenttemplate (agt), \
-         task (tk), pilothouseconfig (phc)"
+         task (tk), crontask (ct), pilothouseconfig (phc)"
     );
     assert!(kinds::named("agents.kubeopencode.io").is_err());
 }

@@ -54,7 +54,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode
     let client = client(global).await?;
     let namespace = args.place.of(&client);
     // A Task of an agent that is not there would wait for it; that is for Git. A person has mistyped.
-    target::find_agent(&Api::namespaced(client.clone(), &namespace), &namespace, &args.agent).await?;
+    target::find::<crate::api::Agent>(&Api::namespaced(client.clone(), &namespace), &namespace, &args.agent).await?;
     let api: Api<Task> = Api::namespaced(client.clone(), &namespace);
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
     let made = api.create(&params, &task).await.context("cannot create the Task")?;

@@ -186,7 +186,7 @@ impl Watches {
     {
         let client = self.client.clone();
         let open = move |scope: &Scope| watcher::watcher(api(&client, scope), config.clone()).boxed();
-        self.start(self.scopes.clone(), open, without_last_applied)
+        self.start(self.scopes.clone(), open, without_last_applied::<PartialObjectMeta<K>>)
     }
 
     /// Caches whole objects of a cluster-scoped kind.
@@ -246,7 +246,7 @@ where
 }
 
 /// Nothing reads it in a cache of metadata, and a Secret's content has no place there.
-fn without_last_applied<K: Kind>(object: &mut PartialObjectMeta<K>) {
+pub(in crate::controller) fn without_last_applied<K: ResourceExt>(object: &mut K) {
     object.annotations_mut().remove(LAST_APPLIED);
 }
 

@@ -78,7 +78,8 @@ impl Pass<'_> {
 
     /// Whether changes of the object are told by a watch.
     pub(super) fn is_watched(&self, id: &ObjectId) -> bool {
-        let ours = id.group == api::GROUP && matches!(id.kind.as_str(), "Agent" | "Repository" | "Sync" | "Task");
+        let ours =
+            id.group == api::GROUP && matches!(id.kind.as_str(), "Agent" | "CronTask" | "Repository" | "Sync" | "Task");
         let namespaces = &self.all.context.settings.watch_namespaces;
         ours && (namespaces.is_empty() || namespaces.contains(&id.namespace))
     }

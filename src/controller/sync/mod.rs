@@ -135,6 +135,7 @@ impl SyncReconciler {
         self.listen_to_owned(&caches.agents, |_| false);
         self.listen_to_owned(&caches.repositories, |_| false);
         self.listen_to_owned(&caches.syncs, |_| false);
+        self.listen_to_owned(&caches.crontasks, |_| false);
         self.listen_to_owned(&caches.tasks, |task| {
             task.status.as_ref().and_then(|s| s.phase).is_some_and(api::task::TaskPhase::is_terminal)
         });

@@ -77,7 +77,7 @@ pub(super) fn named(peers: &BTreeSet<String>) -> String {
 
 /// Whether the deletion of an object ends work that nobody brings back. A Sync may have such objects of its own.
 fn is_work(id: &ObjectId) -> bool {
-    id.group == api::GROUP && matches!(id.kind.as_str(), "Agent" | "Sync" | "Task")
+    id.group == api::GROUP && matches!(id.kind.as_str(), "Agent" | "CronTask" | "Sync" | "Task")
 }
 
 /// What waits for `pending` after `waited`.

@@ -36,7 +36,9 @@ pub(super) const ROOMS: &[Room] = &[
     // The kinds of another API group are mapped to ours: names of groups and annotations are in api.
     pure("render", &["object", "tree", "status", "api"]),
     pure("plan", &["object", "api", "status"]),
-    pure("agent", &["api", "object", "tree", "status"]),
+    pure("schedule", &["api", "status"]),
+    // Windows of the fleet open by schedule.
+    pure("agent", &["api", "object", "tree", "status", "schedule"]),
     pure("task", &["api", "object", "status"]),
     effects("git", &["tree", "api", "status"]),
     effects("artifact", &["tree", "api", "status", "net"]),
@@ -47,7 +49,10 @@ pub(super) const ROOMS: &[Room] = &[
     // The wiring knows everything but the commands.
     effects(
         "controller",
-        &["api", "object", "tree", "status", "render", "plan", "agent", "task", "git", "artifact", "apply", "server"],
+        &[
+            "api", "object", "tree", "status", "render", "plan", "agent", "task", "schedule", "git", "artifact",
+            "apply", "server",
+        ],
     ),
     effects(
         "cli",
@@ -60,6 +65,7 @@ pub(super) const ROOMS: &[Room] = &[
             "plan",
             "agent",
             "task",
+            "schedule",
             "git",
             "artifact",
             "apply",

@@ -36,6 +36,15 @@ fn commands() -> Vec<clap::Command> {
     all.get_subcommands().filter(|c| !c.is_hide_set()).cloned().collect()
 }
 
+/// Commands of commands, with the names that lead to them.
+fn below() -> Vec<(Vec<String>, clap::Command)> {
+    let of = |command: clap::Command| {
+        let path = |c: &clap::Command| vec![command.get_name().to_owned(), c.get_name().to_owned()];
+        command.get_subcommands().map(|c| (path(c), c.clone())).collect::<Vec<_>>()
+    };
+    commands().into_iter().flat_map(of).collect()
+}
+
 #[test]
 fn help_of_every_command_has_examples() {
     let here = Path::new(".");
@@ -53,6 +62,8 @@ fn help_of_every_command_has_examples() {
         "upgrade",
         "task",
         "agent",
+        "crontask",
+        "cron",
         "uninstall",
         "version",
         "completion",
@@ -62,6 +73,10 @@ fn help_of_every_command_has_examples() {
         let help = said(here, &name);
         let example = help.split("Examples:\n").nth(1).unwrap_or_else(|| panic!("{name:?} has no examples:\n{help}"));
         assert!(example.contains("pilothouse "), "{example}");
+    }
+    for (path, _) in below().into_iter().filter(|(path, _)| path[0].starts_with("cron")) {
+        let help = said(here, &[path[0].as_str(), path[1].as_str(), "--help"]);
+        assert!(help.contains("Examples:\n  pilothouse "), "{path:?} has no examples:\n{help}");
     }
     let help = said(here, &["--help"]);
     for code in ["0  done", "1  failed", "2  the command line is wrong", "3  diff: there are differences"] {
@@ -86,7 +101,7 @@ fn what_only_pods_call_is_suggested_to_nobody() {
 
 #[test]
 fn every_flag_can_come_from_the_environment() {
-    for command in commands() {
+    for command in commands().into_iter().chain(below().into_iter().map(|(_, command)| command)) {
         for arg in command.get_arguments().filter(|a| !a.is_positional()) {
             let flag = arg.get_long().unwrap();
             // What reaches further than it seems to is asked for each time.
@@ -108,7 +123,7 @@ fn every_flag_can_come_from_the_environment() {
     assert!(code == Some(1) && error.contains("--log"), "{error}");
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(from("PILOTHOUSE_CRDS_DIR", dir.path().to_str().unwrap(), &["crds"]).0, Some(0));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 6);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 7);
 }
 
 #[test]
@@ -126,7 +141,7 @@ fn version_and_crds_in_every_format() {
     let list = json(&said(here, &["crds", "-o", "json"]));
     assert_eq!(list["kind"], "List");
     assert_eq!(list["items"].as_array().unwrap(), &yaml(&text));
-    assert_eq!(yaml(&text).len(), 6);
+    assert_eq!(yaml(&text).len(), 7);
 }
 
 #[test]

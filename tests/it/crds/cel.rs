@@ -65,6 +65,7 @@ fn base(kind: &str) -> Value {
     match kind {
         "AgentTemplate" => json!({"workspaceDir": "/workspace", "serviceAccountName": "agent"}),
         "Task" => json!({"agentRef": {"name": "a"}}),
+        "CronTask" => json!({"schedule": "0 2 * * *", "taskTemplate": {"spec": base("Task")}}),
         _ => json!({}),
     }
 }
@@ -88,6 +89,18 @@ fn put(spec: &mut Value, at: &str, value: &Value) {
 fn case(file: &str, kind: &str, head: &File, row: &Row) -> Case {
     let mut spec = base(kind);
     put(&mut spec, &head.at, &row.value);
+    built(file, kind, spec, head, row)
+}
+
+/// The same within the Task that a CronTask makes.
+fn case_in_crontask(file: &str, head: &File, row: &Row) -> Case {
+    let mut spec = base("CronTask");
+    let at = format!("taskTemplate.spec.{}", head.at);
+    put(&mut spec, at.trim_end_matches('.'), &row.value);
+    built(file, "CronTask", spec, head, row)
+}
+
+fn built(file: &str, kind: &str, spec: Value, head: &File, row: &Row) -> Case {
     Case {
         title: format!("{file}: {kind}: {}", row.case),
         kind: kind.into(),
@@ -112,6 +125,9 @@ pub(super) fn cases() -> Vec<Case> {
             serde_saphyr::from_str(&fs::read_to_string(&path).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
         for kind in &file.kinds {
             cases.extend(file.cases.iter().map(|row| case(&name, kind, &file, row)));
+            if kind == "Task" && file.by == By::Rule {
+                cases.extend(file.cases.iter().map(|row| case_in_crontask(&name, &file, row)));
+            }
         }
     }
     cases
@@ -209,6 +225,7 @@ fn read_and_written(kind: &str, object: &Value) -> Value {
         "Repository" => through::<api::Repository>(object),
         "Sync" => through::<api::Sync>(object),
         "Task" => through::<api::Task>(object),
+        "CronTask" => through::<api::CronTask>(object),
         _ => panic!("no kind {kind}"),
     }
 }

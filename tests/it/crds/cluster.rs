@@ -165,6 +165,12 @@ async fn defaults_are_those_of_the_schema() {
             json!({"url": "https://e.org/r", "interval": "1m", "timeout": "60s"}),
         ),
         ("Task", json!({"agentRef": {"name": "a"}}), json!({"agentRef": {"name": "a"}})),
+        (
+            "CronTask",
+            json!({"schedule": "0 2 * * *", "taskTemplate": {"spec": {"agentRef": {"name": "a"}}}}),
+            json!({"schedule": "0 2 * * *", "taskTemplate": {"spec": {"agentRef": {"name": "a"}}},
+                "concurrencyPolicy": "Forbid", "maxRetainedTasks": 10}),
+        ),
     ];
     for (kind, given, stored) in table {
         let object = json!({"apiVersion": api::API_VERSION, "kind": kind, "metadata": {"name": "a"}, "spec": given});
@@ -193,7 +199,7 @@ async fn typed_objects_survive_the_api_server() {
 }
 
 /// Objects with a status, as `kubectl get` shows them.
-const SHOWN: [(&str, &[&str], &str, &str); 8] = [
+const SHOWN: [(&str, &[&str], &str, &str); 10] = [
     ("repo", &[], "NAME URL REVISION READY STATUS AGE", "a https://e.org/r main@sha1:0 True stored AGE"),
     ("repo", &["-o", "wide"], "NAME URL REVISION READY STATUS AGE", "a https://e.org/r main@sha1:0 True stored AGE"),
     ("sync", &[], "NAME PATH REVISION READY STATUS AGE", "a ./ main@sha1:0 False waits AGE"),
@@ -206,6 +212,13 @@ const SHOWN: [(&str, &[&str], &str, &str); 8] = [
         "a RolloutPending main@0 1/2 AGE codes image:1",
     ),
     ("task", &[], "NAME PHASE AGENT POD AGE", "a Running coder a-pod AGE"),
+    ("ct", &[], "NAME SCHEDULE SUSPEND LAST SCHEDULE AGE", "a 0 2 * * * false AGE"),
+    (
+        "ct",
+        &["-o", "wide"],
+        "NAME SCHEDULE SUSPEND LAST SCHEDULE AGE ACTIVE NEXT SCHEDULE REASON",
+        "a 0 2 * * * false AGE 1 2026-01-02T02:00:00Z R",
+    ),
     ("task", &["-o", "wide"], "NAME PHASE AGENT POD AGE TEMPLATE REASON", "a Running coder a-pod AGE"),
 ];
 
@@ -216,7 +229,7 @@ async fn store(client: &Client, namespace: &str) {
     };
     let artifact = json!({"revision": "main@sha1:0", "digest": "sha256:0", "size": 1, "url": "http://c/a",
         "lastUpdateTime": "2026-01-01T00:00:00Z"});
-    let objects: [(&str, Value, Value); 4] = [
+    let objects: [(&str, Value, Value); 5] = [
         (
             "Repository",
             json!({"url": "https://e.org/r"}),
@@ -231,6 +244,11 @@ async fn store(client: &Client, namespace: &str) {
             "Agent",
             json!({"profile": "codes", "executorImage": "image:2"}),
             json!({"state": "RolloutPending", "revision": "main@0", "tasks": "1/2", "image": "image:1"}),
+        ),
+        (
+            "CronTask",
+            json!({"schedule": "0 2 * * *", "suspend": false, "taskTemplate": {"spec": {"agentRef": {"name": "a"}}}}),
+            json!({"active": 1, "nextScheduleTime": "2026-01-02T02:00:00Z", "conditions": ready("True", "")}),
         ),
         (
             "Task",
@@ -260,14 +278,14 @@ async fn kubectl_get_shows_state_first() {
         let mut lines = text.lines().map(|l| l.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>());
         let (titles, mut values) = (lines.next().unwrap(), lines.next().unwrap());
         assert_eq!(titles.join(" "), header, "{text}");
-        let age = titles.iter().position(|title| title == "AGE").unwrap();
+        let age = row.split_whitespace().position(|word| word == "AGE").unwrap();
         assert!(values[age].ends_with('s'), "{text}");
         values[age] = "AGE".into();
         assert_eq!(values.join(" "), row, "{text}");
     }
     let out = cluster.kubectl(["get", "pilothouse", "-n", &namespace, "-o", "name"]);
     let names = String::from_utf8(out.stdout).unwrap();
-    assert_eq!(names.lines().count(), 4, "the category holds every kind: {names}");
+    assert_eq!(names.lines().count(), 5, "the category holds every kind: {names}");
 }
 
 /// `kubectl apply` without `--server-side` keeps a copy of the whole in an annotation, which may have 256 KiB.

@@ -75,6 +75,7 @@ fn every_kind_has_its_names() {
     let table = [
         ("Agent", "agents", "ag", "Namespaced"),
         ("AgentTemplate", "agenttemplates", "agt", "Namespaced"),
+        ("CronTask", "crontasks", "ct", "Namespaced"),
         ("PilothouseConfig", "pilothouseconfigs", "phc", "Cluster"),
         ("Repository", "repositories", "repo", "Namespaced"),
         ("Sync", "syncs", "sync", "Namespaced"),

@@ -39,6 +39,8 @@ const SPEAKERS: &[(&str, &[&str])] = &[
     ("controller/agent", &["Agent"]),
     ("task/", &["Task"]),
     ("controller/task", &["Task"]),
+    ("schedule/", &["CronTask"]),
+    ("controller/crontask", &["CronTask"]),
     ("pod/task_run/", &["Task"]),
     ("controller/template.rs", &["AgentTemplate", "PilothouseConfig"]),
     ("server/voice/certificate.rs", &["the controller's log"]),

@@ -1,0 +1,168 @@
+//! `CronTasks`: observe, decide with [`crate::schedule`], act, report.
+
+mod act;
+mod children;
+mod clock;
+mod memory;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use kube::ResourceExt;
+
+use super::{
+    Context, Loop,
+    runtime::{Reconcile, Triggers},
+    start,
+};
+use crate::{
+    api::{CronTask, CronTaskStatus, Task, names::annotation},
+    schedule::{Act, World, decide, due_after},
+    status::{Failure, Next, Note},
+};
+use act::Made;
+use children::Children;
+use memory::Memory;
+
+/// Things done for one object in a row; more is a fault, and it is looked at again.
+const STEPS: usize = 200;
+
+/// The reconciler of `CronTasks`.
+pub struct CronTasks {
+    context: Context,
+    triggers: Triggers<CronTask>,
+    children: Children,
+    memory: Memory,
+}
+
+/// A reconcile on its way.
+struct Work {
+    /// The object as it is now, as far as this process knows.
+    cron: CronTask,
+    /// The status that it began with.
+    before: Option<CronTaskStatus>,
+    /// Versions of the object that are older than what this process knows.
+    older: BTreeSet<String>,
+    taken: BTreeSet<String>,
+    notes: Vec<Note>,
+}
+
+/// Prepares the loop.
+pub fn prepare(context: &Context) -> Loop {
+    let triggers = Triggers::default();
+    let crontasks = Arc::new(CronTasks {
+        context: context.clone(),
+        triggers: triggers.clone(),
+        children: Children::default(),
+        memory: Memory::default(),
+    });
+    let this = crontasks.clone();
+    context.caches.tasks.on_change(move |change| {
+        if let Some((namespace, name)) = this.children.update(change.object, change.deleted) {
+            this.triggers.now(&namespace, &name);
+        }
+    });
+    for task in context.caches.tasks.all() {
+        crontasks.children.update(&task, false);
+    }
+    tokio::spawn(clock::watch(Arc::downgrade(&crontasks)));
+    start(crontasks, context.caches.crontasks.clone(), triggers)
+}
+
+impl Reconcile for CronTasks {
+    type Object = CronTask;
+
+    async fn reconcile(&self, object: Arc<CronTask>) -> Result<Next, Failure> {
+        let mut work = self.memory.begin(&object);
+        let uid = object.uid().unwrap_or_default();
+        for _ in 0..STEPS {
+            let world = World { children: self.children.of(&uid), taken: work.taken.clone() };
+            let decision = decide(&work.cron, &world, self.context.now());
+            work.notes.extend(decision.notes);
+            work.cron.status = Some(decision.status);
+            match decision.act {
+                Act::Nothing => return self.report(&object, work, decision.next).await,
+                Act::Create(task) => {
+                    if self.create(&object, &mut work, *task).await? {
+                        return Ok(Next::OnEvent);
+                    }
+                }
+                Act::Stop { name, uid: child } => {
+                    self.stop(&work.cron, &name, &child).await?;
+                    self.children.stopping(&uid, &child);
+                }
+                Act::Claim { at } => {
+                    if !self.write_trigger(&mut work, Some(&at.to_string())).await? {
+                        return Ok(Next::OnEvent);
+                    }
+                }
+                Act::Clear => {
+                    if !self.write_trigger(&mut work, None).await? {
+                        return Ok(Next::OnEvent);
+                    }
+                }
+            }
+        }
+        self.triggers.now(&object.namespace().unwrap_or_default(), &object.name_any());
+        Ok(Next::OnEvent)
+    }
+
+    fn forget(&self, namespace: &str, name: &str) {
+        self.memory.forget(namespace, name);
+    }
+}
+
+impl CronTasks {
+    /// Makes a Task. Whether that is all for now: the status follows in a turn of its own, behind the Tasks of others that are
+    /// due at the same time.
+    async fn create(&self, object: &CronTask, work: &mut Work, task: Task) -> Result<bool, Failure> {
+        let by_hand = work.cron.annotations().contains_key(annotation::TRIGGER);
+        let name = task.name_any();
+        match self.make(&work.cron, &task).await {
+            Ok(Made::Ours(child)) => {
+                let slot = task.annotations().get(annotation::SCHEDULED_AT).and_then(|at| at.parse().ok());
+                let late = slot.filter(|_| !by_hand).map(|slot| due_after(&work.cron, slot, self.context.now()));
+                self.context.metrics.crontask_ran(&object.namespace().unwrap_or_default(), late);
+                self.children.made(&object.uid().unwrap_or_default(), child);
+                self.context.reports.events(object, std::mem::take(&mut work.notes));
+                work.cron.status.clone_from(&work.before);
+                self.memory.keep(object, work);
+                self.triggers.now(&object.namespace().unwrap_or_default(), &object.name_any());
+                Ok(true)
+            }
+            Ok(Made::Taken) => {
+                work.taken.insert(name);
+                Ok(false)
+            }
+            Err(failure) => {
+                self.creation_failed(object, work, &failure).await?;
+                work.cron.status.clone_from(&work.before);
+                self.memory.keep(object, work);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn report(&self, object: &CronTask, mut work: Work, next: Next) -> Result<Next, Failure> {
+        let status = work.cron.status.clone().unwrap_or_default();
+        self.context.reports.status(object, &work.before, &status).await?;
+        self.count_skip(object, work.before.as_ref(), &status);
+        self.children.counted(&object.uid().unwrap_or_default());
+        self.context.reports.events(object, std::mem::take(&mut work.notes));
+        self.memory.keep(object, &work);
+        Ok(next)
+    }
+
+    fn count_skip(&self, object: &CronTask, before: Option<&CronTaskStatus>, after: &CronTaskStatus) {
+        let skip = after.last_skip.as_ref().filter(|skip| before.and_then(|b| b.last_skip.as_ref()) != Some(skip));
+        if let Some(skip) = skip {
+            self.context.metrics.crontask_skipped(&object.namespace().unwrap_or_default(), &skip.reason);
+        }
+    }
+
+    /// Looks at all of them: the clock was set.
+    fn look_at_all(&self) {
+        for cron in self.context.caches.crontasks.all() {
+            self.triggers.now(&cron.namespace().unwrap_or_default(), &cron.name_any());
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What this process has written and the cache may not show yet.
+
+use std::collections::{BTreeSet, HashMap};
+
+use kube::ResourceExt;
+use parking_lot::Mutex;
+
+use super::Work;
+use crate::api::CronTask;
+
+/// By namespace and name.
+#[derive(Default)]
+pub(super) struct Memory(Mutex<HashMap<(String, String), Known>>);
+
+struct Known {
+    /// The object as it was left.
+    cron: CronTask,
+    /// Versions of the cache that are older than it.
+    older: BTreeSet<String>,
+}
+
+impl Memory {
+    /// Begins with the newest that is known: what the cache has, unless it is older than what was written here.
+    pub(super) fn begin(&self, cached: &CronTask) -> Work {
+        let version = cached.resource_version().unwrap_or_default();
+        let known = self.0.lock();
+        let newer = known.get(&key(cached)).filter(|k| k.older.contains(&version) && k.cron.uid() == cached.uid());
+        let (cron, older) =
+            newer.map_or_else(|| (cached.clone(), BTreeSet::new()), |k| (k.cron.clone(), k.older.clone()));
+        Work { before: cron.status.clone(), cron, older, taken: BTreeSet::new(), notes: vec![] }
+    }
+
+    /// Keeps how the object was left, if that is not how the cache has it.
+    pub(super) fn keep(&self, cached: &CronTask, work: &Work) {
+        let same = work.cron.status == cached.status && work.cron.annotations() == cached.annotations();
+        if same {
+            self.0.lock().remove(&key(cached));
+            return;
+        }
+        let mut older = work.older.clone();
+        older.extend(cached.resource_version());
+        older.extend(work.cron.resource_version());
+        self.0.lock().insert(key(cached), Known { cron: work.cron.clone(), older });
+    }
+
+    pub(super) fn forget(&self, namespace: &str, name: &str) {
+        self.0.lock().remove(&(namespace.to_owned(), name.to_owned()));
+    }
+}
+
+fn key(cron: &CronTask) -> (String, String) {
+    (cron.namespace().unwrap_or_default(), cron.name_any())
+}
