@@ -20,8 +20,9 @@ use crate::common::{
 pub(crate) const NEXT_EXECUTOR: &str = "localhost/executor:next";
 /// Where the release that the tests share lives.
 pub(crate) const SYSTEM: &str = "pilothouse-system";
-const PLACES: [&str; 12] = [
-    "sessions", "jobs", "texts", "pauses", "drains", "content", "orders", "beside", "files", "wholes", "verify", "cuts",
+const PLACES: [&str; 13] = [
+    "sessions", "jobs", "lost", "texts", "pauses", "drains", "content", "orders", "beside", "files", "wholes",
+    "verify", "cuts",
 ];
 
 /// What the tests share: a node, one release of the chart, one Git server.
