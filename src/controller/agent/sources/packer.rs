@@ -103,6 +103,8 @@ pub(super) struct Packer {
 #[derive(Default)]
 struct Slots {
     by_key: HashMap<Key, Slot>,
+    /// What each waits for: one artifact at a time, so whoever looks at another one waits for the last no more.
+    by_waiter: HashMap<Subscriber, Key>,
     tick: u64,
 }
 
@@ -122,21 +124,21 @@ impl Packer {
         let mut slots = self.slots.lock();
         slots.tick += 1;
         let tick = slots.tick;
+        if slots.by_waiter.get(who).is_some_and(|other| other != key) {
+            slots.leave(who);
+        }
         let Some(slot) = slots.by_key.get_mut(key) else { return Packing::Absent };
         slot.used = tick;
-        match &slot.state {
+        let state = slot.state.clone();
+        match &state {
             Packing::Done(Ok(packed)) if !self.store.contains(&packed.digest) => {
                 slots.by_key.remove(key);
-                Packing::Absent
+                return Packing::Absent;
             }
-            state => {
-                let state = state.clone();
-                if !is_final(&state) {
-                    slot.waiting.insert(who.clone());
-                }
-                state
-            }
+            state if !is_final(state) => slots.wait(key, who),
+            _ => {}
         }
+        state
     }
 
     /// Begins, unless somebody has. The end is told to `who`.
@@ -144,22 +146,23 @@ impl Packer {
         let mut slots = self.slots.lock();
         slots.tick += 1;
         let tick = slots.tick;
-        if let Some(slot) = slots.by_key.get_mut(&key) {
-            slot.waiting.insert(who.clone());
+        let is_new = !slots.by_key.contains_key(&key);
+        if is_new {
+            slots.make_room();
+            let slot = Slot { state: Packing::Running, waiting: BTreeSet::new(), used: tick };
+            slots.by_key.insert(key.clone(), slot);
+        }
+        slots.wait(&key, who);
+        drop(slots);
+        if !is_new {
             return;
         }
-        slots.make_room();
-        let slot = Slot { state: Packing::Running, waiting: BTreeSet::from([who.clone()]), used: tick };
-        slots.by_key.insert(key.clone(), slot);
-        drop(slots);
         tokio::spawn(work(Arc::downgrade(self), key, Arc::new(files)));
     }
 
     /// Nobody is told of anything any more.
     pub(super) fn leave(&self, who: &Subscriber) {
-        for slot in self.slots.lock().by_key.values_mut() {
-            slot.waiting.remove(who);
-        }
+        self.slots.lock().leave(who);
     }
 
     /// One try. The inner error is final.
@@ -189,20 +192,46 @@ impl Packer {
             let news = slot.state != state;
             slot.state = state;
             let waiting = if over { std::mem::take(&mut slot.waiting) } else { slot.waiting.clone() };
-            // Trouble that nobody waits for the end of is forgotten: who comes next begins anew.
-            if !over && waiting.is_empty() {
-                slots.by_key.remove(key);
+            for who in waiting.iter().filter(|_| over) {
+                slots.by_waiter.remove(who);
             }
             (waiting, news)
         };
         if let Some(ended) = self.ended.get().filter(|_| news) {
             waiting.iter().for_each(ended);
         }
-        !over && !waiting.is_empty()
+        !over && self.is_waited_for(key)
+    }
+
+    /// Whether there is a reason for another try. Trouble that nobody waits for the end of is forgotten: who comes next
+    /// begins anew.
+    fn is_waited_for(&self, key: &Key) -> bool {
+        let mut slots = self.slots.lock();
+        let waited_for = slots.by_key.get(key).is_some_and(|slot| !slot.waiting.is_empty());
+        if !waited_for {
+            slots.by_key.remove(key);
+        }
+        waited_for
     }
 }
 
 impl Slots {
+    fn wait(&mut self, key: &Key, who: &Subscriber) {
+        if self.by_waiter.get(who).is_some_and(|other| other != key) {
+            self.leave(who);
+        }
+        if let Some(slot) = self.by_key.get_mut(key) {
+            slot.waiting.insert(who.clone());
+            self.by_waiter.insert(who.clone(), key.clone());
+        }
+    }
+
+    fn leave(&mut self, who: &Subscriber) {
+        if let Some(slot) = self.by_waiter.remove(who).and_then(|key| self.by_key.get_mut(&key)) {
+            slot.waiting.remove(who);
+        }
+    }
+
     fn make_room(&mut self) {
         while self.by_key.len() >= REMEMBERED {
             let ended = self.by_key.iter().filter(|(_, slot)| is_final(&slot.state));
@@ -238,6 +267,9 @@ async fn work(packer: Weak<Packer>, key: Key, files: Arc<Files>) {
         }
         drop(this);
         tokio::time::sleep(RETRIES.delay(failures, rand::random())).await;
+        if !packer.upgrade().is_some_and(|this| this.is_waited_for(&key)) {
+            return;
+        }
     }
 }
 
@@ -290,4 +322,41 @@ fn refused(error: &GitError) -> Failure {
 fn trouble(error: &StoreError) -> Failure {
     let failure = error.to_failure();
     Failure::transient(failure.reason, failure.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::subscriber, *};
+    use crate::agent::{Wanted, pieces::Source};
+
+    /// Artifacts that a Repository has published and this replica's disk does not have: each push makes another one wanted,
+    /// and the last one must not be tried for ever.
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_any_more_is_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let packer = Arc::new(Packer::new(Arc::new(Store::new(folder.path(), 1 << 20).unwrap())));
+        let who = |agent: &str| subscriber("Agent", "ns", agent, "contexts/c");
+        let source = Source::Repository { name: "r".into(), follow: None };
+        let (id, path) = ("contexts/c".to_owned(), "docs".to_owned());
+        let wanted = Wanted { id, source, path, whole: None, push: None, names: None, sync: None };
+        let key = |text: &[u8]| Key { origin: Origin::Artifact(Digest::of(text)), selection: Selection::of(&wanted) };
+        let look = |text: &[u8], agent: &str| {
+            if packer.look(&key(text), &who(agent)) == Packing::Absent {
+                packer.start(key(text), &who(agent), Files::Stored);
+            }
+        };
+        look(b"one", "a");
+        look(b"one", "b");
+        look(b"two", "a");
+        let tried = || packer.slots.lock().by_key.len();
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        assert_eq!(tried(), 2, "b waits for the first one");
+        look(b"two", "b");
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        assert_eq!(tried(), 1);
+        packer.leave(&who("a"));
+        packer.leave(&who("b"));
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        assert_eq!((tried(), packer.slots.lock().by_waiter.len()), (0, 0));
+    }
 }
