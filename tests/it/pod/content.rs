@@ -37,7 +37,7 @@ use crate::common::{
     opencode::Server,
 };
 
-struct Anybody;
+pub(super) struct Anybody;
 
 impl Rights for Anybody {
     fn may_read(&self, _: &Identity, _: &Digest) -> bool {
@@ -57,8 +57,31 @@ struct Rig {
     folder: tempfile::TempDir,
 }
 
-fn skill(name: &str, text: &str) -> String {
+pub(super) fn skill(name: &str, text: &str) -> String {
     format!("---\nname: {name}\ndescription: What {name} is for\n---\n\n{text}\n")
+}
+
+/// What a sidecar in front of the server at this port is told, with the files of its pod. Ids in `live` are the pod's.
+pub(super) fn prepare(
+    files: &tempfile::TempDir,
+    (port, workspace): (u16, &Path),
+    skills: &Path,
+    replica: &Replica,
+    live: &[&str],
+) -> SidecarArgs {
+    std::fs::write(files.path().join("token"), good_token()).unwrap();
+    let mut args = args(files, port);
+    args.voice_address = Some(format!("localhost:{}", replica.address.port()));
+    args.workspace = workspace.to_owned();
+    args.skills_dir = skills.to_owned();
+    args.files_dir = Some(files.path().join("fixed"));
+    args.content_dir = Some(files.path().join("live"));
+    for dir in [&args.files_dir, &args.content_dir].into_iter().flatten() {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let fixed = serde_json::json!({ "pieces": [], "live": live });
+    std::fs::write(files.path().join("fixed/content.json"), fixed.to_string()).unwrap();
+    args
 }
 
 impl Rig {
@@ -78,18 +101,7 @@ impl Rig {
 
         let files = tempfile::tempdir_in(folder.path()).unwrap();
         std::fs::write(files.path().join("ca.crt"), material.authority_pem()).unwrap();
-        std::fs::write(files.path().join("token"), good_token()).unwrap();
-        let mut args = args(&files, server.port);
-        args.voice_address = Some(format!("localhost:{}", replica.address.port()));
-        args.workspace = server.workspace.clone();
-        args.skills_dir = skills.clone();
-        args.files_dir = Some(files.path().join("fixed"));
-        args.content_dir = Some(files.path().join("live"));
-        for dir in [&args.files_dir, &args.content_dir].into_iter().flatten() {
-            std::fs::create_dir(dir).unwrap();
-        }
-        let fixed = serde_json::json!({ "pieces": [], "live": live });
-        std::fs::write(files.path().join("fixed/content.json"), fixed.to_string()).unwrap();
+        let args = prepare(&files, (server.port, &server.workspace), &skills, &replica, live);
         let mut rig = Self { model, server, pod: None, args, replica, store, skills, folder };
         let manifest = Rig::manifest(first(&rig));
         let text = serde_json::to_string(&manifest).unwrap();

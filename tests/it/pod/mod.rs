@@ -8,6 +8,7 @@ mod contract;
 mod door;
 mod drain;
 mod flood;
+mod ill;
 mod moves;
 mod task_run;
 mod voice;

@@ -14,7 +14,7 @@ use super::{
     folder::Folder,
     ground::{self, Ground},
     manifests::{self, Manifests},
-    server::Known,
+    server::{Known, NotLoaded},
 };
 use crate::{
     api::content::{Load, Piece, Report},
@@ -26,6 +26,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Between two tries to find the agent idle, where it is idle for moments only.
 const BETWEEN: Duration = Duration::from_secs(1);
+/// A server that says nothing to so many reloads in a row does not take what is wanted: each holds prompts for as long as
+/// it waits.
+const MOST_SILENT: u32 = 5;
 /// Skills that are named to the controller.
 const MOST_NAMES: usize = 2000;
 /// The mounted manifest may be older than the pod for a moment. After this long it is that of another template.
@@ -63,6 +66,8 @@ pub(super) struct Keeper {
     pub(super) fresh: bool,
     /// Pieces that could not be brought forward, and why.
     pub(super) held_back: Vec<String>,
+    /// Reloads in a row to which the server said nothing.
+    pub(super) silent: u32,
 }
 
 /// What became of an order.
@@ -133,7 +138,7 @@ impl Keeper {
             let mut orders = self.orders.clone();
             let turn = tokio::select! {
                 turn = self.turn(order.as_ref()) => turn,
-                _ = orders.changed() => { failures = 0; continue }
+                _ = orders.changed() => { (failures, self.silent) = (0, 0); continue }
             };
             let end = match turn {
                 Ok(Some(held)) => self.exchange(order.as_ref(), held).await,
@@ -267,6 +272,9 @@ impl Keeper {
     async fn exchange(&mut self, order: Option<&Load>, held: Held) -> End {
         let exchanged = held.during(self.exchange_held(order)).await;
         drop(held);
+        if exchanged.is_ok() {
+            self.silent = 0;
+        }
         match exchanged {
             Ok(()) if !self.held_back.is_empty() => {
                 self.fresh = true;
@@ -313,12 +321,22 @@ impl Keeper {
         if before == after && !stale {
             return Ok(());
         }
-        let Err(why) = self.server.reload(after.as_deref().unwrap_or_default()).await else { return Ok(()) };
-        self.on_ground(|ground| ground.undo(undo))
-            .await
-            .map_err(|error| Trouble::Refused(format!("{why}; {error}")))?;
+        let Err(failed) = self.server.reload(after.as_deref().unwrap_or_default()).await else { return Ok(()) };
+        let undone = self.on_ground(|ground| ground.undo(undo)).await;
+        let (NotLoaded::Different(why) | NotLoaded::Silent(why)) = &failed;
+        undone.map_err(|error| Trouble::Refused(format!("{why}; {error}")))?;
+        let why = match failed {
+            NotLoaded::Silent(why) if self.silent < MOST_SILENT => {
+                self.silent += 1;
+                // It may have read what was there for a moment.
+                self.fresh = false;
+                self.server.forget();
+                return Err(Trouble::Later(why));
+            }
+            NotLoaded::Different(why) | NotLoaded::Silent(why) => why,
+        };
         if let Err(again) = self.server.reload(before.as_deref().unwrap_or_default()).await {
-            tracing::warn!(why = %again, "the server does not list the skills of before either");
+            tracing::warn!(why = ?again, "the server does not list the skills of before either");
         }
         Err(Trouble::Refused(why))
     }

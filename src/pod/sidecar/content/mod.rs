@@ -97,6 +97,7 @@ impl Places {
             loaded: String::new(),
             fresh: true,
             held_back: vec![],
+            silent: 0,
         }
     }
 }

@@ -15,6 +15,15 @@ const LISTED: Duration = Duration::from_secs(20);
 const SETTLED: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Why a reload failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotLoaded {
+    /// The server lists something else: it does not take what is wanted.
+    Different(String),
+    /// It did not answer, or its events were lost: nobody knows what it has, and another time may be better.
+    Silent(String),
+}
+
 /// The server, and what was last heard of its skills.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -81,25 +90,30 @@ impl Known {
     ///
     /// # Errors
     /// It does not answer, or lists something else.
-    pub(super) async fn reload(&mut self, wanted: &[Skill]) -> Result<(), String> {
-        let mut disposals = self.server.disposals();
-        disposals.mark_unchanged();
-        let disposed = self.server.client().with_timeout(DISPOSED).dispose_all().await;
-        disposed.map_err(|error| format!("the server does not reload: {error}"))?;
-        // Its instances end after the answer: a prompt before that would be cut.
-        let ended = timeout(DISPOSED, disposals.changed()).await;
-        ended.map_err(|_| "the server did not say that it has reloaded")?.map_err(|_| "nobody follows the server")?;
+    pub(super) async fn reload(&mut self, wanted: &[Skill]) -> Result<(), NotLoaded> {
+        self.dispose().await.map_err(NotLoaded::Silent)?;
         let begun = Instant::now();
         loop {
             let (why, limit) = match self.ask(wanted).await {
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(why)) => (why, SETTLED),
-                Err(why) => (why, LISTED),
+                Ok(Err(why)) => (NotLoaded::Different(why), SETTLED),
+                Err(why) => (NotLoaded::Silent(why), LISTED),
             };
             if begun.elapsed() >= limit {
                 return Err(why);
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Ends all instances. They end after the answer: a prompt before that would be cut.
+    async fn dispose(&self) -> Result<(), String> {
+        let mut disposals = self.server.disposals();
+        disposals.mark_unchanged();
+        let disposed = self.server.client().with_timeout(DISPOSED).dispose_all().await;
+        disposed.map_err(|error| format!("the server does not reload: {error}"))?;
+        let ended = timeout(DISPOSED, disposals.changed()).await;
+        ended.map_err(|_| "the server did not say that it has reloaded")?.map_err(|_| "nobody follows the server")?;
+        Ok(())
     }
 }
