@@ -140,9 +140,8 @@ fn asked<'a>(value: Option<&'a str>, state: &State, desired: &Desired, hash: &st
     gate::asked(value, state.rollout_seen.as_deref(), &[hash, &history::id(desired)])
 }
 
-/// Asks the gate about something that needs no new pod: no prompts are held, since whoever reads it meanwhile has either the
-/// old or the new, whole.
-fn without_hold(
+/// Asks the gate about something that needs no new pod.
+fn without_pods(
     (change, hash, causes): (Change, &str, &BTreeSet<String>),
     desired: &Desired,
     (state, suspended): (&State, bool),
@@ -161,10 +160,7 @@ fn without_hold(
         ask: asked(at.asked, state, desired, hash),
         now: at.now,
     };
-    match act(gate::decide(&input), state.pending.as_ref(), causes) {
-        Action::Apply { causes, forced, .. } => Action::Apply { hold: false, causes, forced },
-        other => other,
-    }
+    act(gate::decide(&input), state.pending.as_ref(), causes)
 }
 
 /// Decides about the gathered text; `live` are the annotations of its ConfigMap.
@@ -185,7 +181,7 @@ pub fn text(desired: &Desired, live: Option<&Annotations>, suspended: bool, at: 
         // Only their order.
         causes.insert(TEXT.into());
     }
-    without_hold((Change::Text, &desired.text_hash, &causes), desired, (&state, suspended), at)
+    without_pods((Change::Text, &desired.text_hash, &causes), desired, (&state, suspended), at)
 }
 
 fn act(verdict: Verdict, stored: Option<&Pending>, causes: &BTreeSet<String>) -> Action {

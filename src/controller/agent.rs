@@ -73,8 +73,8 @@ pub struct Agents {
     maps_of: ByAgent<observe::ConfigMapMeta>,
     /// Version and hash of the authority's ConfigMap that was compared last, by namespace.
     authorities: Mutex<HashMap<String, (String, String)>>,
-    /// How often in a row a confirmation failed, by namespace and agent.
-    refused: Mutex<HashMap<(String, String), u32>>,
+    /// How often in a row a confirmation failed, by namespace and agent, and by what it was asked for.
+    refused: Mutex<HashMap<(String, String), HashMap<&'static str, u32>>>,
     /// Pods of which it was said that their end cuts work.
     told: leaving::Told,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.

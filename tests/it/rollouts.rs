@@ -3,6 +3,7 @@
 
 mod beside;
 mod causes;
+mod held;
 mod kills;
 mod orders;
 pub(crate) mod outcome;

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Action, Situation, object_hash, without_hold};
+use super::{Action, Situation, object_hash, without_pods};
 use crate::{
     agent::{
         Desired,
@@ -53,7 +53,10 @@ pub fn exchange(desired: &Desired, live: Live<'_>, at: &Situation<'_>) -> Option
     }
     let causes = classify(&state.parts, &wanted.parts).causes;
     // The sidecar holds prompts itself when it exchanges.
-    Some(without_hold((Change::Content, &wanted.hash, &causes), desired, (&state, live.suspended), at))
+    Some(match without_pods((Change::Content, &wanted.hash, &causes), desired, (&state, live.suspended), at) {
+        Action::Apply { causes, forced, .. } => Action::Apply { hold: false, causes, forced },
+        other => other,
+    })
 }
 
 /// Since when the pods are to have `wanted`, for the annotation beside it: from the first moment that it waited.

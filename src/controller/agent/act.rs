@@ -2,6 +2,7 @@
 
 mod deployment;
 mod exchange;
+mod hold;
 mod settle;
 mod text;
 mod touch;

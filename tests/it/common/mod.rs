@@ -12,6 +12,7 @@ pub(crate) mod audit;
 pub(crate) mod between;
 pub(crate) mod cluster;
 pub(crate) mod controller;
+pub(crate) mod door;
 pub(crate) mod git_server;
 pub(crate) mod model;
 pub(crate) mod node;

@@ -1,16 +1,13 @@
 //! The Deployment, through the gate.
 
-use std::{
-    borrow::Cow,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, time::Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{Acted, Who, settle, unverified};
+use super::{Acted, Who, hold::within, settle, unverified};
 use crate::{
     agent::{
         Desired, beside,
@@ -29,17 +26,10 @@ use crate::{
         fleet::Decided,
         leaving,
         observe::{self, Seen},
-        voice, write,
+        write,
     },
-    status::{Backoff, Failure, Note},
+    status::{Failure, Note},
 };
-
-/// Delays before a confirmation that failed is asked for again.
-const CONFIRM: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(1) };
-/// A write is not begun when it would have less time than this.
-const WRITE: Duration = Duration::from_millis(300);
-/// Time that is left of a hold to renew it.
-const MARGIN: Duration = Duration::from_millis(500);
 
 /// What the decisions of one reconcile about the Deployment share.
 struct Turn<'a> {
@@ -129,7 +119,7 @@ impl Agents {
             let (confirmed, until) = self.confirm(&turn).await;
             (action, held) = (confirmed, Some(until));
         }
-        self.confirm_again(who, held.is_some(), &action, acted);
+        self.confirm_again(who, "Deployment", held.is_some(), &action, acted);
         let applies = matches!(action, Action::Apply { .. });
         let first = if applies { self.exchange_first(who, seen, &turn.desired, acted).await } else { Ok(true) };
         if !matches!(first, Ok(true)) {
@@ -141,7 +131,7 @@ impl Agents {
         let write = self.write_deployment(&turn, &action, acted);
         let applies = applies && live.is_some();
         let (mut written, sent) = match held {
-            Some(until) if applies => Box::pin(within(until, write)).await,
+            Some(until) if applies => Box::pin(within(until, "Deployment", write)).await,
             _ => (write.await, true),
         };
         if applies && sent && settle::may_land(&written) {
@@ -217,24 +207,8 @@ impl Agents {
     /// Holds prompts and decides again from what the doors confirm and from the Tasks that run by now. Also returned is
     /// until when the hold lasts for sure.
     async fn confirm(&self, turn: &Turn<'_>) -> (Action, Instant) {
-        let (until, who) = (Instant::now() + voice::HOLD, turn.who);
-        let said = self.voice.hold(&who.namespace, &who.name).await;
-        let running = self.running_pods(who.agent);
-        let activity = gate::held_activity(said.as_ref(), &running);
-        let work = Work { running_tasks: self.open_tasks(&who.namespace, &who.name).0, activity };
+        let (work, until) = self.held_work(turn.who).await;
         (self.decide(turn, turn.live.as_ref(), work), until)
-    }
-
-    /// A confirmation that did not come (no answer, an order refused) is no event: it is asked for again.
-    fn confirm_again(&self, who: &Who<'_>, asked: bool, action: &Action, acted: &mut Acted) {
-        let key = (who.namespace.clone(), who.name.clone());
-        let mut refused = self.refused.lock();
-        if !asked || !matches!(action, Action::Wait { .. }) {
-            refused.remove(&key);
-            return;
-        }
-        let count = refused.entry(key).and_modify(|n| *n = n.saturating_add(1)).or_insert(1);
-        acted.after(CONFIRM.delay(*count, rand::random()));
     }
 
     async fn write_deployment(&self, turn: &Turn<'_>, action: &Action, acted: &mut Acted) -> Result<(), Failure> {
@@ -284,38 +258,5 @@ fn template_generation(live: Option<&Value>, same: bool) -> String {
     match kept {
         Some(kept) if same => kept.into(),
         _ => (live.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0) + 1).to_string(),
-    }
-}
-
-/// Runs a write that is right only while prompts are held; what was decided is decided again after that. Also returned
-/// is whether it was sent.
-async fn within(until: Instant, write: impl Future<Output = Result<(), Failure>>) -> (Result<(), Failure>, bool) {
-    let left = until.saturating_duration_since(Instant::now()).saturating_sub(MARGIN);
-    let sent = left >= WRITE;
-    let answer = if sent { tokio::time::timeout(left, write).await.ok() } else { None };
-    let late = || {
-        let message = "the Deployment could not be written while prompts were held; the rollout is decided again";
-        Err(Failure::transient(reasons::TIMEOUT, message))
-    };
-    (answer.unwrap_or_else(late), sent)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::{pending, ready};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_write_that_is_cut_may_land_and_one_that_is_not_begun_may_not() {
-        let long = || Instant::now() + voice::HOLD;
-        assert!(matches!(within(long(), ready(Ok(()))).await, (Ok(()), true)));
-        let refused = Failure::stalled(reasons::INVALID_SPEC, "no");
-        let (written, sent) = within(long(), ready(Err(refused))).await;
-        assert!(sent && !settle::may_land(&written), "{written:?}");
-        let (written, sent) = within(Instant::now() + MARGIN + WRITE + WRITE, pending()).await;
-        assert!(sent && settle::may_land(&written), "{written:?}");
-        let (written, sent) = within(Instant::now() + MARGIN, async { panic!("begun") }).await;
-        assert!(!sent && written.is_err(), "{written:?}");
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{Acted, Touch, Who};
+use super::{Acted, Touch, Who, hold::within};
 use crate::{
     agent::{
         Desired,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 impl Agents {
-    /// Gathered text: written when idle, then the pods are touched.
+    /// Gathered text: written when idle, with prompts held, then the pods are touched.
     pub(super) async fn text(
         &self,
         who: &Who<'_>,
@@ -56,19 +56,34 @@ impl Agents {
             exempt: suspended || annotations.is_none() || acted.pinned.is_some(),
             now: at.now,
         };
-        let action = self.paced(who, &decided, decide::text(desired, annotations.as_ref(), suspended, &at));
+        let decide = |work| {
+            let at = Situation { work, ..at };
+            self.paced(who, &decided, decide::text(desired, annotations.as_ref(), suspended, &at))
+        };
+        let (mut action, mut held) = (decide(work), None);
         if acted.undecided(&action) {
             return Ok(());
         }
+        if matches!(action, Action::Apply { hold: true, .. }) {
+            let (work, until) = self.held_work(who).await;
+            (action, held) = (decide(work), Some(until));
+        }
+        self.confirm_again(who, "text", held.is_some(), &action, acted);
         self.urgent(who, &action, acted);
         match &action {
-            Action::Keep | Action::Wait { write: false, .. } => {}
+            Action::Keep | Action::Wait { write: false, .. } => self.let_go(who, held).await,
             Action::Apply { causes, .. } => {
                 let version = live.as_ref().and_then(|l| l.resource_version());
                 let mut marks = state::parts_annotation(&desired.texts);
                 marks.extend(state::seen_annotation(at.asked));
                 marks.extend(self.change_mark(who, &decided, causes));
-                if !self.write_map(who, &desired.context, marks, version.as_deref(), acted).await? {
+                let write = self.write_map(who, &desired.context, marks, version.as_deref(), acted);
+                let written = match held {
+                    Some(until) => within(until, "text", write).await.0,
+                    None => write.await,
+                };
+                self.let_go(who, held).await;
+                if !written? {
                     return Ok(());
                 }
                 if !suspended {
@@ -77,6 +92,7 @@ impl Agents {
                 }
             }
             Action::Wait { pending, .. } => {
+                self.let_go(who, held).await;
                 self.remember_pending(who, &names::agent::context(&who.name), pending, acted).await?;
             }
         }
@@ -84,6 +100,13 @@ impl Agents {
         acted.wake(&action, now);
         acted.text = Some(action);
         Ok(())
+    }
+
+    /// Prompts pass again, where they were held.
+    async fn let_go(&self, who: &Who<'_>, held: Option<Instant>) {
+        if held.is_some() {
+            self.voice.release(&who.namespace, &who.name).await;
+        }
     }
 
     /// Writes one of the agent's ConfigMaps that change in place, which has `version` in the cache. `false` where somebody
