@@ -27,6 +27,7 @@ mod verdict;
 mod watched;
 mod wire;
 mod world;
+mod written;
 
 use schedule::Options;
 

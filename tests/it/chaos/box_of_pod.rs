@@ -8,12 +8,9 @@ use std::{
 
 use k8s_openapi::{
     ByteString,
-    api::{
-        authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-        core::v1::{ConfigMap, Pod, Secret, ServiceAccount},
-    },
+    api::core::v1::{ConfigMap, Pod, Secret},
 };
-use kube::{Api, Client, ResourceExt as _, api::PostParams};
+use kube::{Api, Client, ResourceExt as _};
 use tokio::process::{Child, Command};
 
 use super::watched::surely;
@@ -104,25 +101,4 @@ pub(super) async fn map(client: &Client, namespace: &str, name: &str) -> BTreeMa
 
 pub(super) fn files(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
     map.data.iter().flatten().map(|(key, text)| (key.clone(), text.clone().into_bytes())).collect()
-}
-
-/// A token of the pod, as its kubelet asks for it.
-pub(super) async fn token(client: &Client, pod: &Pod, audience: &str) -> kube::Result<String> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-    let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".into());
-    let wish = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: vec![audience.into()],
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Pod".into()),
-                name: Some(pod.name_any()),
-                uid: pod.uid(),
-            }),
-            expiration_seconds: Some(7200),
-        },
-        ..TokenRequest::default()
-    };
-    let made = accounts.create_token_request(&account, &PostParams::default(), &wish).await?;
-    Ok(made.status.map(|status| status.token).unwrap_or_default())
 }

@@ -26,12 +26,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{
-    box_of_pod::{Folders, environment, files, map, secret, token},
+    box_of_pod::{Folders, environment, files, map, secret},
     watched::{Key, Watched, follow, surely},
     wire::Wire,
 };
 use crate::common::{
     agent_server::{AgentServer, Ledger, Root, Setup},
+    door::token,
     wait::get,
 };
 
@@ -47,11 +48,24 @@ pub(super) struct Running {
     pub(super) folder: PathBuf,
 }
 
-/// A file of the workspace had another content between these moments.
+/// What is exchanged in a running pod, and a file of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Documents,
+    Skills,
+}
+
+impl Content {
+    const ALL: [(Self, &str); 2] =
+        [(Self::Documents, "workspace/docs/page"), (Self::Skills, "skills/team/guide/SKILL.md")];
+}
+
+/// A file had another content between these moments.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     pub(super) agent: Key,
     pub(super) pod: String,
+    pub(super) content: Content,
     pub(super) after: Timestamp,
     pub(super) before: Timestamp,
 }
@@ -124,10 +138,14 @@ impl Kubelet {
     fn see(self: Arc<Self>, pod: Pod, gone: bool) {
         let uid = pod.uid().unwrap_or_default();
         let ends = gone || pod.metadata.deletion_timestamp.is_some();
+        if ends {
+            self.watched.ends(&pod);
+        }
         let mut pods = self.pods.lock();
         if let Some(told) = pods.get(&uid) {
             told.send_if_modified(|ending| !std::mem::replace(ending, *ending || ends) && ends);
         } else if !gone && pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(NODE) {
+            self.watched.begins(&pod);
             let (tell, ending) = watch::channel(ends);
             pods.insert(uid, tell);
             drop(pods);
@@ -214,19 +232,22 @@ impl Kubelet {
             Running { agent: agent.into(), uid: uid.clone(), server: server.clone(), folder: folders.0.clone() };
         self.running.lock().push(running);
         let mut is_ready = false;
-        let page = folders.0.join("workspace/docs/page");
-        let (mut read, mut read_at) = (None, Timestamp::now());
+        let mut files = Content::ALL.map(|(content, path)| (content, folders.0.join(path), None, Timestamp::now()));
         let mut beats = 0_u32;
         while !*ending.borrow() {
             beats += 1;
-            let text = std::fs::read(&page).ok();
-            let now = Timestamp::now();
-            if read.is_some() && text.is_some() && text != read {
-                let exchange = Exchange { agent: agent.into(), pod: uid.clone(), after: read_at, before: now };
-                self.exchanges.lock().push(exchange);
-                self.watched.say(agent, "documents are exchanged".into());
+            for (content, path, read, read_at) in &mut files {
+                let began = Timestamp::now();
+                let text = std::fs::read(path).ok();
+                if read.is_some() && text.is_some() && text != *read {
+                    let (agent, pod, after) = (agent.to_owned(), uid.clone(), *read_at);
+                    let exchange = Exchange { agent, pod, content: *content, after, before: Timestamp::now() };
+                    self.watched.say(&exchange.agent, format!("{content:?} are exchanged"));
+                    self.exchanges.lock().push(exchange);
+                }
+                // Whatever it is now, it was not earlier than this.
+                (*read, *read_at) = (text.or(read.take()), began);
             }
-            (read, read_at) = (text, now);
             if beats.is_multiple_of(15) {
                 self.remount(&folders, agent, &mut mounted);
                 let answers = asked(&format!("http://{door}/readyz"), Duration::from_secs(2)).await;

@@ -1,14 +1,15 @@
 //! Two replicas of the controller that come and go.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
 
-use super::{box_of_pod::token, wire::Wire};
+use super::wire::Wire;
 use crate::common::{
     controller::{Controller, Release},
+    door::token,
     opencode::free_port,
 };
 
@@ -20,6 +21,8 @@ pub(super) struct Replicas {
     all: Vec<Replica>,
     /// What those that are gone have said that nobody should say.
     panics: Vec<String>,
+    /// Their logs: files, oldest first.
+    logs: Vec<PathBuf>,
 }
 
 struct Replica {
@@ -46,7 +49,8 @@ impl Replicas {
             running: None,
             back: None,
         });
-        let mut replicas = Self { release, front: Wire::start().await, files, all: all.into(), panics: vec![] };
+        let mut replicas =
+            Self { release, front: Wire::start().await, files, all: all.into(), panics: vec![], logs: vec![] };
         for n in 0..replicas.all.len() {
             replicas.run(n);
         }
@@ -74,6 +78,9 @@ impl Replicas {
         let address = replica.address;
         self.front.remove(address);
         self.read(&running);
+        let log = self.files.path().join(format!("{}.{}.log", self.all[n].name, self.logs.len()));
+        std::fs::write(&log, &*running.log.lock()).unwrap();
+        self.logs.push(log);
     }
 
     /// Starts those whose time it is; all of them if `now`.
@@ -111,14 +118,21 @@ impl Replicas {
 
     /// Lines of the logs that name an agent, for somebody who asks why.
     pub(super) fn lines_about(&self, namespace: &str, agent: &str) -> Vec<String> {
-        let mut all = vec![];
-        for replica in &self.all {
-            let Some(running) = &replica.running else { continue };
-            let log = running.log.lock();
-            let about = log.lines().filter(|l| l.contains(namespace) && l.contains(&format!("\"{agent}\"")));
-            all.extend(about.map(|line| format!("{} {line}", replica.name)));
+        let mut logs: Vec<(String, String)> = vec![];
+        for file in &self.logs {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            logs.push((name, std::fs::read_to_string(file).unwrap_or_default()));
         }
-        all
+        for replica in &self.all {
+            let running = replica.running.as_ref().map(|running| running.log.lock().clone());
+            logs.push((replica.name.clone(), running.unwrap_or_default()));
+        }
+        let agent = format!("\"{agent}\"");
+        let about = |line: &&str| line.contains(namespace) && line.contains(&agent);
+        let of = |(name, log): &(String, String)| -> Vec<String> {
+            log.lines().filter(about).map(|line| format!("{name} {line}")).collect()
+        };
+        logs.iter().flat_map(of).collect()
     }
 
     pub(super) fn user(&self) -> String {

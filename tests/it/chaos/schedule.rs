@@ -25,17 +25,20 @@ impl fmt::Display for Options {
 }
 
 impl Options {
+    /// What is run among all other tests.
+    const SHORT: Self = Self { seed: 1, minutes: 2.0, agents: 20, live: 6 };
+
     pub(super) fn from_environment() -> Self {
         fn of<T: FromStr>(name: &str, default: T) -> T {
             let value = std::env::var(name).ok().filter(|value| !value.is_empty());
             value.map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{name}={v} is no number")))
         }
-        let agents = of("CHAOS_AGENTS", 20);
+        let agents = of("CHAOS_AGENTS", Self::SHORT.agents);
         Self {
-            seed: of("CHAOS_SEED", 1),
-            minutes: of("CHAOS_MINUTES", 2.0),
+            seed: of("CHAOS_SEED", Self::SHORT.seed),
+            minutes: of("CHAOS_MINUTES", Self::SHORT.minutes),
             agents,
-            live: of("CHAOS_LIVE", 6).min(agents),
+            live: of("CHAOS_LIVE", Self::SHORT.live).min(agents),
         }
     }
 }
@@ -172,6 +175,21 @@ fn git(rng: &mut StdRng, _: &Options) -> Action {
 fn sick(rng: &mut StdRng, options: &Options) -> Action {
     let ill = one_of(rng, &[Ill::Wedged, Ill::Refuses, Ill::Mute, Ill::LateIdle, Ill::CutEvents]);
     Action::Sick { agent: rng.random_range(0..options.live), ill, lasts: millis(rng, 1000, 8000) }
+}
+
+/// Whatever can happen happens in the short version too.
+#[test]
+fn everything_happens_at_least_once() {
+    for seed in 0..200 {
+        let all = schedule(&Options { seed, ..Options::SHORT });
+        let kinds: std::collections::BTreeSet<_> = all.iter().map(|(_, action)| kind(action)).collect();
+        assert_eq!(kinds.len(), 9, "seed {seed}: {kinds:?}");
+    }
+}
+
+fn kind(action: &Action) -> String {
+    let text = format!("{action:?}");
+    text.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 #[test]

@@ -8,16 +8,11 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    kubelet::Exchange,
-    watched::{Change, What},
+    kubelet::{Content, Exchange},
+    watched::What,
+    written::Change,
 };
-use crate::common::{
-    agent_server::{End, ledger::Work},
-    audit::Request,
-};
-
-/// A text is decided at most so long before it is written, on a busy machine.
-const STALE: SignedDuration = SignedDuration::from_secs(10);
+use crate::common::agent_server::{End, ledger::Work};
 
 /// Something that must not be, at an agent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,13 +24,12 @@ pub(super) struct Fault {
 /// Everything that is known.
 pub(super) struct Evidence<'a> {
     pub(super) work: &'a [Work],
+    /// What was written, each object's changes in their order.
     pub(super) changes: &'a [Change],
     pub(super) exchanges: &'a [Exchange],
-    /// The controller's writes that went well.
-    pub(super) writes: &'a [Request],
     /// How long work is protected at most.
     pub(super) protection: &'a dyn Fn(&str) -> Duration,
-    /// When it was seen that a pod ends.
+    /// When somebody first could know that a pod ends.
     pub(super) ending: &'a dyn Fn(&str) -> Option<Timestamp>,
 }
 
@@ -49,36 +43,18 @@ impl Evidence<'_> {
         found
     }
 
-    /// A change that came while protected work went on. The write is found in the audit log; where several may be it, all of
-    /// them would have to be wrong.
-    ///
-    /// Text is decided without holding prompts, so only what had gone on for a while counts. That content is decided changes
-    /// nothing in a pod: see [`Self::under_the_feet`].
+    /// A pod template or a text that was written while protected work went on. That content is decided changes nothing in a
+    /// pod that runs: see [`Self::under_the_feet`].
     fn came_too_early(&self, change: &Change) -> Option<Fault> {
-        let age = match change.what {
-            What::Template => SignedDuration::ZERO,
-            What::Text => STALE,
-            What::Content => return None,
-        };
-        let second = SignedDuration::from_secs(1);
-        let object = format!("{}/{}", change.agent.split('/').next()?, change.object);
-        let near = |w: &&Request| {
-            w.object() == object && w.answered <= change.seen + second / 10 && w.received >= change.seen - second * 5
-        };
-        let mut writes = self.writes.iter().filter(near).peekable();
-        writes.peek()?;
-        let over = |at: Timestamp| change.since.is_some_and(|since| at >= since + self.protection_of(&change.agent));
-        let wrong = |write: &Request| {
-            let cut = self.at_work(&change.agent, write.received - age, write.answered);
-            cut.filter(|_| !over(write.received)).map(|work| (write.received, work))
-        };
-        let all: Option<Vec<_>> = writes.map(wrong).collect();
-        let (at, work) = all?.into_iter().next()?;
-        let what = format!(
-            "{:?} {} was written at {at} (it waited since {:?}) while {work:?}",
-            change.what, change.hash, change.since
-        );
-        Some(Fault { agent: change.agent.clone(), what })
+        if change.what == What::Content {
+            return None;
+        }
+        let work = self.at_work(&change.agent, change.received, change.answered)?;
+        // If it was carried out before, without a line in the log, work must have gone on all that time.
+        let elsewhere = change.unlogged.is_some_and(|(from, to)| self.at_work(&change.agent, from, to).is_none());
+        let over = change.since.is_some_and(|since| change.received >= since + self.protection_of(&change.agent));
+        let what = format!("{change:?} came while {work:?}");
+        (!over && !elsewhere).then(|| Fault { agent: change.agent.clone(), what })
     }
 
     /// Work that went on from one moment to the other, in a pod that stays.
@@ -88,16 +64,26 @@ impl Evidence<'_> {
         on.find(|work| (self.ending)(&work.pod).is_none_or(|ending| ending >= from))
     }
 
-    /// Documents that changed in a pod while it worked.
+    /// Documents or skills that changed in a pod while it worked.
     fn under_the_feet(&self, exchange: &Exchange) -> Option<Fault> {
-        let work = self.at_work(&exchange.agent, exchange.after, exchange.before).filter(|w| w.pod == exchange.pod)?;
-        let over = work.begun + self.protection_of(&exchange.agent) <= exchange.before;
-        let forced = self.changes.iter().rev().any(|change| {
-            let age = exchange.before.duration_since(change.seen);
-            change.agent == exchange.agent && change.what == What::Content && age >= self.protection_of(&exchange.agent)
-        });
-        let what = format!("documents were exchanged before {} while {work:?}", exchange.before);
-        (!over && !forced).then(|| Fault { agent: exchange.agent.clone(), what })
+        let of = self.work.iter().filter(|work| work.pod == exchange.pod);
+        let mut on =
+            of.filter(|work| work.begun < exchange.after && work.end.is_none_or(|(end, _)| end > exchange.before));
+        let work = on.next()?;
+        let what = format!("{exchange:?} was made while {work:?}");
+        let forced = self.may_be_forced(&exchange.agent, &exchange.pod, exchange.content, exchange.before);
+        (!forced).then(|| Fault { agent: exchange.agent.clone(), what })
+    }
+
+    /// Whether the time was over, of what the pods were to have at that moment. What was wanted before counts as long as
+    /// this pod had not got it: the order of something newer may have been on its way.
+    fn may_be_forced(&self, agent: &str, pod: &str, content: Content, at: Timestamp) -> bool {
+        let of = |e: &&Exchange| e.pod == pod && e.content == content && e.before < at;
+        let last = self.exchanges.iter().filter(of).map(|exchange| exchange.after).max();
+        let decided = self.changes.iter().filter(|c| c.agent == agent && c.what == What::Content && c.received <= at);
+        let newest = decided.clone().map(|change| change.received).max();
+        let mut counts = decided.filter(|c| Some(c.received) == newest || last.is_none_or(|last| c.received >= last));
+        counts.any(|change| change.since.is_some_and(|since| at >= since + self.protection_of(agent)))
     }
 
     /// Work that somebody ended. Its time begins with itself at the latest.
@@ -106,11 +92,7 @@ impl Evidence<'_> {
         let lasted = at.duration_since(work.begun);
         let protected = lasted < self.protection_of(&work.agent);
         // A reload may be forced when the time of what it brings is over, however young the work is.
-        let since = self.changes.iter().filter(|c| c.agent == work.agent && c.what == What::Content && c.seen <= at);
-        let reload = why.contains("disposed")
-            && since
-                .into_iter()
-                .any(|c| at.duration_since(c.since.unwrap_or(c.seen)) >= self.protection_of(&work.agent));
+        let reload = why.contains("disposed") && self.may_be_forced(&work.agent, &work.pod, Content::Skills, at);
         let what = format!("work was cut at {at} after {lasted:#}, {why}: {work:?}");
         (protected && !reload).then(|| Fault { agent: work.agent.clone(), what })
     }

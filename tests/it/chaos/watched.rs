@@ -32,19 +32,6 @@ pub(super) enum What {
     Content,
 }
 
-/// A change that an agent feels.
-#[derive(Clone, Debug)]
-pub(super) struct Change {
-    pub(super) agent: Key,
-    pub(super) what: What,
-    pub(super) object: String,
-    pub(super) seen: Timestamp,
-    /// Of what was applied.
-    pub(super) hash: String,
-    /// Since when it had waited.
-    pub(super) since: Option<Timestamp>,
-}
-
 #[derive(Default)]
 struct State {
     deployments: BTreeMap<String, Deployment>,
@@ -53,7 +40,8 @@ struct State {
     tasks: BTreeMap<String, Task>,
     /// Uids of pods, with when it was seen that they end.
     ending: BTreeMap<String, Timestamp>,
-    changes: Vec<Change>,
+    /// Their names, with the namespace.
+    pods: BTreeMap<String, String>,
     history: BTreeMap<Key, Vec<(Timestamp, String)>>,
 }
 
@@ -98,26 +86,23 @@ impl Watched {
     /// Begins to watch.
     pub(super) fn start(client: &Client) -> Self {
         let watched = Self::default();
-        let (one, two, three, four, five) =
-            (watched.clone(), watched.clone(), watched.clone(), watched.clone(), watched.clone());
+        let (one, two, three, four) = (watched.clone(), watched.clone(), watched.clone(), watched.clone());
         let client = || client.clone();
         tokio::spawn(follow::<Deployment>(client(), move |d, gone| one.deployment(d, gone)));
         tokio::spawn(follow::<ConfigMap>(client(), move |map, gone| two.map(map, gone)));
         tokio::spawn(follow::<Agent>(client(), move |agent, _| three.agent(agent)));
         tokio::spawn(follow::<Task>(client(), move |task, _| four.task(task)));
-        tokio::spawn(follow::<Pod>(client(), move |pod, gone| five.pod(&pod, gone)));
         watched
     }
 
     fn deployment(&self, deployment: Deployment, gone: bool) {
-        let (place, now) = (key(&deployment), Timestamp::now());
+        let place = key(&deployment);
         let Some(agent) = place.strip_suffix("-server").map(ToOwned::to_owned) else { return };
         let mut state = self.0.lock();
         if gone {
             state.say(&agent, "its Deployment is gone".into());
         }
         let before = state.deployments.insert(place, deployment.clone());
-        let template = |d: &Deployment| serde_json::to_value(&d.spec.as_ref().unwrap().template).unwrap();
         let get = |d: &Deployment, name: &str| {
             d.annotations().get(&format!("pilothouse.dev/{name}")).cloned().unwrap_or_default()
         };
@@ -127,15 +112,10 @@ impl Watched {
                 state.say(&agent, format!("{name}: {old:?} -> {:?}", get(&deployment, name)));
             }
         }
-        if before.as_ref().is_none_or(|before| template(before) != template(&deployment)) {
-            let since = before.as_ref().and_then(|d| get(d, "pending-since").parse().ok());
-            let (object, hash) = (format!("deployments/{}", deployment.name_any()), get(&deployment, "template-hash"));
-            state.changes.push(Change { agent, what: What::Template, object, seen: now, hash, since });
-        }
     }
 
     fn map(&self, map: ConfigMap, gone: bool) {
-        let (place, now) = (key(&map), Timestamp::now());
+        let place = key(&map);
         let mut state = self.0.lock();
         let before = if gone { state.maps.remove(&place) } else { state.maps.insert(place.clone(), map.clone()) };
         let (agent, what, hash) = match (place.strip_suffix("-server-context"), place.strip_suffix("-server-content")) {
@@ -150,9 +130,7 @@ impl Watched {
             state.say(&agent, format!("{what:?} pending-since: {old:?} -> {:?}", waits(&map)));
         }
         if !gone && before.as_ref().is_none_or(|before| before.data != map.data) {
-            let (object, hash) = (format!("configmaps/{}", map.name_any()), get(&map, hash));
-            state.say(&agent, format!("{what:?} is written: {hash}"));
-            state.changes.push(Change { agent, what, object, seen: now, hash, since: old.parse().ok() });
+            state.say(&agent, format!("{what:?} is written: {}", get(&map, hash)));
         }
     }
 
@@ -181,10 +159,21 @@ impl Watched {
         }
     }
 
-    fn pod(&self, pod: &Pod, gone: bool) {
+    /// A pod has come.
+    pub(super) fn begins(&self, pod: &Pod) {
+        self.0.lock().pods.insert(pod.uid().unwrap_or_default(), key(pod));
+    }
+
+    /// `namespace/name` of the pod that has this uid.
+    pub(super) fn pod_named(&self, uid: &str) -> Option<String> {
+        self.0.lock().pods.get(uid).cloned()
+    }
+
+    /// A pod ends: from now on its door may learn of it.
+    pub(super) fn ends(&self, pod: &Pod) {
         let mut state = self.0.lock();
         let uid = pod.uid().unwrap_or_default();
-        if (gone || pod.metadata.deletion_timestamp.is_some()) && !state.ending.contains_key(&uid) {
+        if !state.ending.contains_key(&uid) {
             state.ending.insert(uid, Timestamp::now());
             if let Some(agent) = pod.labels().get("pilothouse.dev/agent") {
                 let of = format!("{}/{agent}", pod.namespace().unwrap_or_default());
@@ -196,10 +185,6 @@ impl Watched {
     /// Something that happened to an agent.
     pub(super) fn say(&self, agent: &str, what: String) {
         self.0.lock().say(agent, what);
-    }
-
-    pub(super) fn changes(&self) -> Vec<Change> {
-        self.0.lock().changes.clone()
     }
 
     /// When it was seen that a pod ends.

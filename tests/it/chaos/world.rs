@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -25,6 +26,7 @@ use super::{
     verdict::{Evidence, Fault},
     watched::{Watched, surely},
     wire::Wire,
+    written::{POLICY, Written},
 };
 use crate::common::{
     agent_server::Illness,
@@ -44,10 +46,12 @@ const NAMESPACES: usize = 4;
 const ALL: &str = "*";
 /// Between looks at the faults.
 const LOOK: Duration = Duration::from_secs(5);
-/// Everything is as it is wanted within this time after the last failure.
+/// After the last failure something comes nearer to what is wanted within this time, until all of it is there.
 const REST: Duration = Duration::from_mins(4);
-/// Nothing is written for so long then.
+/// Nothing is written for so long then, ...
 const SILENCE: Duration = Duration::from_secs(15);
+/// ... after so many tries at most.
+const ROUNDS: usize = 16;
 
 /// What an agent's definition says now; each number grows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,9 +84,15 @@ pub(super) struct World {
     client: Client,
     wires: BTreeMap<String, Wire>,
     audit: AuditLog,
+    /// The controller's writes that went well, and what they changed.
     writes: Vec<Request>,
+    written: Written,
+    /// When somebody deleted which pod.
+    deleted: BTreeMap<String, Timestamp>,
+    /// When API servers were killed.
+    kills: Vec<Timestamp>,
     tasks: usize,
-    /// Set while an API server of ours takes the place of the cluster's own.
+    /// The API server that takes the place of the cluster's own; none while it is dead.
     api: Option<std::process::Child>,
     begun: Instant,
     // Last: what stands on it ends first.
@@ -106,6 +116,11 @@ impl World {
     pub(super) async fn start(options: Options) -> Self {
         let cluster = Cluster::start(Shape::default());
         let client = cluster.client().await;
+        // Another one takes its place, whose audit log has more in it.
+        std::fs::write(cluster.ready.state.join("audit.yaml"), POLICY).unwrap();
+        let api = start_api(&cluster, &kill_api(&cluster));
+        let ready = || client.request_text(http::Request::get("/readyz").body(vec![]).unwrap());
+        surely("the API server", ready).await;
         let mut namespaces = vec![];
         for n in 0..NAMESPACES {
             namespaces.push(cluster.namespace(&format!("chaos{n}")).await);
@@ -138,8 +153,11 @@ impl World {
             wires,
             audit,
             writes: vec![],
+            written: Written::default(),
+            deleted: BTreeMap::new(),
+            kills: vec![],
             tasks: 0,
-            api: None,
+            api: Some(api),
             begun: Instant::now(),
             cluster,
         };
@@ -247,7 +265,7 @@ impl World {
 
     /// Carries out the schedule.
     pub(super) async fn suffer(&mut self) {
-        self.settle("before anything happens", Instant::now() + REST).await;
+        self.settle("before anything happens").await;
         println!("chaos: {} agents are there after {:.0?}", self.options.agents, self.begun.elapsed());
         let plan = schedule(&self.options);
         let (begun, mut due, mut api) = (Instant::now(), vec![], None);
@@ -267,7 +285,7 @@ impl World {
             self.undo(&undo);
         }
         if let Some((_, command)) = api.take() {
-            self.start_api(command);
+            self.start_api(&command);
         }
         self.replicas.tend(true);
     }
@@ -314,7 +332,7 @@ impl World {
         if api.as_ref().is_some_and(|(at, _)| *at <= now)
             && let Some((_, command)) = api.take()
         {
-            self.start_api(command);
+            self.start_api(&command);
         }
         self.replicas.tend(false);
     }
@@ -345,30 +363,16 @@ impl World {
     }
 
     fn kill_api(&mut self) -> Vec<String> {
-        let state = self.cluster.ready.state.to_str().unwrap().to_owned();
-        for entry in std::fs::read_dir("/proc").unwrap().map_while(Result::ok) {
-            let Ok(command) = std::fs::read_to_string(entry.path().join("cmdline")) else { continue };
-            let command: Vec<String> = command.split_terminator('\0').map(ToOwned::to_owned).collect();
-            if command
-                .first()
-                .is_some_and(|program| program.ends_with("/kube-apiserver") && program.starts_with(&state))
-            {
-                let pid = entry.file_name();
-                assert!(std::process::Command::new("kill").arg("-9").arg(pid).status().unwrap().success());
-                return command;
-            }
-        }
-        panic!("there is no API server of {state}");
+        self.kills.push(Timestamp::now());
+        kill_api(&self.cluster)
     }
 
-    fn start_api(&mut self, command: Vec<String>) {
+    fn start_api(&mut self, command: &[String]) {
         if let Some(mut old) = self.api.take() {
             let _ = old.wait();
         }
-        let log = std::fs::File::create(self.cluster.ready.state.join("log/kube-apiserver-again.log")).unwrap();
         self.watched.say(ALL, "the API server is started again".into());
-        self.api =
-            Some(bound(&command[0]).args(&command[1..]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        self.api = Some(start_api(&self.cluster, command));
     }
 
     /// A person's session.
@@ -418,19 +422,20 @@ impl World {
 
     /// Reads what is new in the audit log, and judges everything.
     async fn must_be_well(&mut self) {
-        let later = self.audit.later();
-        let new = self.audit.writes(&self.replicas.user());
-        self.audit = later;
-        self.writes.extend(new.into_iter().filter(|w| w.code() < 300 && w.resource() != "events"));
-        let (work, changes, exchanges) =
-            (self.kubelet.ledger.all(), self.watched.changes(), self.kubelet.exchanges.lock().clone());
+        // In this order: whatever had an effect by now is in the log.
+        let (work, exchanges) = (self.kubelet.ledger.all(), self.kubelet.exchanges.lock().clone());
+        self.read_on();
+        let (watched, deleted) = (&self.watched, &self.deleted);
+        let ending = |pod: &str| {
+            let deleted = watched.pod_named(pod).and_then(|name| deleted.get(&name).copied());
+            watched.ending(pod).into_iter().chain(deleted).min()
+        };
         let evidence = Evidence {
             work: &work,
-            changes: &changes,
+            changes: &self.written.changes,
             exchanges: &exchanges,
-            writes: &self.writes,
             protection: &|agent| self.protection(self.number(agent)),
-            ending: &|pod| self.watched.ending(pod),
+            ending: &ending,
         };
         let mut faults = evidence.faults();
         faults.extend(self.failed_tasks());
@@ -441,6 +446,20 @@ impl World {
             agents.iter().take(3).for_each(|agent| self.tell(agent));
             panic!("{}\n{faults:#?}", self.options);
         }
+    }
+
+    fn read_on(&mut self) {
+        let new = self.audit.read_on();
+        let gone = new.iter().filter(|r| r.verb == "delete" && r.resource() == "pods" && r.code() < 300);
+        for request in gone {
+            let pod = request.object().replacen("/pods/", "/", 1);
+            self.deleted.entry(pod).or_insert(request.received);
+        }
+        let user = self.replicas.user();
+        let writes = new.into_iter().filter(|r| r.user() == user && r.is_write() && r.code() < 300);
+        let mut writes: Vec<Request> = writes.filter(|r| r.resource() != "events").collect();
+        self.written.read(&mut writes, &self.kills);
+        self.writes.extend(writes);
     }
 
     fn failed_tasks(&self) -> Vec<Fault> {
@@ -482,17 +501,26 @@ impl World {
         println!("--- the controller about {agent}");
         let about = self.replicas.lines_about(namespace, name);
         about.iter().rev().take(200).rev().for_each(|line| println!("{line}"));
+        for pod in self.kubelet.running.lock().iter().filter(|pod| pod.agent == agent) {
+            println!("--- the sidecar of {}", pod.uid);
+            let log = std::fs::read_to_string(pod.folder.join("sidecar.log")).unwrap_or_default();
+            log.lines().rev().take(60).collect::<Vec<_>>().iter().rev().for_each(|line| println!("{line}"));
+        }
     }
 
-    /// Waits until all agents are as they are wanted.
-    async fn settle(&mut self, when: &str, until: Instant) {
+    /// Waits until all agents are as they are wanted. However slow the machine is, something has to come nearer to it.
+    async fn settle(&mut self, when: &str) {
+        let (mut fewest, mut since) = (usize::MAX, Instant::now());
         loop {
             self.replicas.tend(false);
             let left = self.unsettled();
             if left.is_empty() {
                 return;
             }
-            if Instant::now() > until {
+            if left.len() < fewest {
+                (fewest, since) = (left.len(), Instant::now());
+            }
+            if since.elapsed() > REST {
                 left.iter().take(3).for_each(|(agent, _)| self.tell(agent));
                 panic!("{}\n{when}: {} agents are not as they are wanted: {left:#?}", self.options, left.len());
             }
@@ -500,35 +528,47 @@ impl World {
         }
     }
 
+    /// How many prompts and Tasks go on.
+    fn running(&self) -> (usize, usize) {
+        let going = |task: &&Task| !task.status.as_ref().and_then(|s| s.phase).is_some_and(TaskPhase::is_terminal);
+        (self.kubelet.ledger.open(), self.watched.tasks().iter().filter(going).count())
+    }
+
+    /// Waits for the end of all work.
+    async fn finish(&mut self) {
+        let (mut fewest, mut since) = (usize::MAX, Instant::now());
+        loop {
+            self.must_be_well().await;
+            let (prompts, tasks) = self.running();
+            if prompts + tasks == 0 {
+                return;
+            }
+            if prompts + tasks < fewest {
+                (fewest, since) = (prompts + tasks, Instant::now());
+            }
+            assert!(since.elapsed() < REST, "{}\n{prompts} prompts and {tasks} Tasks do not end", self.options);
+            sleep(LOOK).await;
+        }
+    }
+
     /// The end: all is done, said, and silent.
     pub(super) async fn come_to_rest(&mut self) {
         let rest = Instant::now();
-        let running = |world: &Self| {
-            let going = |task: &Task| !task.status.as_ref().and_then(|s| s.phase).is_some_and(TaskPhase::is_terminal);
-            (world.kubelet.ledger.open(), world.watched.tasks().iter().filter(|task| going(task)).count())
-        };
-        while running(self) != (0, 0) {
-            assert!(rest.elapsed() < REST, "{}\nprompts and Tasks that do not end: {:?}", self.options, running(self));
-            self.must_be_well().await;
-            sleep(LOOK).await;
-        }
-        self.settle("at the end", rest + REST).await;
+        self.finish().await;
+        self.settle("at the end").await;
         self.must_be_well().await;
         println!("chaos: everything is as it is wanted {:.0?} after the last failure", rest.elapsed());
-        let user = self.replicas.user();
-        let quiet = async {
-            while rest.elapsed() < REST {
-                let audit = self.cluster.audit().later();
-                sleep(SILENCE).await;
-                let summary = audit.summary(&user);
-                if summary.is_empty() {
-                    return None;
-                }
-                println!("chaos: still written: {summary:?}");
+        let (user, mut written) = (self.replicas.user(), BTreeMap::new());
+        for _ in 0..ROUNDS {
+            let audit = self.cluster.audit().later();
+            sleep(SILENCE).await;
+            written = audit.summary(&user);
+            if written.is_empty() {
+                break;
             }
-            Some(())
-        };
-        assert!(quiet.await.is_none(), "{}\nthe controller never stops writing", self.options);
+            println!("chaos: still written: {written:?}");
+        }
+        assert_eq!(written, BTreeMap::new(), "{}\nthe controller never stops writing", self.options);
         self.must_be_well().await;
         assert_eq!(self.unsettled(), [], "{}", self.options);
         self.count();
@@ -536,7 +576,7 @@ impl World {
 
     fn count(&self) {
         let work = self.kubelet.ledger.all();
-        let (changes, exchanges) = (self.watched.changes(), self.kubelet.exchanges.lock().len());
+        let (changes, exchanges) = (&self.written.changes, self.kubelet.exchanges.lock().len());
         let cut = work.iter().filter(|w| matches!(w.end, Some((_, crate::common::agent_server::End::Cut(_))))).count();
         println!(
             "chaos: {} prompts (Tasks' {}), {cut} cut after their protection, {} templates, texts and contents applied, \
@@ -549,6 +589,27 @@ impl World {
             self.begun.elapsed(),
         );
     }
+}
+
+/// Kills the API server; how it was started.
+fn kill_api(cluster: &Cluster) -> Vec<String> {
+    let state = cluster.ready.state.to_str().unwrap();
+    for entry in std::fs::read_dir("/proc").unwrap().map_while(Result::ok) {
+        let Ok(command) = std::fs::read_to_string(entry.path().join("cmdline")) else { continue };
+        let command: Vec<String> = command.split_terminator('\0').map(ToOwned::to_owned).collect();
+        let is_it = |program: &String| program.ends_with("/kube-apiserver") && program.starts_with(state);
+        if command.first().is_some_and(is_it) {
+            let pid = entry.file_name();
+            assert!(std::process::Command::new("kill").arg("-9").arg(pid).status().unwrap().success());
+            return command;
+        }
+    }
+    panic!("there is no API server of {state}");
+}
+
+fn start_api(cluster: &Cluster, command: &[String]) -> std::process::Child {
+    let log = std::fs::File::create(cluster.ready.state.join("log/kube-apiserver-again.log")).unwrap();
+    bound(&command[0]).args(&command[1..]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
 fn directive(takes: Duration) -> String {

@@ -3,7 +3,12 @@
 //! A *write* is a POST, PUT, PATCH or DELETE, a patch that changed nothing included; dry runs, Leases, TokenReviews and
 //! the reviews of rights are none. The log is written before the answer is sent, so a count is exact at any moment.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -39,6 +44,9 @@ pub(crate) struct Request {
     /// When the answer was whole.
     #[serde(rename = "stageTimestamp")]
     pub(crate) answered: Timestamp,
+    /// The object that was answered, where the log has bodies.
+    #[serde(default, rename = "responseObject")]
+    pub(crate) body: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -130,13 +138,28 @@ impl AuditLog {
 
     /// Every request of a user, oldest first.
     pub(crate) fn requests(&self, user: &str) -> Vec<Request> {
-        let bytes = fs::read(&self.path).unwrap_or_default();
-        let start = usize::try_from(self.from).unwrap().min(bytes.len());
-        let text = String::from_utf8_lossy(&bytes[start..]);
-        let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-        let all = whole.lines().map(serde_json::from_str::<Request>);
+        let (all, _) = self.read();
+        all.into_iter().filter(|r| r.user() == user).collect()
+    }
+
+    /// Every request that was not read by this yet, oldest first.
+    pub(crate) fn read_on(&mut self) -> Vec<Request> {
+        let (all, read) = self.read();
+        self.from += read;
+        all
+    }
+
+    /// All requests in whole lines, and how many bytes these have.
+    fn read(&self) -> (Vec<Request>, u64) {
+        let mut bytes = vec![];
+        if let Ok(mut file) = fs::File::open(&self.path) {
+            file.seek(SeekFrom::Start(self.from)).unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+        }
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let all = bytes[..whole].split(|byte| *byte == b'\n').map(serde_json::from_slice::<Request>);
         // An API server that was killed has left half a line.
-        all.filter_map(Result::ok).filter(|r| r.user() == user).collect()
+        (all.filter_map(Result::ok).collect(), u64::try_from(whole).unwrap())
     }
 
     /// A user's writes.
