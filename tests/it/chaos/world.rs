@@ -512,7 +512,6 @@ impl World {
     async fn settle(&mut self, when: &str) {
         let (mut fewest, mut since) = (usize::MAX, Instant::now());
         loop {
-            self.replicas.tend(false);
             let left = self.unsettled();
             if left.is_empty() {
                 return;
@@ -524,7 +523,16 @@ impl World {
                 left.iter().take(3).for_each(|(agent, _)| self.tell(agent));
                 panic!("{}\n{when}: {} agents are not as they are wanted: {left:#?}", self.options, left.len());
             }
-            sleep(Duration::from_millis(500)).await;
+            self.pass(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Lets time pass. Replicas that end by themselves are started again: on a busy machine one may lose its Lease.
+    async fn pass(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.replicas.tend(false);
+            sleep(Duration::from_millis(100)).await;
         }
     }
 
@@ -532,6 +540,17 @@ impl World {
     fn running(&self) -> (usize, usize) {
         let going = |task: &&Task| !task.status.as_ref().and_then(|s| s.phase).is_some_and(TaskPhase::is_terminal);
         (self.kubelet.ledger.open(), self.watched.tasks().iter().filter(going).count())
+    }
+
+    /// Agents whose Tasks go on, and what is said of these.
+    fn going(&self) -> Vec<(String, String)> {
+        let tasks = self.watched.tasks().into_iter().filter_map(|task| {
+            let status = task.status.unwrap_or_default();
+            let agent = format!("{}/{}", task.metadata.namespace?, task.spec.agent_ref?.name);
+            let said = format!("{}: {:?} {:?}", task.metadata.name?, status.phase, status.conditions);
+            (!status.phase.is_some_and(TaskPhase::is_terminal)).then_some((agent, said))
+        });
+        tasks.collect()
     }
 
     /// Waits for the end of all work.
@@ -546,8 +565,12 @@ impl World {
             if prompts + tasks < fewest {
                 (fewest, since) = (prompts + tasks, Instant::now());
             }
-            assert!(since.elapsed() < REST, "{}\n{prompts} prompts and {tasks} Tasks do not end", self.options);
-            sleep(LOOK).await;
+            if since.elapsed() > REST {
+                let going: BTreeSet<_> = self.going().into_iter().collect();
+                going.iter().take(3).for_each(|(agent, _)| self.tell(agent));
+                panic!("{}\n{prompts} prompts and {tasks} Tasks do not end: {going:#?}", self.options);
+            }
+            self.pass(LOOK).await;
         }
     }
 
@@ -561,7 +584,7 @@ impl World {
         let (user, mut written) = (self.replicas.user(), BTreeMap::new());
         for _ in 0..ROUNDS {
             let audit = self.cluster.audit().later();
-            sleep(SILENCE).await;
+            self.pass(SILENCE).await;
             written = audit.summary(&user);
             if written.is_empty() {
                 break;

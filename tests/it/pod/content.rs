@@ -179,7 +179,8 @@ impl Rig {
 
     /// What the running server lists of ours.
     async fn listed(&self) -> Vec<(String, String)> {
-        let all: Vec<Skill> = self.server.client().skills().await.unwrap();
+        let server = self.server.client();
+        let all: Vec<Skill> = surely(|| server.skills()).await;
         let root = self.skills.to_str().unwrap();
         let ours = all.into_iter().filter(|skill| skill.location.starts_with(root));
         let mut ours: Vec<_> = ours.map(|skill| (skill.name, skill.content.trim().to_owned())).collect();
@@ -422,31 +423,7 @@ async fn no_prompt_is_cut_by_any_reload() {
     let rig = Arc::new(Rig::start(&["skills/team"], first).await);
     rig.model.play(Script::words(3, Duration::from_millis(30)));
     let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..2)
-        .map(|n| {
-            let (rig, stop) = (rig.clone(), stop.clone());
-            tokio::spawn(async move {
-                let client = rig.client();
-                let session = client.create_session(&format!("client {n}"), None, &[]).await.unwrap();
-                let (mut sent, mut told_to_wait, mut last) = (0u32, 0u32, String::new());
-                while !stop.load(Ordering::Relaxed) {
-                    let pause = rand::rng().random_range(0..900);
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
-                    match client.prompt_async(&session.id, &Prompt::text("go")).await {
-                        Ok(()) => {
-                            sent += 1;
-                            last = next_answer(&rig, &session.id, &last).await;
-                        }
-                        Err(Error::Refused { status: 503, .. }) => told_to_wait += 1,
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-                let messages = client.messages(&session.id, 10_000).await.unwrap();
-                let errors: Vec<_> = messages.iter().filter_map(|m| m.info.error.clone()).collect();
-                (sent, told_to_wait, errors)
-            })
-        })
-        .collect();
+    let clients: Vec<_> = (0..2).map(|n| tokio::spawn(prompts(rig.clone(), stop.clone(), n))).collect();
     let mut took = vec![];
     for n in 1..=reloads {
         let begun = Instant::now();
@@ -465,11 +442,39 @@ async fn no_prompt_is_cut_by_any_reload() {
     println!("{reloads} reloads, ms: median {}, most {}", took[took.len() / 2], took[took.len() - 1]);
 }
 
+/// Prompts of a session: its whole history goes to the model with each.
+const PROMPTS: u32 = 20;
+
+/// Prompts at random times until `stop`: how many were taken, how many were told to come again, and what went wrong.
+async fn prompts(rig: Arc<Rig>, stop: Arc<AtomicBool>, n: usize) -> (u32, u32, Vec<String>) {
+    let (client, server) = (rig.client(), rig.server.client());
+    let (mut sent, mut told_to_wait, mut errors) = (0u32, 0u32, vec![]);
+    while !stop.load(Ordering::Relaxed) {
+        let title = format!("client {n}");
+        let (session, mut last) = (surely(|| client.create_session(&title, None, &[])).await, String::new());
+        let until = sent + PROMPTS;
+        while !stop.load(Ordering::Relaxed) && sent < until {
+            let pause = rand::rng().random_range(0..900);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            match client.prompt_async(&session.id, &Prompt::text("go")).await {
+                Ok(()) => {
+                    sent += 1;
+                    last = next_answer(&server, &session.id, &last).await;
+                }
+                Err(Error::Refused { status: 503, .. }) => told_to_wait += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let messages = surely(|| server.messages(&session.id, 1000)).await;
+        errors.extend(messages.iter().filter_map(|m| m.info.error.as_ref().map(|error| error.name.clone())));
+    }
+    (sent, told_to_wait, errors)
+}
+
 /// The id of the newest answer, once that is another one than `last` and whole.
-async fn next_answer(rig: &Rig, session: &str, last: &str) -> String {
-    let client = rig.server.client();
+async fn next_answer(server: &Client, session: &str, last: &str) -> String {
     for _ in 0..2400 {
-        let newest = client.messages(session, 1).await.unwrap().pop().map(|message| message.info);
+        let newest = surely(|| server.messages(session, 1)).await.pop().map(|message| message.info);
         let whole = newest.filter(|info| info.role == "assistant" && info.time.completed.is_some());
         if let Some(info) = whole.filter(|info| info.id != last) {
             return info.id;
@@ -477,6 +482,18 @@ async fn next_answer(rig: &Rig, session: &str, last: &str) -> String {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("an answer never came");
+}
+
+/// Asks the server again where it does not answer in time: who only looks is not what this is about.
+async fn surely<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> T {
+    for _ in 0..20 {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) if error.is_transient() => println!("asked again: {error}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the server does not answer");
 }
 
 /// A whole repository, made by the controller's own code from a real remote, as the workspace of a real server.

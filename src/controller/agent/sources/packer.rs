@@ -167,7 +167,7 @@ impl Packer {
 
     /// One try. The inner error is final.
     async fn pack(&self, key: &Key, files: &Arc<Files>) -> Result<Result<Packed, Failure>, Failure> {
-        let lost = || Failure::transient(reasons::INTERNAL_ERROR, "making the artifact panicked");
+        let lost = |why| Failure::transient(reasons::INTERNAL_ERROR, why);
         // Not at a place: the network takes its time.
         let files = match &**files {
             Files::Remote(sources) => match fetch(sources, key).await {
@@ -177,9 +177,12 @@ impl Packer {
             },
             _ => files.clone(),
         };
-        let _place = self.places.acquire().await.map_err(|_| lost())?;
+        let _place = self.places.acquire().await.map_err(|_| lost("no artifact is made any more"))?;
         let (store, key) = (self.store.clone(), key.clone());
-        tokio::task::spawn_blocking(move || pack(&store, &key, &files)).await.unwrap_or_else(|_| Err(lost()))
+        tokio::task::spawn_blocking(move || pack(&store, &key, &files)).await.unwrap_or_else(|error| {
+            let why = if error.is_panic() { "making the artifact panicked" } else { "the controller ends" };
+            Err(lost(why))
+        })
     }
 
     /// Writes down how a try ended and tells it; whether somebody waits for another one.
