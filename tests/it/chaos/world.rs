@@ -624,6 +624,12 @@ fn kill_api(cluster: &Cluster) -> Vec<String> {
         if command.first().is_some_and(is_it) {
             let pid = entry.file_name();
             assert!(std::process::Command::new("kill").arg("-9").arg(pid).status().unwrap().success());
+            let port =
+                command.iter().find_map(|flag| flag.strip_prefix("--secure-port=")?.parse::<u16>().ok()).unwrap();
+            // Another one can only listen there when this one does not any more.
+            while std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             return command;
         }
     }
