@@ -83,14 +83,7 @@ impl Door {
 
     /// Answers an order with what goes on by then.
     pub(crate) async fn answer(&mut self, order: &FromController, activity: Activity) {
-        let id = match order {
-            FromController::Hold { id, .. }
-            | FromController::Release { id }
-            | FromController::Touched { id, .. }
-            | FromController::Load { id, .. }
-            | FromController::Peers { id, .. } => *id,
-            FromController::Welcome { .. } | FromController::Unknown => return,
-        };
+        let Some(id) = serde_json::to_value(order).unwrap()["id"].as_u64() else { return };
         let held = matches!(order, FromController::Hold { .. });
         self.activity = Activity { sequence: self.activity.sequence + 1, held, ..activity };
         self.send(&FromSidecar::Ack(Ack { id, error: String::new(), activity: self.activity.clone() })).await;
