@@ -29,7 +29,7 @@ use super::{
     written::{POLICY, Written},
 };
 use crate::common::{
-    agent_server::Illness,
+    agent_server::{End, Illness, ledger::Work},
     audit::{AuditLog, Request},
     cluster::{Cluster, Shape},
     controller::Release,
@@ -438,7 +438,7 @@ impl World {
             ending: &ending,
         };
         let mut faults = evidence.faults();
-        faults.extend(self.failed_tasks());
+        faults.extend(self.failed_tasks(&work));
         let panics = [self.replicas.panics(), self.kubelet.panics()].concat();
         faults.extend(panics.into_iter().map(|what| Fault { agent: String::new(), what }));
         if !faults.is_empty() {
@@ -462,9 +462,14 @@ impl World {
         self.writes.extend(writes);
     }
 
-    fn failed_tasks(&self) -> Vec<Fault> {
+    fn failed_tasks(&self, work: &[Work]) -> Vec<Fault> {
+        // Whether a session was cut too early is judged with all other work.
+        let is_cut = |id: &str| work.iter().any(|w| w.session == id && matches!(w.end, Some((_, End::Cut(_)))));
         let failed = self.watched.tasks().into_iter().filter_map(|task| {
             let status = task.status.clone().filter(|status| status.phase == Some(TaskPhase::Failed))?;
+            if status.session.as_ref().and_then(|session| session.id.as_deref()).is_some_and(is_cut) {
+                return None;
+            }
             // A refused password is no fault that passes.
             if status.conditions.iter().any(|condition| condition.message.contains("refuses the password")) {
                 return None;
@@ -600,7 +605,7 @@ impl World {
     fn count(&self) {
         let work = self.kubelet.ledger.all();
         let (changes, exchanges) = (&self.written.changes, self.kubelet.exchanges.lock().len());
-        let cut = work.iter().filter(|w| matches!(w.end, Some((_, crate::common::agent_server::End::Cut(_))))).count();
+        let cut = work.iter().filter(|w| matches!(w.end, Some((_, End::Cut(_))))).count();
         println!(
             "chaos: {} prompts (Tasks' {}), {cut} cut after their protection, {} templates, texts and contents applied, \
              {exchanges} exchanges seen, {} writes, resident MiB {:?}, {:.0?}",
