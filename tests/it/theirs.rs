@@ -22,6 +22,7 @@ struct Registry(Child);
 
 impl Registry {
     fn start(disk: &Path) -> Self {
+        std::fs::create_dir(disk).unwrap();
         let mut command = Command::new(program("crane"));
         command.args(["registry", "serve", "--address", REGISTRY, "--disk"]).arg(disk);
         let registry = Self(command.spawn().unwrap());
