@@ -90,7 +90,7 @@ impl Keeper {
         // Either of the two may be the older one, and what it names gone: they take turns until all can be fetched.
         self.starts = self.starts.wrapping_add(1);
         let ordered = self.orders.borrow().as_ref().map(|load| load.manifest.clone());
-        if let Some(ordered) = ordered.filter(|_| self.starts % 2 == 0) {
+        if let Some(ordered) = ordered.filter(|_| self.starts.is_multiple_of(2)) {
             self.manifests.order(ordered);
         }
         let missing = &self.manifests.missing;
