@@ -56,10 +56,10 @@ async fn a_repository_is_worked_in_brought_forward_and_pushed() {
         })
         .await;
     assert!(condition(&agent, "GitSyncPending")[2].contains("a.md"), "{agent:#}");
-    assert_eq!(place.exec(&["cat", "/workspace/a.md"]), "mine\n");
+    assert_eq!(place.exec(&["cat", "/workspace/a.md"]), "mine");
     git(&place, "/workspace", &["checkout", "--", "a.md"]);
     at(&place, "service", &second).await;
-    assert_eq!(place.exec(&["cat", "/workspace/a.md", "/workspace/c.md"]), "two\nnew\n");
+    assert_eq!(place.exec(&["cat", "/workspace/a.md", "/workspace/c.md"]), "two\nnew");
     assert_eq!(git(&place, "/workspace", &["rev-parse", "HEAD"]), second);
 
     // A push goes out with the credential of the Secret, and from the other repository it has none.
