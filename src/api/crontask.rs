@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{TaskSpec, schema};
+use super::{TaskSpec, form, schema};
 
 /// Longest name: that of a Task is made from it and a time, and has at most 63 characters.
 pub const MAX_NAME: usize = 52;
@@ -73,7 +73,7 @@ pub struct CronTaskSpec {
     pub schedule: String,
     /// Time zone of the schedule, by its name in the time zone database: Europe/Berlin. UTC unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$"))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = form::ZONE.pattern))]
     pub time_zone: Option<String>,
     /// What happens when a Task of this `CronTask` is not finished: Forbid (nothing is made, and the time is skipped), Allow
     /// (one more), Replace (it is stopped, and one is made).

@@ -64,8 +64,15 @@ pub const FULL_REF: Form = Form {
     meaning: "must be HEAD or a full name such as refs/heads/main or refs/pull/7/head",
 };
 
+/// Name of a time zone.
+pub const ZONE: Form = Form {
+    pattern: "^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$",
+    meaning: "must be a name of the time zone database such as Europe/Berlin",
+};
+
 /// All but those of [`schedule`].
-pub const ALL: [Form; 10] = [DURATION, LABEL, SKILL, ABSOLUTE, DOMAIN, HTTP_URL, RANGE, GIT_URL, COMMIT, FULL_REF];
+pub const ALL: [Form; 11] =
+    [DURATION, LABEL, SKILL, ABSOLUTE, DOMAIN, HTTP_URL, RANGE, GIT_URL, COMMIT, FULL_REF, ZONE];
 
 impl Form {
     /// The form of a pattern; the first that has it.

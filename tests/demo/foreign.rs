@@ -115,7 +115,7 @@ fn announce(registry: &str) {
     screen::say("what the demo makes there, and takes away again (also on Ctrl-C):");
     for line in [
         format!("namespaces {SYSTEM} and {AGENTS}, and everything in them"),
-        "the 6 CustomResourceDefinitions of pilothouse.dev, and PilothouseConfig \"cluster\"".into(),
+        "the CustomResourceDefinitions of pilothouse.dev, and PilothouseConfig \"cluster\"".into(),
         format!("ClusterRoles {RELEASE}:{SYSTEM} and {RELEASE}:{SYSTEM}:sync, one ClusterRoleBinding"),
         format!("Role and RoleBinding {RELEASE}:{SYSTEM}:events in namespace default"),
     ] {
