@@ -75,10 +75,10 @@ These are the times of its schedule; spec.jitterSeconds makes each run later by 
 /// A `CronTask`.
 #[derive(clap::Args, Debug)]
 pub struct One {
-    /// Name of the CronTask
+    /// Name of the `CronTask`
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Namespace of the CronTask; default: the one of the kubeconfig's context
+    /// Namespace of the `CronTask`; default: the one of the kubeconfig's context
     #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 }

@@ -125,7 +125,7 @@ pub enum Command {
     Task(task::Args),
     /// Suspend or resume an agent
     Agent(agent::Args),
-    /// Run a CronTask now, suspend or resume it, and see when it runs next
+    /// Run a `CronTask` now, suspend or resume it, and see when it runs next
     Crontask(crontask::Args),
     /// See what a cron expression means
     Cron(cron::Args),

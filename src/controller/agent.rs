@@ -57,6 +57,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How long a remote has for its first answer after a start, while something waits for what it says.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
+/// By namespace and agent, and by what was asked.
+type Refused = Mutex<HashMap<(String, String), HashMap<&'static str, u32>>>;
+
 /// The reconciler of Agents.
 pub struct Agents {
     context: Context,
@@ -74,7 +77,7 @@ pub struct Agents {
     /// Version and hash of the authority's ConfigMap that was compared last, by namespace.
     authorities: Mutex<HashMap<String, (String, String)>>,
     /// How often in a row a confirmation failed, by namespace and agent, and by what it was asked for.
-    refused: Mutex<HashMap<(String, String), HashMap<&'static str, u32>>>,
+    refused: Refused,
     /// Pods of which it was said that their end cuts work.
     told: leaving::Told,
     /// Gathered text that was written and is not seen in the pods yet, by namespace and agent.
@@ -144,7 +147,7 @@ impl Reconcile for Agents {
         if acted.begun && failure.is_none() {
             if acted.created {
                 let (late, done) = (firsts::Late::default(), acted.done());
-                self.firsts.put_off(&namespace, &name, late, done, true);
+                self.firsts.put_off(&namespace, &name, &late, done, true);
             } else {
                 self.context.reports.events(&*agent, acted.notes);
             }
@@ -166,7 +169,7 @@ impl Reconcile for Agents {
         let waits = failure.is_none() && !acted.is_forced() && self.firsts.may_wait(&late);
         if waits && (acted.has_done() || reports.is_new(&*agent, &current, &status)?) {
             acted.later();
-            self.firsts.put_off(&namespace, &name, late, acted.done(), false);
+            self.firsts.put_off(&namespace, &name, &late, acted.done(), false);
             return Ok(acted.next);
         }
         if acted.wrote && matches!(acted.server, Some(Action::Apply { forced: Some(_), .. })) {

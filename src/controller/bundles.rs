@@ -23,12 +23,15 @@ const MAX_BYTES: usize = 1 << 20;
 type Key = (String, bool, String, String);
 type Verdict = Result<Arc<[u8]>, Failure>;
 
+/// A version, and what was read at it.
+type Held = (String, Arc<[u8]>);
+
 /// Reads `ConfigMaps` and Secrets with certificates.
 pub(super) struct Bundles {
     client: Client,
     caches: Caches,
     /// With the version that it was read at.
-    held: Mutex<HashMap<Key, (String, Arc<[u8]>)>>,
+    held: Mutex<HashMap<Key, Held>>,
 }
 
 impl Bundles {

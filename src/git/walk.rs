@@ -105,13 +105,13 @@ impl Walk<'_> {
                 EntryKind::Blob => self.file(path, (repo, entry.object_id()), false)?,
                 EntryKind::BlobExecutable => self.file(path, (repo, entry.object_id()), true)?,
                 EntryKind::Link => self.link(path, (repo, entry.object_id()))?,
-                EntryKind::Commit => self.submodule(path, depth)?,
+                EntryKind::Commit => self.submodule(&path, depth)?,
             }
         }
         Ok(())
     }
 
-    fn submodule(&mut self, path: RepoPath, depth: usize) -> Result<(), GitError> {
+    fn submodule(&mut self, path: &RepoPath, depth: usize) -> Result<(), GitError> {
         match self.modules.look(path.as_str())? {
             Module::Nothing(why) => self.skip(path.as_str(), why),
             Module::Files(repo, root) => {

@@ -1,6 +1,6 @@
 //! Five cron fields: minute, hour, day of the month, month, day of the week.
 //!
-//! The grammar is that of the Kubernetes CronJob without what is sloppy there (see `docs/crontasks.md`): numbers, `*`, `?`,
+//! The grammar is that of the Kubernetes `CronJob` without what is sloppy there (see `docs/crontasks.md`): numbers, `*`, `?`,
 //! ranges, lists, steps, English names. 7 is Sunday too. A day is on where both day fields agree, or, if both are limited,
 //! where one does.
 //!

@@ -1,4 +1,4 @@
-//! Cron schedules, and what becomes of a CronTask (pure).
+//! Cron schedules, and what becomes of a `CronTask` (pure).
 //!
 //! * [`cron`]: five cron fields, and the times that they name in a time zone.
 //! * [`decide()`]: one decision from a `CronTask`, its Tasks and the time.

@@ -79,6 +79,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value, reason = "written where it is called")]
     fn task(contexts: Value) -> Task {
         serde_json::from_value(json!({
             "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task", "metadata": {"name": "t"},

@@ -197,7 +197,7 @@ impl Rank {
         /// Ends of the ranges behind those places that are told exactly.
         const ENDS: [usize; 6] = [10, 30, 100, 300, 1_000, 3_000];
         let place = before + 1;
-        let from = ENDS.iter().copied().filter(|end| *end < place).next_back();
+        let from = ENDS.iter().copied().rfind(|end| *end < place);
         let to = ENDS.iter().copied().find(|end| place <= *end);
         match (place, from, to) {
             (1..=3, _, _) => Self { from: place, to: place },

@@ -95,10 +95,10 @@ fn the_network_lets_the_controller_do_its_work_and_no_more() {
         assert!(private.contains(network), "Git in {network}: {private}");
     }
     assert_eq!(policy("rbac.clusterWide=true")["ingress"][0]["from"][0], json!({"namespaceSelector": {}}));
-    let forge = "agentNamespaces={a},controller.networkPolicy.gitTo[0].podSelector.matchLabels.app=forge,\
+    let values = "agentNamespaces={a},controller.networkPolicy.gitTo[0].podSelector.matchLabels.app=forge,\
                  controller.networkPolicy.gitPorts={3000},controller.networkPolicy.apiServerCIDRs={10.0.0.1/32},\
                  controller.networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=ops";
-    let named = policy(forge);
+    let named = policy(values);
     let git = json!({"ports": [{"port": 3000, "protocol": "TCP"}], "to": [{"podSelector": {"matchLabels": {"app": "forge"}}}]});
     assert_eq!(
         (&named["egress"][3], &named["egress"][1]["to"]),

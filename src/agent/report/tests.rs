@@ -185,7 +185,7 @@ fn work_is_taken_while_a_new_pod_comes_beside_one_that_ends_what_it_begins() {
         (Server::Ready, false, false, true),
     ];
     for (server, serves_on, suspended, expected) in table {
-        let (status, _) = report(&agent, &Outcome { server, serves_on, suspended, ..outcome(None) });
+        let (status, _) = report(&agent, &Outcome { server, suspended, serves_on, ..outcome(None) });
         assert_eq!(status.ready, Some(expected), "{server:?} {serves_on} {suspended}");
         let ready = status.conditions.iter().find(|c| c.type_ == kinds::READY).unwrap();
         assert_eq!(ready.status == "True", server == Server::Ready || suspended, "{ready:?}");

@@ -53,11 +53,10 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode
     if args.follow {
         return follow(&client, &namespace, &args.name).await;
     }
-    if !print(&client, &namespace, &args.name, false).await? {
-        if !print_kept(&task)? {
+    if !print(&client, &namespace, &args.name, false).await?
+        && !print_kept(&task)? {
             eprintln!("{}", state(&task));
         }
-    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -102,7 +102,7 @@ impl Agents {
         acted.newest = Some(history::id(desired));
         self.authority(&who.namespace).await?;
         let work = self.work(&who, said.as_ref());
-        self.text(&who, seen, desired, work, acted).await?;
+        Box::pin(self.text(&who, seen, desired, work, acted)).await?;
         if acted.begun {
             return Ok(());
         }

@@ -91,8 +91,8 @@ impl Firsts {
     }
 
     /// Puts off the rest; `created`: with the Deployment just now everything else of the agent.
-    pub(super) fn put_off(&self, namespace: &str, agent: &str, since: Late, done: Done, created: bool) {
-        let since = since.since.unwrap_or_else(Instant::now);
+    pub(super) fn put_off(&self, namespace: &str, agent: &str, before: &Late, done: Done, created: bool) {
+        let since = before.since.unwrap_or_else(Instant::now);
         self.late.lock().insert((namespace.into(), agent.into()), Late { since: Some(since), created, done });
     }
 }
@@ -111,13 +111,13 @@ mod tests {
         assert!(!firsts.is_late("n", "a"), "nobody is before it");
         let other = firsts.first("n", "b");
         assert!(firsts.is_late("n", "a") && !firsts.can_wait("n", "a"), "it has something urgent");
-        firsts.put_off("n", "a", Late::default(), done("one"), false);
+        firsts.put_off("n", "a", &Late::default(), done("one"), false);
         assert!(firsts.first("n", "a").is_none(), "nobody waits for who waits");
         assert!(firsts.is_late("n", "a") && !firsts.can_wait("n", "a"));
         let late = firsts.take("n", "a");
         let since = late.since;
         assert!(firsts.may_wait(&late) && since.is_some() && late.done.notes[0].message == "one");
-        firsts.put_off("n", "a", late, done("two"), false);
+        firsts.put_off("n", "a", &late, done("two"), false);
         assert_eq!(firsts.late.lock()[&("n".into(), "a".into())].since, since, "the clock is kept");
         drop(other);
         assert!(!firsts.is_late("n", "a"), "nobody is left to wait for");
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn who_has_a_deployment_waits_for_those_who_have_none() {
         let firsts = Firsts::default();
-        firsts.put_off("n", "a", Late::default(), done("a"), true);
+        firsts.put_off("n", "a", &Late::default(), done("a"), true);
         let first = firsts.first("n", "c");
         assert!(firsts.can_wait("n", "a") && !firsts.can_wait("n", "b"));
         let second = firsts.first("n", "d");

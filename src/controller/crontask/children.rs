@@ -109,6 +109,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value, reason = "written where it is called")]
     fn task(uid: &str, phase: &str, owner: Value) -> Task {
         serde_json::from_value(json!({
             "apiVersion": "pilothouse.dev/v1alpha1", "kind": "Task",

@@ -55,13 +55,13 @@ impl Kind {
             None => (self.value(item, range)?, self.value(item, range)?),
         };
         if from > to {
-            return Err(self.wrong(item, format!("{range:?} ends before it begins")));
+            return Err(self.wrong(item, &format!("{range:?} ends before it begins")));
         }
         let step = match step {
             None => 1,
             Some(text) => number(text)
                 .filter(|n| *n > 0)
-                .ok_or_else(|| self.wrong(item, format!("{text:?} is no step: write 1 to 99")))?,
+                .ok_or_else(|| self.wrong(item, &format!("{text:?} is no step: write 1 to 99")))?,
         };
         let bits = (from..=to).step_by(step as usize).fold(0, |bits, n| bits | 1 << n);
         // As in Kubernetes: a star with a step limits the field.
@@ -77,10 +77,10 @@ impl Kind {
         let named = self.names.iter().position(|name| name.eq_ignore_ascii_case(text));
         let named = named.and_then(|n| Some(u32::try_from(n).ok()? + self.low));
         let found = named.or_else(|| number(text)).filter(|n| (self.low..=self.high).contains(n));
-        found.ok_or_else(|| self.wrong(item, format!("{text:?} is none")))
+        found.ok_or_else(|| self.wrong(item, &format!("{text:?} is none")))
     }
 
-    fn wrong(&self, item: Word<'_>, what: String) -> Invalid {
+    fn wrong(&self, item: Word<'_>, what: &str) -> Invalid {
         let names = match self.names {
             [first, .., last] => format!(" or {first} to {last}"),
             _ => String::new(),

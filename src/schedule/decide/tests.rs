@@ -14,6 +14,7 @@ fn at(text: &str) -> Timestamp {
 }
 
 /// A `CronTask` `c` of 11:00, every hour unless `spec` says otherwise, that has run at 11:00 unless `status` does.
+#[allow(clippy::needless_pass_by_value, reason = "written where it is called")]
 fn cron(spec: Value, status: Value, annotations: Value) -> CronTask {
     let mut whole = json!({"schedule": "0 * * * *", "taskTemplate": {"spec": {"agentRef": {"name": "a"}}}});
     whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());

@@ -173,8 +173,8 @@ impl Watched {
     pub(super) fn ends(&self, pod: &Pod) {
         let mut state = self.0.lock();
         let uid = pod.uid().unwrap_or_default();
-        if !state.ending.contains_key(&uid) {
-            state.ending.insert(uid, Timestamp::now());
+        if let std::collections::btree_map::Entry::Vacant(e) = state.ending.entry(uid) {
+            e.insert(Timestamp::now());
             if let Some(agent) = pod.labels().get("pilothouse.dev/agent") {
                 let of = format!("{}/{agent}", pod.namespace().unwrap_or_default());
                 state.say(&of, format!("pod {} ends", pod.name_any()));

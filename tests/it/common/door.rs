@@ -102,7 +102,7 @@ impl Door {
                 self.answer(&order, self.activity.clone()).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), next).await.expect("an order to hold or to release prompts")
+        tokio::time::timeout(Duration::from_mins(1), next).await.expect("an order to hold or to release prompts")
     }
 
     /// Waits for the order to hold prompts.

@@ -89,18 +89,18 @@ fn put(spec: &mut Value, at: &str, value: &Value) {
 fn case(file: &str, kind: &str, head: &File, row: &Row) -> Case {
     let mut spec = base(kind);
     put(&mut spec, &head.at, &row.value);
-    built(file, kind, spec, head, row)
+    built(file, kind, &spec, head, row)
 }
 
-/// The same within the Task that a CronTask makes.
+/// The same within the Task that a `CronTask` makes.
 fn case_in_crontask(file: &str, head: &File, row: &Row) -> Case {
     let mut spec = base("CronTask");
     let at = format!("taskTemplate.spec.{}", head.at);
     put(&mut spec, at.trim_end_matches('.'), &row.value);
-    built(file, "CronTask", spec, head, row)
+    built(file, "CronTask", &spec, head, row)
 }
 
-fn built(file: &str, kind: &str, spec: Value, head: &File, row: &Row) -> Case {
+fn built(file: &str, kind: &str, spec: &Value, head: &File, row: &Row) -> Case {
     Case {
         title: format!("{file}: {kind}: {}", row.case),
         kind: kind.into(),

@@ -72,8 +72,8 @@ pub(super) fn prepare(
     std::fs::write(files.path().join("token"), good_token()).unwrap();
     let mut args = args(files, port);
     args.voice_address = Some(format!("localhost:{}", replica.address.port()));
-    args.workspace = workspace.to_owned();
-    args.skills_dir = skills.to_owned();
+    workspace.clone_into(&mut args.workspace);
+    skills.clone_into(&mut args.skills_dir);
     args.files_dir = Some(files.path().join("fixed"));
     args.content_dir = Some(files.path().join("live"));
     for dir in [&args.files_dir, &args.content_dir].into_iter().flatten() {

@@ -45,9 +45,9 @@ fn proxies_and_authorities_reach_every_container() {
         assert!(refused.message.contains(&format!("key {key:?} of {kind} {name}")), "{}", refused.message);
         let object = json!({name: {key: "-----BEGIN CERTIFICATE-----"}});
         if kind == "Secret" {
-            world.secrets = object
+            world.secrets = object;
         } else {
-            world.maps = object
+            world.maps = object;
         }
         let pod = world.pod();
         for container in containers(&pod) {

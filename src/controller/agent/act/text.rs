@@ -79,7 +79,7 @@ impl Agents {
                 marks.extend(self.change_mark(who, &decided, causes));
                 let write = self.write_map(who, &desired.context, marks, version.as_deref(), acted);
                 let written = match held {
-                    Some(until) => within(until, "text", write).await.0,
+                    Some(until) => Box::pin(within(until, "text", write)).await.0,
                     None => write.await,
                 };
                 self.let_go(who, held).await;

@@ -37,7 +37,7 @@ impl GitInputs {
         if proxies.is_empty() && more_ca.is_none() {
             return Ok(Ok(credential));
         }
-        Ok(Ok(Arc::new(Credential { proxies, more_ca, ..(*credential).clone() })))
+        Ok(Ok(Arc::new(Credential { more_ca, proxies, ..(*credential).clone() })))
     }
 }
 
