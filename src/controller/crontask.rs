@@ -72,6 +72,7 @@ impl Reconcile for CronTasks {
     type Object = CronTask;
 
     async fn reconcile(&self, object: Arc<CronTask>) -> Result<Next, Failure> {
+        self.context.metrics.crontask_seen(&object.namespace().unwrap_or_default());
         let mut work = self.memory.begin(&object);
         let uid = object.uid().unwrap_or_default();
         for _ in 0..STEPS {

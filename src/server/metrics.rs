@@ -13,7 +13,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::status::{Class, Failure};
+use crate::{
+    api::names::reasons,
+    status::{Class, Failure},
+};
 
 /// Labels of reconcile metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +50,17 @@ struct Skipped {
     namespace: String,
     reason: String,
 }
+
+/// Why times of a schedule are skipped.
+const SKIPS: [&str; 7] = [
+    reasons::ACTIVE_TASK_EXISTS,
+    reasons::MAX_RETAINED_TASKS_REACHED,
+    reasons::MISSED_DEADLINE,
+    reasons::NAME_CONFLICT,
+    reasons::SLOTS_MISSED,
+    reasons::SUSPENDED,
+    reasons::TOO_MANY_MISSED,
+];
 
 /// All metrics of the process; `docs/metrics.md` lists them.
 pub struct Metrics {
@@ -132,6 +146,16 @@ impl Metrics {
     /// Counts a rollout that cut work.
     pub fn rollout_forced(&self, namespace: &str, agent: &str) {
         self.forced.get_or_create(&by_agent(namespace, agent)).inc();
+    }
+
+    /// The counters of a namespace with `CronTasks` exist before they count: who reads them sees the first rise too.
+    pub fn crontask_seen(&self, namespace: &str) {
+        let of = ByNamespace { namespace: namespace.into() };
+        drop(self.crontask_runs.get_or_create(&of));
+        drop(self.crontask_lateness.get_or_create(&of));
+        for reason in SKIPS {
+            drop(self.crontask_skips.get_or_create(&Skipped { namespace: namespace.into(), reason: reason.into() }));
+        }
     }
 
     /// Counts a Task that a `CronTask` made; by schedule, with how late it was.

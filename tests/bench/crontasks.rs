@@ -78,7 +78,7 @@ async fn of_crontasks(cluster: &Cluster) -> Vec<f64> {
     let client = cluster.client().await;
     let (due, schedule) = minute();
     let crontasks: Api<CronTask> = Api::namespaced(client.clone(), &namespace);
-    let tasks: Api<Task> = Api::namespaced(client, &namespace);
+    let tasks: Api<PartialObjectMeta<Task>> = Api::namespaced(client, &namespace);
     let seen = tokio::spawn(first_seen(tasks, count(DUE)));
     create(&crontasks, count(DUE), |i| {
         object(&json!({"kind": "CronTask", "metadata": {"name": format!("c{i}")}, "spec": {"schedule": schedule,
@@ -97,7 +97,7 @@ async fn of_cronjobs(cluster: &Cluster) -> Vec<f64> {
     let client = cluster.client().await;
     let (due, schedule) = minute();
     let cronjobs: Api<CronJob> = Api::namespaced(client.clone(), &namespace);
-    let jobs: Api<Job> = Api::namespaced(client, &namespace);
+    let jobs: Api<PartialObjectMeta<Job>> = Api::namespaced(client, &namespace);
     let seen = tokio::spawn(first_seen(jobs, count(DUE)));
     create(&cronjobs, count(DUE), |i| {
         let container = json!({"name": "c", "image": "localhost/none:1"});
@@ -115,13 +115,13 @@ async fn of_cronjobs(cluster: &Cluster) -> Vec<f64> {
 }
 
 /// When the first `count` objects were seen: a creation time has whole seconds only.
-async fn first_seen<K>(api: Api<K>, count: usize) -> Vec<Timestamp>
+async fn first_seen<K>(api: Api<PartialObjectMeta<K>>, count: usize) -> Vec<Timestamp>
 where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
-    Api<PartialObjectMeta<K>>: Send,
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+    PartialObjectMeta<K>: Resource<DynamicType = ()>,
 {
     let mut seen = HashMap::new();
-    let mut objects = std::pin::pin!(watcher::metadata_watcher(api, watcher::Config::default()).applied_objects());
+    let mut objects = std::pin::pin!(watcher(api, watcher::Config::default()).applied_objects());
     while seen.len() < count {
         let object = objects.next().await.unwrap().unwrap();
         seen.entry(object.name_any()).or_insert_with(Timestamp::now);

@@ -1,5 +1,7 @@
 //! `CronTasks` on a real API server. Nobody waits for a time to come: it has come already when the controller starts.
 
+mod kills;
+
 use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};

@@ -12,8 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::api::DeleteParams;
-use pilothouse::api::TaskPhase;
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use pilothouse::api::{CronTask, TaskPhase};
 use serde_json::json;
 
 use crate::common::{
@@ -330,7 +333,14 @@ async fn metrics_tell_of_agents_and_tasks() {
     // A rollout whose time is over at once cuts what runs.
     shows(&[format!("{} 0", of("rollouts_forced_total"))]).await;
     stage.change_agent(json!({"executorImage": "localhost/executor:2", "rollout": {"timeout": "0s"}})).await;
-    let text = shows(&[format!("{} 1", of("rollouts_forced_total"))]).await;
+    shows(&[format!("{} 1", of("rollouts_forced_total"))]).await;
+
+    // Those of CronTasks are there with the first one.
+    let crontasks: Api<CronTask> = Api::namespaced(stage.client(), &ns);
+    let spec = json!({"schedule": "0 2 29 2 *", "taskTemplate": {"spec": {"agentRef": {"name": "coder"}}}});
+    let cron = CronTask::new("nightly", serde_json::from_value(spec).unwrap());
+    crontasks.create(&PostParams::default(), &cron).await.unwrap();
+    let text = shows(&[format!("pilothouse_crontask_runs_total{{namespace=\"{ns}\"}} 0")]).await;
 
     // The page lists what there is, each with its type, and nothing else.
     let page = include_str!("../../docs/metrics.md");
