@@ -1,4 +1,4 @@
-//! A thousand CronTasks at one minute, beside a thousand of Kubernetes' CronJobs at another; and ten thousand that wait.
+//! A thousand `CronTasks` at one minute, beside a thousand of Kubernetes' `CronJobs` at another; and ten thousand that wait.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -38,7 +38,7 @@ fn count(usual: usize) -> usize {
     most.map_or(usual, |most: usize| most.clamp(1, usual))
 }
 
-/// How late the Tasks of a minute are; the same of CronJobs; and what waiting costs.
+/// How late the Tasks of a minute are; the same of `CronJobs`; and what waiting costs.
 pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
     runtime.block_on(async {
         let cluster = world::cluster();

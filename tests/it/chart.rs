@@ -95,16 +95,16 @@ fn the_network_lets_the_controller_do_its_work_and_no_more() {
         assert!(private.contains(network), "Git in {network}: {private}");
     }
     assert_eq!(policy("rbac.clusterWide=true")["ingress"][0]["from"][0], json!({"namespaceSelector": {}}));
-    let values = "agentNamespaces={a},controller.networkPolicy.gitTo[0].podSelector.matchLabels.app=forge,\
+    let own_forge = "agentNamespaces={a},controller.networkPolicy.gitTo[0].podSelector.matchLabels.app=forge,\
                  controller.networkPolicy.gitPorts={3000},controller.networkPolicy.apiServerCIDRs={10.0.0.1/32},\
                  controller.networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=ops";
-    let named = policy(values);
+    let special = policy(own_forge);
     let git = json!({"ports": [{"port": 3000, "protocol": "TCP"}], "to": [{"podSelector": {"matchLabels": {"app": "forge"}}}]});
     assert_eq!(
-        (&named["egress"][3], &named["egress"][1]["to"]),
+        (&special["egress"][3], &special["egress"][1]["to"]),
         (&git, &json!([{"ipBlock": {"cidr": "10.0.0.1/32"}}]))
     );
-    assert_eq!(named["ingress"][1]["ports"], json!([{"port": "http", "protocol": "TCP"}]));
+    assert_eq!(special["ingress"][1]["ports"], json!([{"port": "http", "protocol": "TCP"}]));
     assert!(refusal("agentNamespaces={a},controller.networkPolicy.gitPorts={ssh}").contains("gitPorts"));
 }
 

@@ -336,7 +336,7 @@ async fn metrics_tell_of_agents_and_tasks() {
     shows(&[format!("{} 1", of("rollouts_forced_total"))]).await;
 
     // Those of CronTasks are there with the first one.
-    let crontasks: Api<CronTask> = Api::namespaced(stage.client(), &ns);
+    let crontasks: Api<CronTask> = Api::namespaced(stage.client(), ns);
     let spec = json!({"schedule": "0 2 29 2 *", "taskTemplate": {"spec": {"agentRef": {"name": "coder"}}}});
     let cron = CronTask::new("nightly", serde_json::from_value(spec).unwrap());
     crontasks.create(&PostParams::default(), &cron).await.unwrap();

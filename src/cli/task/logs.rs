@@ -53,10 +53,9 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode
     if args.follow {
         return follow(&client, &namespace, &args.name).await;
     }
-    if !print(&client, &namespace, &args.name, false).await?
-        && !print_kept(&task)? {
-            eprintln!("{}", state(&task));
-        }
+    if !print(&client, &namespace, &args.name, false).await? && !print_kept(&task)? {
+        eprintln!("{}", state(&task));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
