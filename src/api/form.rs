@@ -1,7 +1,7 @@
 //! Forms of texts, and what the API server says to whoever misses one.
 //!
 //! A bare pattern in a schema is shown to people as it is. So the types name patterns, and the schemas that are installed
-//! have rules in their place ([`schema::settle`](super::schema)), whose messages say what is allowed.
+//! have rules in their place (`schema::settle`), whose messages say what is allowed.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
@@ -70,7 +70,7 @@ pub const ZONE: Form = Form {
     meaning: "must be a name of the time zone database such as Europe/Berlin",
 };
 
-/// All but those of [`schedule`].
+/// All but those of `schedule`.
 pub const ALL: [Form; 11] =
     [DURATION, LABEL, SKILL, ABSOLUTE, DOMAIN, HTTP_URL, RANGE, GIT_URL, COMMIT, FULL_REF, ZONE];
 

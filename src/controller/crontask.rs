@@ -100,6 +100,10 @@ impl Reconcile for CronTasks {
                     if !self.write_trigger(&mut work, None).await? {
                         return Ok(Next::OnEvent);
                     }
+                    // Counted now: the next Task begins with the status as it was written.
+                    let next = self.report(&object, work, decision.next).await?;
+                    self.triggers.now(&object.namespace().unwrap_or_default(), &object.name_any());
+                    return Ok(next);
                 }
             }
         }

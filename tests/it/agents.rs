@@ -411,7 +411,7 @@ async fn what_is_not_ours_or_not_supported_is_left_alone() {
 
     // A template that asks for one is refused, and so is whoever is made from it; nothing is made without it.
     let template = json!({"metadata": {"name": "later"}, "spec": {"workspaceDir": "/w", "serviceAccountName": "default",
-        "agentImage": "t:1", "executorImage": "t:1", "proxy": {"httpProxy": "http://proxy:1"}}});
+        "agentImage": "t:1", "executorImage": "t:1", "plugins": [{"name": "p"}]}});
     place.create::<AgentTemplate>(template).await;
     place.agent("made", json!({"templateRef": {"name": "later"}})).await;
     let refused = eventually("the template is judged", 30, || async {
@@ -422,11 +422,11 @@ async fn what_is_not_ours_or_not_supported_is_left_alone() {
     let agent = place.agent_where("it is judged", "made", |a| condition(a, "Ready").is_some()).await;
     let (_, reason, message) = condition(&agent, "Ready").unwrap();
     assert_eq!([refused.reason.as_str(), reason], ["NotYetSupported"; 2]);
-    assert!(refused.message.contains("does not support spec.proxy;"), "{}", refused.message);
-    assert!(message.starts_with("AgentTemplate later: ") && message.contains("spec.proxy"), "{message}");
+    assert!(refused.message.contains("does not support spec.plugins;"), "{}", refused.message);
+    assert!(message.starts_with("AgentTemplate later: ") && message.contains("spec.plugins"), "{message}");
     assert_eq!(condition(&agent, "Stalled").map(|c| c.0), Some("True"));
     assert!(place.api::<Deployment>().get_opt("made-server").await.unwrap().is_none());
-    place.merge::<AgentTemplate>("later", json!({"spec": {"proxy": null}})).await;
+    place.merge::<AgentTemplate>("later", json!({"spec": {"plugins": null}})).await;
     place.deployment_where("the template is whole", "made-server", |_| true).await;
 
     // A field that comes later changes nothing of what runs.

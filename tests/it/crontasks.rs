@@ -66,7 +66,7 @@ impl Place {
         self.release.start(&["--leader-elect", "false"])
     }
 
-    /// A `CronTask` that some controller looked at five hours ago.
+    /// A `CronTask` that some controller looked at five hours ago. None runs now: it would write a status of its own.
     async fn seen_hours_ago(&self, name: &str, spec: Value) -> CronTask {
         let schedule = self.schedule();
         let mut whole = json!({
@@ -213,8 +213,8 @@ async fn two_leaders_make_one_task() {
 #[tokio::test]
 async fn a_run_by_hand_comes_also_while_suspended_and_is_always_cleared() {
     let place = Place::new("cron-hand").await;
-    let _controller = place.start();
     place.seen_hours_ago("c", json!({"suspend": true, "maxRetainedTasks": 2})).await;
+    let _controller = place.start();
     place.ready("c", "Suspended").await;
     let told: Value = serde_json::from_str(&place.run(&["crontask", "trigger", "c", "-o", "json"])).unwrap();
     let task = told["task"].as_str().unwrap();
@@ -302,9 +302,9 @@ async fn a_task_of_that_name_that_is_not_ours_is_left_alone() {
 #[tokio::test]
 async fn what_is_wrong_stalls_with_its_place_until_it_is_mended() {
     let place = Place::new("cron-wrong").await;
-    let _controller = place.start();
     // The rules of the schema see numbers, not calendars.
     place.seen_hours_ago("c", json!({"schedule": "59 23 31 2 *"})).await;
+    let _controller = place.start();
     let cron = place.ready("c", "InvalidSchedule").await;
     let stalled = cron.status.unwrap().conditions.into_iter().find(|c| c.type_ == "Stalled").unwrap();
     assert!(stalled.message.starts_with("spec.schedule \"59 23 31 2 *\", position 7: "), "{}", stalled.message);

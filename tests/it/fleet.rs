@@ -269,10 +269,11 @@ async fn no_more_agents_change_than_may_and_a_freeze_stops_all() {
     }
 
     // What cannot be understood lets nothing out.
-    town.set(json!({"fleet": {"windows": [{"schedule": "every night", "duration": "1h"}]}})).await;
+    let window = json!({"schedule": "0 2 * * *", "duration": "1h", "timeZone": "Mars/Olympus"});
+    town.set(json!({"fleet": {"windows": [window]}})).await;
     town.push("a", 3).await;
     let said = town.waits("a", "FleetClosed").await;
-    assert!(said.contains("spec.fleet.windows[0].schedule"), "{said}");
+    assert!(said.contains("spec.fleet.windows[0].timeZone"), "{said}");
     town.set(json!({})).await;
     town.only("without a pace at once", 3, &["a"]).await;
 }

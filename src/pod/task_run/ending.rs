@@ -75,7 +75,7 @@ pub struct Ending {
     pub outcome: Outcome,
     /// For people; empty where it completed.
     pub message: String,
-    /// The answer, at most [`MAX_RESULT`] bytes of it.
+    /// The answer, at most `MAX_RESULT` bytes of it.
     pub result: String,
     /// The end of what was printed.
     pub log: String,
