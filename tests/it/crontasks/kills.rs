@@ -31,13 +31,11 @@ async fn a_controller_that_dies_at_any_write_makes_each_task_once() {
             (cleared && ran).then_some(())
         };
         let at = eventually("all is made, or it is dead", 60, || async {
-            match between.stopped() {
-                Some(at) => Some(Some(at)),
-                None => {
-                    let cron = place.crontasks.get(&name).await.unwrap();
-                    done(&cron).filter(|()| total(&cron) == Some(9)).map(|()| None)
-                }
+            if let Some(at) = between.stopped() {
+                return Some(Some(at));
             }
+            let cron = place.crontasks.get(&name).await.unwrap();
+            done(&cron).filter(|()| total(&cron) == Some(9)).map(|()| None)
         })
         .await;
         controller.kill();
