@@ -124,6 +124,11 @@ impl Place {
 
     /// Says in a pod's status that its server runs, as a kubelet would.
     pub(crate) async fn let_run(&self, agent: &str) -> Pod {
+        self.let_run_where(agent, |_| true).await
+    }
+
+    /// The same for a pod of this kind, once there is one.
+    pub(crate) async fn let_run_where(&self, agent: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
         let pods = self.api::<Pod>();
         let list = ListParams::default().labels(&format!("pilothouse.dev/agent={agent}"));
         let status = json!({"status": {"phase": "Running", "containerStatuses": [{
@@ -132,7 +137,7 @@ impl Place {
         }]}});
         let patch = Patch::Merge(status);
         eventually("a pod", 30, || async {
-            let pod = pods.list(&list).await.unwrap().items.into_iter().next()?;
+            let pod = pods.list(&list).await.unwrap().items.into_iter().find(&wanted)?;
             // The Deployment may just have replaced it.
             pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.ok()
         })
