@@ -19,6 +19,7 @@ use super::{
     child,
     error::{GitError, Reason, from_server},
     http,
+    objects::Kept,
     refs::{CommitId, RemoteRef},
     remote::{Access, Fetched, GitRemote, Limits, Stop},
     session,
@@ -42,6 +43,7 @@ pub struct GixRemote {
     limits: Limits,
     policy: Arc<Policy>,
     budget: Arc<Budget>,
+    kept: Kept,
     locks: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     _alive: fs::File,
 }
@@ -62,7 +64,7 @@ impl GixRemote {
         let alive = fs::File::create(folder.path().join(LOCK))?;
         alive.lock()?;
         let (budget, policy) = (Budget::new(limits.all_trees), Arc::new(policy));
-        Ok(Self { folder, limits, policy, budget, locks: Mutex::default(), _alive: alive })
+        Ok(Self { folder, limits, policy, budget, kept: Kept::default(), locks: Mutex::default(), _alive: alive })
     }
 
     fn lock(&self, cache: &str) -> Arc<Mutex<()>> {
@@ -79,14 +81,18 @@ impl GixRemote {
         if count > MAX_PACKS || bytes > MAX_FULL_PACKS.saturating_mul(self.limits.pack) {
             let _ = fs::remove_dir_all(&path);
         }
-        if let Ok(repo) = gix::open_opts(&path, self.options())
-            && repo.object_hash() == hash
-        {
-            return Ok(repo);
-        }
-        let _ = fs::remove_dir_all(&path);
+        let mut repo = match gix::open_opts(&path, self.options()) {
+            Ok(repo) if repo.object_hash() == hash => repo,
+            _ => self.made_anew(&path, hash)?,
+        };
+        self.kept.serve(&mut repo);
+        Ok(repo)
+    }
+
+    fn made_anew(&self, path: &Path, hash: gix::hash::Kind) -> Result<gix::Repository, GitError> {
+        let _ = fs::remove_dir_all(path);
         let options = gix::create::Options { object_hash: Some(hash), ..Default::default() };
-        gix::ThreadSafeRepository::init_opts(&path, gix::create::Kind::Bare, options, self.options())
+        gix::ThreadSafeRepository::init_opts(path, gix::create::Kind::Bare, options, self.options())
             .map(|repo| repo.to_thread_local())
             .map_err(|error| GitError::new(Reason::StorageFailed, format!("cannot make a cache repository: {error}")))
     }

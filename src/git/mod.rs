@@ -12,6 +12,7 @@ mod child;
 pub mod credential;
 pub mod error;
 mod http;
+mod objects;
 pub mod proxies;
 pub mod refs;
 pub mod remote;

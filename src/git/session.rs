@@ -120,7 +120,8 @@ fn haves(repo: &gix::Repository) -> Vec<gix::ObjectId> {
     known.map(|commits| commits.iter().copied().filter(|id| repo.has_object(*id)).collect()).unwrap_or_default()
 }
 
-fn store_pack(
+/// Writes a pack beside the others, with an index.
+pub(super) fn store_pack(
     pack: &mut dyn BufRead,
     folder: &Path,
     progress: &mut dyn gix::DynNestedProgress,

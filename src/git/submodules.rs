@@ -14,9 +14,9 @@ use gix::{ObjectId, bstr::BStr, objs::tree::EntryKind};
 use super::{
     credential::{Auth, Credential},
     error::{GitError, Reason},
-    remote::{Access, Skipped},
+    objects::{know, root},
+    remote::{Access, Skipped, Stop},
     url::RemoteUrl,
-    walk::missing,
 };
 
 /// Submodules of one commit, those of submodules included.
@@ -25,6 +25,10 @@ pub(super) const MAX_COUNT: usize = 50;
 pub(super) const MAX_NESTING: usize = 4;
 /// Bytes of a `.gitmodules`.
 const MAX_FILE: u64 = 64 << 10;
+/// Submodules that a `.gitmodules` names, those included that the commit does not have.
+const MAX_NAMED: usize = 500;
+/// Names in the path of one.
+const MAX_NAMES: usize = 128;
 
 /// What lies at the paths of submodules.
 #[derive(Default)]
@@ -47,7 +51,7 @@ pub(super) enum Module<'a> {
 
 impl Modules {
     /// What to do at the path of a submodule.
-    pub(super) fn look(&self, path: &str) -> Result<Module<'_>, GitError> {
+    pub(super) fn look(&self, path: &str, stop: &Stop) -> Result<Module<'_>, GitError> {
         if !self.are_wanted {
             return Ok(Module::Nothing(Skipped::SUBMODULE));
         }
@@ -57,16 +61,8 @@ impl Modules {
         let Some((repo, commit)) = self.at.get(path) else {
             return Err(refused(path, ".gitmodules has no path and url for it; add them, or remove the submodule"));
         };
-        Ok(Module::Files(repo, root(repo, *commit)?))
+        Ok(Module::Files(repo, root(repo, *commit, stop)?))
     }
-}
-
-/// The files of a commit.
-pub(super) fn root(repo: &gix::Repository, commit: ObjectId) -> Result<gix::Tree<'_>, GitError> {
-    let object = repo.find_object(commit).map_err(|_| missing())?;
-    object
-        .peel_to_tree()
-        .map_err(|_| GitError::new(Reason::CommitNotFound, "the reference leads to something that is no commit"))
 }
 
 /// One submodule, as its superproject names it.
@@ -80,39 +76,58 @@ pub(super) struct Link {
 }
 
 /// The submodules that `.gitmodules` of a commit names and the commit has, sorted by path.
-pub(super) fn links(repo: &gix::Repository, commit: ObjectId) -> Result<Vec<Link>, GitError> {
-    let tree = root(repo, commit)?;
-    let Some(bytes) = listing(repo, &tree)? else { return Ok(vec![]) };
+pub(super) fn links(repo: &gix::Repository, commit: ObjectId, stop: &Stop) -> Result<Vec<Link>, GitError> {
+    let tree = root(repo, commit, stop)?;
+    let Some(bytes) = listing(repo, &tree, stop)? else { return Ok(vec![]) };
     let mut found = vec![];
     for (path, url) in parse(&bytes)? {
-        let entry =
-            tree.lookup_entry(path.split('/').map(|name| name.as_bytes().to_vec()).map(Name)).map_err(|_| missing())?;
-        if let Some(entry) = entry.filter(|entry| entry.mode().kind() == EntryKind::Commit) {
-            found.push(Link { path, commit: entry.object_id(), url });
+        if let Some((EntryKind::Commit, commit)) = entry(repo, &tree, &path, stop)? {
+            found.push(Link { path, commit, url });
         }
     }
     Ok(found)
 }
 
-/// A name of a path, comparable with those of a tree.
-struct Name(Vec<u8>);
+/// What is at a path.
+fn entry(
+    repo: &gix::Repository,
+    root: &gix::Tree<'_>,
+    path: &str,
+    stop: &Stop,
+) -> Result<Option<(EntryKind, ObjectId)>, GitError> {
+    let (mut names, mut below) = (path.split('/').peekable(), None);
+    while let Some(name) = names.next() {
+        stop.check()?;
+        let found = below.as_ref().unwrap_or(root).find_entry(Name(name.as_bytes()));
+        let Some((kind, id)) = found.map(|entry| (entry.mode().kind(), entry.object_id())) else { return Ok(None) };
+        match (kind, names.peek()) {
+            (_, None) => return Ok(Some((kind, id))),
+            (EntryKind::Tree, Some(_)) => below = Some(know((repo, id), stop)?.tree()?),
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
 
-impl PartialEq<BStr> for Name {
+/// A name of a path, comparable with those of a tree.
+struct Name<'a>(&'a [u8]);
+
+impl PartialEq<BStr> for Name<'_> {
     fn eq(&self, other: &BStr) -> bool {
-        self.0 == **other
+        other == self.0
     }
 }
 
 /// The file; a link in its place is none, as for Git.
-fn listing(repo: &gix::Repository, tree: &gix::Tree<'_>) -> Result<Option<Vec<u8>>, GitError> {
-    let entry = tree.lookup_entry([Name(b".gitmodules".to_vec())]).map_err(|_| missing())?;
-    let is_file = |kind| matches!(kind, EntryKind::Blob | EntryKind::BlobExecutable);
-    let Some(entry) = entry.filter(|entry| is_file(entry.mode().kind())) else { return Ok(None) };
-    if repo.find_header(entry.object_id()).map_err(|_| missing())?.size() > MAX_FILE {
+fn listing(repo: &gix::Repository, tree: &gix::Tree<'_>, stop: &Stop) -> Result<Option<Vec<u8>>, GitError> {
+    let found = entry(repo, tree, ".gitmodules", stop)?;
+    let Some((EntryKind::Blob | EntryKind::BlobExecutable, id)) = found else { return Ok(None) };
+    let file = know((repo, id), stop)?;
+    if file.size > MAX_FILE {
         let message = format!(".gitmodules is larger than {} KiB", MAX_FILE >> 10);
         return Err(GitError::new(Reason::SubmoduleRefused, message));
     }
-    Ok(Some(repo.find_blob(entry.object_id()).map_err(|_| missing())?.take_data()))
+    Ok(Some(file.blob()?))
 }
 
 /// Paths and addresses. Of what is there twice the last counts.
@@ -134,7 +149,15 @@ fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Option<String>>, GitError> {
         // Without an address there is nothing to know about it.
         Some((path, if is_used { Some(url?) } else { None }))
     };
-    Ok(by_name.into_values().filter_map(one).collect())
+    if by_name.len() > MAX_NAMED {
+        let message = format!(".gitmodules names more than {MAX_NAMED} submodules");
+        return Err(GitError::new(Reason::SubmoduleRefused, message));
+    }
+    let found: BTreeMap<_, _> = by_name.into_values().filter_map(one).collect();
+    match found.keys().find(|path| path.split('/').count() > MAX_NAMES) {
+        Some(path) => Err(refused(path, &format!("its path is of more than {MAX_NAMES} names"))),
+        None => Ok(found),
+    }
 }
 
 /// How a submodule is reached from its superproject.
@@ -259,6 +282,20 @@ mod tests {
         assert!(other.message.contains("no credential is sent there"), "{other}");
         assert!(own.submodule && own.retry_after.is_some() && other.retry_after.is_none());
         assert_eq!(named(&top, "outer", &url("https://o/b"), other.clone()), other, "the innermost is named");
+    }
+
+    #[test]
+    fn a_listing_names_so_many_and_so_deep() {
+        let names = |count: usize| {
+            (0..count).fold(String::new(), |text, n| text + &format!("[submodule \"{n}\"]\npath = {n}\nurl = u\n"))
+        };
+        assert_eq!(parse(names(MAX_NAMED).as_bytes()).unwrap().len(), MAX_NAMED);
+        let deep = |count: usize| format!("[submodule \"a\"]\npath = {}\nurl = u\n", vec!["a"; count].join("/"));
+        assert_eq!(parse(deep(MAX_NAMES).as_bytes()).unwrap().len(), 1);
+        for (text, part) in [(names(MAX_NAMED + 1), "more than 500"), (deep(MAX_NAMES + 1), "more than 128 names")] {
+            let error = parse(text.as_bytes()).unwrap_err();
+            assert!(error.is_final() && error.message.contains(part), "{error}");
+        }
     }
 
     #[test]

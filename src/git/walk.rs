@@ -10,8 +10,9 @@ use gix::{Repository, bstr::ByteSlice, objs::tree::EntryKind};
 use super::{
     budget::Budget,
     error::{GitError, Reason},
+    objects::{self, Object, know, missing},
     remote::{Fetched, Limits, Skipped, Stop},
-    submodules::{self, Module, Modules},
+    submodules::{Module, Modules},
 };
 use crate::tree::{Entry, PathError, RepoPath};
 
@@ -30,7 +31,7 @@ pub(super) fn read(
     stop: &Stop,
 ) -> Result<Fetched, GitError> {
     let mut share = budget.take(limits.tree, stop.left()).ok_or_else(busy)?;
-    let root = submodules::root(repo, commit)?;
+    let root = objects::root(repo, commit, stop)?;
     let mut walk = Walk {
         modules,
         limits,
@@ -53,13 +54,6 @@ pub(super) fn busy() -> GitError {
     GitError::new(Reason::Timeout, "other large trees are being published; this one is read when they are done")
 }
 
-pub(super) fn missing() -> GitError {
-    GitError::new(Reason::CommitNotFound, "an object of the commit is missing from what the server sent")
-}
-
-/// An object and where it is.
-pub(super) type Object<'a> = (&'a Repository, gix::ObjectId);
-
 struct Walk<'a> {
     modules: &'a Modules,
     limits: Limits,
@@ -75,12 +69,12 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn folder(&mut self, repo: &Repository, tree: &gix::Tree<'_>, prefix: &str, depth: usize) -> Result<(), GitError> {
-        self.stop.check()?;
         if depth > 128 {
             return Err(GitError::new(Reason::TooLarge, "folders are nested more than 128 deep"));
         }
         for entry in tree.iter() {
             let entry = entry.map_err(|_| missing())?;
+            self.stop.check()?;
             self.count_entry()?;
             let name = entry.filename();
             let text = name.to_str_lossy();
@@ -96,9 +90,9 @@ impl Walk<'_> {
             self.spend(full.len() as u64)?;
             match entry.mode().kind() {
                 EntryKind::Tree => {
-                    let list = repo.find_header(entry.object_id()).map_err(|_| missing())?;
-                    self.spend(list.size())?;
-                    let inner = repo.find_tree(entry.object_id()).map_err(|_| missing())?;
+                    let list = know((repo, entry.object_id()), self.stop)?;
+                    self.spend(list.size)?;
+                    let inner = list.tree()?;
                     self.folders.insert(path);
                     self.folder(repo, &inner, &full, depth + 1)?;
                 }
@@ -112,11 +106,10 @@ impl Walk<'_> {
     }
 
     fn submodule(&mut self, path: &RepoPath, depth: usize) -> Result<(), GitError> {
-        match self.modules.look(path.as_str())? {
+        match self.modules.look(path.as_str(), self.stop)? {
             Module::Nothing(why) => self.skip(path.as_str(), why),
             Module::Files(repo, root) => {
-                let list = repo.find_header(root.id).map_err(|_| missing())?;
-                self.spend(list.size())?;
+                self.spend(root.data.len() as u64)?;
                 self.folders.insert(path.clone());
                 self.folder(repo, &root, path.as_str(), depth + 1)?;
             }
@@ -132,18 +125,17 @@ impl Walk<'_> {
         }
     }
 
-    fn blob(&mut self, (repo, id): Object<'_>, path: &RepoPath) -> Result<Vec<u8>, GitError> {
-        let header = repo.find_header(id).map_err(|_| missing())?;
-        let size = header.size();
-        if size > self.limits.file {
+    fn blob(&mut self, object: Object<'_>, path: &RepoPath) -> Result<Vec<u8>, GitError> {
+        let found = know(object, self.stop)?;
+        if found.size > self.limits.file {
             let limit = self.limits.file >> 20;
             return Err(GitError::new(
                 Reason::TooLarge,
                 format!("{path} is larger than {limit} MiB, the limit for one file"),
             ));
         }
-        self.spend(size)?;
-        Ok(repo.find_blob(id).map_err(|_| missing())?.take_data())
+        self.spend(found.size)?;
+        found.blob()
     }
 
     fn count_entry(&mut self) -> Result<(), GitError> {
@@ -173,12 +165,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn link(&mut self, path: RepoPath, (repo, id): Object<'_>) -> Result<(), GitError> {
-        if repo.find_header(id).map_err(|_| missing())?.size() > MAX_TARGET {
+    fn link(&mut self, path: RepoPath, object: Object<'_>) -> Result<(), GitError> {
+        if know(object, self.stop)?.size > MAX_TARGET {
             self.skip(path.as_str(), "a link whose target is too long");
             return Ok(());
         }
-        let target = self.blob((repo, id), &path)?;
+        let target = self.blob(object, &path)?;
         match String::from_utf8(target) {
             Ok(target) => {
                 self.links.insert(path, target);
@@ -193,6 +185,7 @@ impl Walk<'_> {
         let links = std::mem::take(&mut self.links);
         let mut found = Vec::new();
         for path in links.keys() {
+            self.stop.check()?;
             match follow(path, &links, &self.fetched.tree, &self.folders) {
                 Ok(entry) => {
                     self.spend(entry.bytes.len() as u64)?;

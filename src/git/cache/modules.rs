@@ -39,7 +39,7 @@ impl GixRemote {
         let (mut left, mut folders) = (self.limits.pack, BTreeSet::new());
         let mut open = VecDeque::from([(access.clone(), String::new(), 0, (repo.clone(), commit))]);
         while let Some((above, prefix, nesting, (repo, commit))) = open.pop_front() {
-            for link in submodules::links(&repo, commit)? {
+            for link in submodules::links(&repo, commit, stop)? {
                 let path = format!("{prefix}{}", link.path);
                 let Some(url) = link.url else {
                     modules.unused.insert(path);

@@ -6,8 +6,8 @@ use gix::{ObjectId, objs::tree::EntryKind};
 
 use crate::git::{
     error::{GitError, Reason},
+    objects::{Object, know, missing},
     remote::Stop,
-    walk::missing,
 };
 
 /// Most objects of one checkout.
@@ -32,9 +32,8 @@ pub(super) fn collect(repo: &gix::Repository, commit: ObjectId, depth: u32, stop
     let mut objects = Objects { commits: BTreeSet::from([commit]), ..Objects::default() };
     let mut next = VecDeque::from([(commit, 1)]);
     while let Some((id, distance)) = next.pop_front() {
-        stop.check()?;
-        let found = repo.find_commit(id).map_err(|_| missing())?;
-        objects.tree(repo, found.tree_id().map_err(|_| missing())?.detach(), 0)?;
+        let found = know((repo, id), stop)?.commit()?;
+        objects.tree((repo, found.tree_id().map_err(|_| missing())?.detach()), 0, stop)?;
         let parents: Vec<ObjectId> = found.parent_ids().map(gix::Id::detach).collect();
         if distance == depth && !parents.is_empty() || cut.contains(&id) {
             objects.shallow.insert(id);
@@ -65,7 +64,7 @@ impl Objects {
         Err(GitError::new(Reason::TooLarge, message))
     }
 
-    fn tree(&mut self, repo: &gix::Repository, id: ObjectId, depth: usize) -> Result<(), GitError> {
+    fn tree(&mut self, (repo, id): Object<'_>, depth: usize, stop: &Stop) -> Result<(), GitError> {
         if !self.trees.insert(id) {
             return Ok(());
         }
@@ -73,11 +72,12 @@ impl Objects {
         if depth > MAX_DEPTH {
             return Err(GitError::new(Reason::TooLarge, "folders are nested more than 128 deep"));
         }
-        let tree = repo.find_tree(id).map_err(|_| missing())?;
+        let tree = know((repo, id), stop)?.tree()?;
         for entry in tree.iter() {
             let entry = entry.map_err(|_| missing())?;
+            stop.check()?;
             match entry.mode().kind() {
-                EntryKind::Tree => self.tree(repo, entry.object_id(), depth + 1)?,
+                EntryKind::Tree => self.tree((repo, entry.object_id()), depth + 1, stop)?,
                 EntryKind::Commit => {}
                 EntryKind::Blob | EntryKind::BlobExecutable | EntryKind::Link => {
                     self.blobs.insert(entry.object_id());

@@ -3,7 +3,7 @@
 use gix::{ObjectId, hash::Hasher};
 
 use super::{history::Objects, malformed, too_large};
-use crate::git::{error::GitError, remote::Stop, walk::missing};
+use crate::git::{error::GitError, objects::know, remote::Stop};
 
 /// As `git` does by default.
 const LEVEL: u8 = 6;
@@ -32,8 +32,7 @@ pub(super) fn write(repo: &gix::Repository, objects: &Objects, limit: u64, stop:
     let (mut places, mut raw) = (Vec::with_capacity(objects.count()), 0u64);
     for (kind, ids) in [(1, &objects.commits), (2, &objects.trees), (3, &objects.blobs)] {
         for id in ids {
-            stop.check()?;
-            let object = repo.find_object(*id).map_err(|_| missing())?;
+            let object = know((repo, *id), stop)?.object()?;
             if number(object.kind) != kind {
                 return Err(malformed(&format!("object {id}, which is of another kind than it is named as,")));
             }

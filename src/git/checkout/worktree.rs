@@ -9,9 +9,10 @@ use crate::{
     api::content::checkout::{Rest, TREE},
     git::{
         error::{GitError, Reason},
+        objects::{self, Object, know, missing},
         remote::{Limits, Stop},
-        submodules::{self, Module, Modules},
-        walk::{MAX_TARGET, Object, checked, missing},
+        submodules::{Module, Modules},
+        walk::{MAX_TARGET, checked},
     },
     tree::{Entry, FileTree, RepoPath},
 };
@@ -38,7 +39,7 @@ pub(super) fn read(
     limits: Limits,
     stop: &Stop,
 ) -> Result<WorkTree, GitError> {
-    let root = submodules::root(repo, commit)?;
+    let root = objects::root(repo, commit, stop)?;
     let mut reader = Reader { modules, limits, stop, count: 0, is_inside: false, found: WorkTree::default() };
     reader.folder(repo, &root, "", 0)?;
     Ok(reader.found)
@@ -56,10 +57,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn folder(&mut self, repo: &Repository, tree: &gix::Tree<'_>, prefix: &str, depth: usize) -> Result<(), GitError> {
-        self.stop.check()?;
         let (mut names, too_deep) = (BTreeSet::new(), depth > MAX_DEPTH);
         for entry in tree.iter() {
             let entry = entry.map_err(|_| missing())?;
+            self.stop.check()?;
             let name = entry.filename();
             let text = name.to_str_lossy();
             let full = if prefix.is_empty() { text.to_string() } else { format!("{prefix}/{text}") };
@@ -74,7 +75,7 @@ impl Reader<'_> {
             let (id, kind) = (entry.object_id(), entry.mode().kind());
             match kind {
                 EntryKind::Tree => {
-                    let inner = repo.find_tree(id).map_err(|_| missing())?;
+                    let inner = know((repo, id), self.stop)?.tree()?;
                     self.folder(repo, &inner, &full, depth + 1)?;
                 }
                 EntryKind::Commit => {
@@ -89,7 +90,7 @@ impl Reader<'_> {
 
     fn submodule(&mut self, path: &RepoPath, depth: usize) -> Result<(), GitError> {
         self.spend(path.as_str().len() as u64)?;
-        match self.modules.look(path.as_str())? {
+        match self.modules.look(path.as_str(), self.stop)? {
             Module::Nothing(_) => self.found.rest.folders.push(path.as_str().into()),
             Module::Files(repo, root) => {
                 let was = std::mem::replace(&mut self.is_inside, true);
@@ -135,14 +136,14 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn blob(&mut self, path: &RepoPath, (repo, id): Object<'_>, limit: u64) -> Result<Vec<u8>, GitError> {
-        let size = repo.find_header(id).map_err(|_| missing())?.size();
-        if size > limit {
+    fn blob(&mut self, path: &RepoPath, object: Object<'_>, limit: u64) -> Result<Vec<u8>, GitError> {
+        let found = know(object, self.stop)?;
+        if found.size > limit {
             let message = format!("{path} is larger than {limit} bytes, the limit for one file or link");
             return Err(GitError::new(Reason::TooLarge, message));
         }
-        self.spend(size)?;
-        Ok(repo.find_blob(id).map_err(|_| missing())?.take_data())
+        self.spend(found.size)?;
+        found.blob()
     }
 
     fn spend(&mut self, bytes: u64) -> Result<(), GitError> {
