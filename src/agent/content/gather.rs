@@ -1,33 +1,42 @@
 //! Contexts without a path, as one text that the agent reads for every prompt.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{borrow::Cow, collections::BTreeMap, iter};
 
-use super::{Bytes, Invalid, LIMIT, Source, too_large};
+use super::{Invalid, Raw, Sizes, Source};
 use crate::api::{ContextItem, ContextType, names::reasons};
 
 /// Collects the text.
 pub(super) struct Gathered<'a> {
     namespace: &'a str,
+    /// As far as there is room for them.
     parts: Vec<(String, String)>,
+    sizes: Sizes,
 }
 
 impl<'a> Gathered<'a> {
     pub(super) fn new(namespace: &'a str) -> Self {
-        Self { namespace, parts: vec![] }
+        Self { namespace, parts: vec![], sizes: Sizes::default() }
     }
 
-    pub(super) fn add(&mut self, item: &ContextItem, name: &str, source: Source) -> Result<(), Invalid> {
-        let body = match source {
-            Source::One(bytes) => text(bytes, name)?,
-            Source::Keys(keys) => files(keys, name)?,
+    pub(super) fn add(&mut self, item: &ContextItem, name: &str, source: Source<'_>) -> Result<(), Invalid> {
+        let bodies = match source {
+            Source::One(raw) => vec![text(raw, name)?],
+            Source::Keys(keys) => files(&keys, name)?,
             Source::Nothing => return Ok(()),
         };
         let (kind, namespace) = (kind(item.kind), attribute(self.namespace));
         let name_text = attribute(name);
-        let part =
-            format!("<context name=\"{name_text}\" namespace=\"{namespace}\" type=\"{kind}\">\n{body}\n</context>\n");
-        self.parts.push((name.into(), part));
+        let head = format!("<context name=\"{name_text}\" namespace=\"{namespace}\" type=\"{kind}\">\n");
+        let pieces = || iter::once(&*head).chain(bodies.iter().map(|body| &**body)).chain(iter::once("\n</context>\n"));
+        if self.sizes.add(name, pieces().map(str::len).sum()) {
+            self.parts.push((name.into(), pieces().collect()));
+        }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.parts.iter().map(|(_, part)| part.len()).sum()
     }
 
     /// The parts by the name of their context.
@@ -41,14 +50,7 @@ impl<'a> Gathered<'a> {
 
     /// The parts in the order of the spec, joined by an empty line.
     pub(super) fn into_text(self) -> Result<String, Invalid> {
-        let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-        for (name, part) in &self.parts {
-            *sizes.entry(name).or_default() += part.len();
-        }
-        let total: usize = sizes.values().sum();
-        if total > LIMIT {
-            return Err(too_large("contexts without a mountPath", total, &sizes));
-        }
+        self.sizes.check("contexts without a mountPath")?;
         let parts: Vec<_> = self.parts.iter().map(|(_, part)| part.as_str()).collect();
         Ok(parts.join("\n"))
     }
@@ -64,25 +66,25 @@ fn kind(kind: ContextType) -> &'static str {
     }
 }
 
-fn text(bytes: Bytes, name: &str) -> Result<String, Invalid> {
-    match bytes {
-        Bytes::Text(text) => Ok(text.trim_end_matches('\n').into()),
-        Bytes::Binary(_) => Err(Invalid::stalled(
+fn text<'a>(raw: Raw<'a>, name: &str) -> Result<Cow<'a, str>, Invalid> {
+    match raw {
+        Raw::Text(text) => Ok(text.trim_end_matches('\n').into()),
+        Raw::Binary(_) => Err(Invalid::stalled(
             reasons::INVALID_SPEC,
             format!("context {name:?} holds binary data, which cannot be gathered into text; give it a mountPath"),
         )),
     }
 }
 
-fn files(keys: BTreeMap<String, Bytes>, name: &str) -> Result<String, Invalid> {
-    let mut out = String::new();
-    for (key, bytes) in keys {
-        let body = text(bytes, name)?;
-        let separator = if out.is_empty() { "" } else { "\n" };
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{separator}<file name=\"{}\">\n{body}\n</file>", attribute(&key));
+fn files<'a>(keys: &BTreeMap<&'a str, Raw<'a>>, name: &str) -> Result<Vec<Cow<'a, str>>, Invalid> {
+    let mut pieces = vec![];
+    for (key, raw) in keys {
+        let separator = if pieces.is_empty() { "" } else { "\n" };
+        pieces.push(format!("{separator}<file name=\"{}\">\n", attribute(key)).into());
+        pieces.push(text(*raw, name)?);
+        pieces.push("\n</file>".into());
     }
-    Ok(out)
+    Ok(pieces)
 }
 
 fn attribute(text: &str) -> String {

@@ -22,15 +22,6 @@ pub enum Bytes {
     Binary(Vec<u8>),
 }
 
-impl Bytes {
-    fn len(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Binary(bytes) => bytes.len(),
-        }
-    }
-}
-
 /// A file that a context puts somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
@@ -60,7 +51,7 @@ pub struct Content {
 /// Reads every context but those from Git. `workspace` is the absolute path of the workspace.
 pub fn content(inputs: &Inputs<'_>, workspace: &str) -> Result<Content, Invalid> {
     let namespace = inputs.agent.metadata.namespace.as_deref().unwrap_or_default();
-    let (mut gathered, mut files, mut places) = (Gathered::new(namespace), vec![], vec![]);
+    let (mut gathered, mut files, mut places) = (Gathered::new(namespace), Files::default(), vec![]);
     let own = |item: &&ContextItem| item.kind != ContextType::Git;
     for item in inputs.spec.contexts.iter().flatten().filter(own) {
         let name = name_of(item);
@@ -70,25 +61,69 @@ pub fn content(inputs: &Inputs<'_>, workspace: &str) -> Result<Content, Invalid>
             Some(path) => {
                 let path = paths::resolve(workspace, path, &name)?;
                 places.push(Place::of_context(&path, &name, &source));
-                files.extend(mounted(item, &name, &path, source));
+                files.add(item, &name, &path, source);
             }
         }
     }
     paths::check(&places)?;
-    files.sort_by(|a: &File, b| a.path.cmp(&b.path));
-    check_size(&files)?;
+    let files = files.sorted()?;
     let texts = gathered.by_name();
     Ok(Content { text: gathered.into_text()?, texts, files })
 }
 
+/// Content that nobody has copied yet: many contexts may name the same ConfigMap.
+#[derive(Clone, Copy)]
+pub(super) enum Raw<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Anything else.
+    Binary(&'a [u8]),
+}
+
+impl Raw<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    fn copied(self) -> Bytes {
+        match self {
+            Self::Text(text) => Bytes::Text(text.into()),
+            Self::Binary(bytes) => Bytes::Binary(bytes.into()),
+        }
+    }
+}
+
 /// What a context holds.
-pub(super) enum Source {
+pub(super) enum Source<'a> {
     /// One text or file.
-    One(Bytes),
+    One(Raw<'a>),
     /// Every key of a ConfigMap.
-    Keys(BTreeMap<String, Bytes>),
+    Keys(BTreeMap<&'a str, Raw<'a>>),
     /// An optional reference that does not exist.
     Nothing,
+}
+
+/// Bytes by name of a context, and together; what is more than [`LIMIT`] together is counted and not copied.
+#[derive(Default)]
+struct Sizes {
+    by_name: BTreeMap<String, usize>,
+    total: usize,
+}
+
+impl Sizes {
+    /// Whether there is room for it.
+    fn add(&mut self, name: &str, size: usize) -> bool {
+        *self.by_name.entry(name.into()).or_default() += size;
+        self.total += size;
+        self.total <= LIMIT
+    }
+
+    fn check(&self, what: &str) -> Result<(), Invalid> {
+        if self.total <= LIMIT { Ok(()) } else { Err(too_large(what, self)) }
+    }
 }
 
 pub(super) fn name_of(item: &ContextItem) -> String {
@@ -96,9 +131,13 @@ pub(super) fn name_of(item: &ContextItem) -> String {
     own.or_else(|| item.config_map.as_ref().map(|c| c.name.clone())).unwrap_or_else(|| "context".into())
 }
 
-fn source(maps: &BTreeMap<String, ConfigMapData>, item: &ContextItem, name: &str) -> Result<Source, Invalid> {
+fn source<'a>(
+    maps: &'a BTreeMap<String, ConfigMapData>,
+    item: &'a ContextItem,
+    name: &str,
+) -> Result<Source<'a>, Invalid> {
     match (item.kind, &item.config_map) {
-        (ContextType::Text, _) => Ok(Source::One(Bytes::Text(item.text.clone().unwrap_or_default()))),
+        (ContextType::Text, _) => Ok(Source::One(Raw::Text(item.text.as_deref().unwrap_or_default()))),
         (ContextType::ConfigMap, Some(reference)) => from_config_map(maps, reference, name),
         (kind, _) => Err(Invalid::stalled(
             reasons::NOT_YET_SUPPORTED,
@@ -107,11 +146,11 @@ fn source(maps: &BTreeMap<String, ConfigMapData>, item: &ContextItem, name: &str
     }
 }
 
-fn from_config_map(
-    maps: &BTreeMap<String, ConfigMapData>,
+fn from_config_map<'a>(
+    maps: &'a BTreeMap<String, ConfigMapData>,
     reference: &ConfigMapContext,
     name: &str,
-) -> Result<Source, Invalid> {
+) -> Result<Source<'a>, Invalid> {
     let optional = reference.optional == Some(true);
     let Some(data) = maps.get(&reference.name) else {
         return if optional { Ok(Source::Nothing) } else { Err(missing_map(reference, name)) };
@@ -134,47 +173,56 @@ fn missing_map(reference: &ConfigMapContext, name: &str) -> Invalid {
     )
 }
 
-fn one(data: &ConfigMapData, key: &str) -> Option<Bytes> {
-    let text = data.text.get(key).cloned().map(Bytes::Text);
-    text.or_else(|| data.binary.get(key).cloned().map(Bytes::Binary))
+fn one<'a>(data: &'a ConfigMapData, key: &str) -> Option<Raw<'a>> {
+    let text = data.text.get(key).map(|text| Raw::Text(text));
+    text.or_else(|| data.binary.get(key).map(|bytes| Raw::Binary(bytes)))
 }
 
-fn all(data: &ConfigMapData) -> BTreeMap<String, Bytes> {
-    let binary = data.binary.iter().map(|(key, bytes)| (key.clone(), Bytes::Binary(bytes.clone())));
-    binary.chain(data.text.iter().map(|(key, text)| (key.clone(), Bytes::Text(text.clone())))).collect()
+fn all(data: &ConfigMapData) -> BTreeMap<&str, Raw<'_>> {
+    let binary = data.binary.iter().map(|(key, bytes)| (key.as_str(), Raw::Binary(bytes)));
+    binary.chain(data.text.iter().map(|(key, text)| (key.as_str(), Raw::Text(text)))).collect()
 }
 
-fn mounted(item: &ContextItem, name: &str, path: &str, source: Source) -> Vec<File> {
-    let file = |path: String, directory: Option<String>, bytes| File {
-        path,
-        directory,
-        mode: item.file_mode.unwrap_or(DEFAULT_MODE) & 0o7777,
-        bytes,
-        context: name.into(),
-    };
-    match source {
-        Source::One(bytes) => vec![file(path.into(), None, bytes)],
-        Source::Keys(keys) => {
-            keys.into_iter().map(|(key, bytes)| file(format!("{path}/{key}"), Some(path.into()), bytes)).collect()
+/// Files of contexts, as far as there is room for them.
+#[derive(Default)]
+struct Files {
+    files: Vec<File>,
+    sizes: Sizes,
+}
+
+impl Files {
+    fn add(&mut self, item: &ContextItem, name: &str, path: &str, source: Source<'_>) {
+        match source {
+            Source::One(raw) => self.file(item, name, (path.into(), None), raw),
+            Source::Keys(keys) => {
+                for (key, raw) in keys {
+                    self.file(item, name, (format!("{path}/{key}"), Some(path.into())), raw);
+                }
+            }
+            Source::Nothing => {}
         }
-        Source::Nothing => vec![],
+    }
+
+    fn file(&mut self, item: &ContextItem, name: &str, (path, directory): (String, Option<String>), raw: Raw<'_>) {
+        if self.sizes.add(name, raw.len()) {
+            let mode = item.file_mode.unwrap_or(DEFAULT_MODE) & 0o7777;
+            self.files.push(File { path, directory, mode, bytes: raw.copied(), context: name.into() });
+        }
+    }
+
+    fn sorted(mut self) -> Result<Vec<File>, Invalid> {
+        self.sizes.check("files of contexts")?;
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(self.files)
     }
 }
 
 /// `ConfigMaps` hold 1 MiB; what stays is for names, keys and opencode.json.
 const LIMIT: usize = 900 * 1024;
 
-fn check_size(files: &[File]) -> Result<(), Invalid> {
-    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
-    for file in files {
-        *sizes.entry(&file.context).or_default() += file.bytes.len();
-    }
-    let total: usize = sizes.values().sum();
-    if total <= LIMIT { Ok(()) } else { Err(too_large("files of contexts", total, &sizes)) }
-}
-
-fn too_large(what: &str, total: usize, sizes: &BTreeMap<&str, usize>) -> Invalid {
-    let items: Vec<_> = sizes.iter().map(|(name, size)| format!("{name} ({size} bytes)")).collect();
+fn too_large(what: &str, sizes: &Sizes) -> Invalid {
+    let items: Vec<_> = sizes.by_name.iter().map(|(name, size)| format!("{name} ({size} bytes)")).collect();
+    let total = sizes.total;
     let message = format!(
         "{what} come to {total} bytes, more than {LIMIT} that fit into a ConfigMap: {}; shorten them, or move them \
          into a Git repository",

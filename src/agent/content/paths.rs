@@ -18,7 +18,7 @@ pub(in crate::agent) struct Place {
 
 impl Place {
     /// Files of a directory are places of their own: two contexts may fill the same directory of the workspace.
-    pub(super) fn of_context(path: &str, name: &str, source: &Source) -> Vec<Self> {
+    pub(super) fn of_context(path: &str, name: &str, source: &Source<'_>) -> Vec<Self> {
         let owner = format!("context {name:?}");
         let place = |path: String| Self { path, whole: false, owner: owner.clone() };
         match source {

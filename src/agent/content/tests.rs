@@ -133,6 +133,41 @@ fn too_much_is_named_by_item() {
     assert_eq!(read(files, &[]).unwrap_err().reason, "ContextTooLarge");
 }
 
+/// All are named and counted, but no more is held than fits.
+#[test]
+fn the_same_config_map_many_times_is_counted_and_not_copied() {
+    let long = json!({"k": "x".repeat(512 << 10), "l": "y".repeat(400 << 10)});
+    let map: BTreeMap<String, ConfigMapData> =
+        [("m".into(), ConfigMapData { text: serde_json::from_value(long.clone()).unwrap(), ..Default::default() })]
+            .into();
+    let item: ContextItem =
+        serde_json::from_value(json!({"name": "c", "type": "ConfigMap", "configMap": {"name": "m"}})).unwrap();
+    let (mut gathered, mut files) = (Gathered::new("ns"), Files::default());
+    for _ in 0..256 {
+        gathered.add(&item, "c", source(&map, &item, "c").unwrap()).unwrap();
+        files.add(&item, "c", "/c", source(&map, &item, "c").unwrap());
+    }
+    let held: usize =
+        files.files.iter().map(|file| if let Bytes::Text(text) = &file.bytes { text.len() } else { 0 }).sum();
+    assert!(held <= LIMIT && gathered.held() <= LIMIT, "{held} and {} bytes are held", gathered.held());
+    for path in [json!(null), json!("c")] {
+        let contexts: Vec<_> = (0..256)
+            .map(|n| {
+                let path = path.as_str().map(|path| format!("{path}{n}"));
+                json!({"name": format!("c{}", n % 2), "type": "ConfigMap", "configMap": {"name": "m"}, "mountPath": path})
+            })
+            .collect();
+        let failure = read(json!(contexts), &[("m", long.clone())]).unwrap_err();
+        assert_eq!(failure.reason, "ContextTooLarge");
+        let all = 256 * (512 + 400) * 1024;
+        let named = |name: &str| {
+            let rest = failure.message.split(&format!("{name} (")).nth(1).unwrap();
+            rest.split(' ').next().unwrap().parse::<usize>().unwrap()
+        };
+        assert!(named("c0") == named("c1") && named("c0") >= all / 2, "{}", failure.message);
+    }
+}
+
 #[test]
 fn other_types_are_refused() {
     let failure = read(json!([{"name": "c", "type": "Runtime", "runtime": {}}]), &[]).unwrap_err();

@@ -28,7 +28,8 @@ impl Tasks {
     /// The text of the contexts, read for a Task that is about to start; or what is missing.
     pub(super) async fn contexts(&self, task: &Task) -> Result<Result<String, String>, Failure> {
         let api: Api<ConfigMap> = self.api(task);
-        let mut maps = Maps::new();
+        let most = crate::task::build::MAX_PROMPT.saturating_sub(task.spec.description.as_ref().map_or(0, String::len));
+        let (mut maps, mut bytes) = (Maps::new(), 0);
         for name in contexts::config_maps(task) {
             let read = limited("reading a ConfigMap of the Task's contexts", api.get_opt(name)).await?;
             let found = read.map_err(|error| {
@@ -36,14 +37,16 @@ impl Tasks {
                 Failure::transient(reasons::POD_CREATION_FAILED, message)
             })?;
             if let Some(map) = found {
-                maps.insert(name.to_owned(), map.data.unwrap_or_default());
+                let texts = contexts::needed(task, name, map.data.unwrap_or_default());
+                // Each is part of the text at least once.
+                bytes += texts.values().map(|text| text.trim_end().len()).sum::<usize>();
+                if bytes > most {
+                    return Ok(Err(contexts::too_long()));
+                }
+                maps.insert(name.to_owned(), texts);
             }
         }
-        let most = crate::task::build::MAX_PROMPT;
-        let size = |text: &String| text.len() + task.spec.description.as_ref().map_or(0, String::len);
-        Ok(contexts::gather(task, &maps).and_then(|text| {
-            if size(&text) > most { Err(format!("they are longer than {} KiB", most / 1024)) } else { Ok(text) }
-        }))
+        Ok(contexts::gather(task, &maps, most))
     }
 
     /// Notes which ConfigMaps wake a Task.
