@@ -25,11 +25,17 @@ impl<'a> Report<'a> {
         let mut status = task.status.clone().unwrap_or_default();
         status.observed_generation = task.metadata.generation;
         status.last_handled_reconcile_at = annotation(task, annotation::RECONCILE_AT);
-        if status.start_time.is_none() {
-            status.agent_ref.clone_from(&task.spec.agent_ref);
-            status.template_ref.clone_from(&task.spec.template_ref);
+        let mut report = Self { task, status, now };
+        report.follow_spec();
+        report
+    }
+
+    /// Until it starts, who works on it is what the spec says now.
+    fn follow_spec(&mut self) {
+        if self.status.start_time.is_none() {
+            self.status.agent_ref.clone_from(&self.task.spec.agent_ref);
+            self.status.template_ref.clone_from(&self.task.spec.template_ref);
         }
-        Self { task, status, now }
     }
 
     pub(super) fn phase(&self) -> Option<TaskPhase> {
@@ -255,6 +261,7 @@ impl<'a> Report<'a> {
         });
         status.next_try_time = Some(Time(next));
         (status.pod_name, status.result) = (None, None);
+        self.follow_spec();
         let note = Note::warning(reasons::RETRYING, "Retry", format!("{reason}: {message}"));
         let decision = self.between();
         Decision { notes: vec![note], ..decision }

@@ -444,6 +444,15 @@ fn any_world() -> impl Strategy<Value = World> {
     })
 }
 
+#[test]
+fn the_next_try_is_for_whom_the_spec_names_by_then() {
+    let mut task = running(plain());
+    task.spec.retry = Some(crate::api::task::Retry { limit: 1, backoff: Some("1s".into()) });
+    task.spec.agent_ref = Some("b".into());
+    let status = step(&task, &world(ended(broken(reasons::AGENT_ERROR))), at(1_051)).status;
+    assert_eq!((status.tries.len(), status.agent_ref), (1, Some("b".into())));
+}
+
 proptest! {
     #[test]
     fn a_finished_task_stays_as_it_is(task in any_task(), worlds in prop::collection::vec((any_world(), -1_000_000..1_000_000i64), 1..20)) {
