@@ -1,15 +1,10 @@
 //! Whether an agent is to have no pod (pure).
 
-use crate::api::{Agent, names::annotation};
+use crate::api::{Agent, is_suspended};
 
-/// The annotation wins over the spec: no Sync owns it.
+/// Whether it is asked to be suspended, by its annotation or its spec.
 pub fn wants_suspension(agent: &Agent) -> bool {
-    let annotations = agent.metadata.annotations.as_ref();
-    match annotations.and_then(|a| a.get(annotation::SUSPEND_OVERRIDE)).map(String::as_str) {
-        Some("true") => true,
-        Some("false") => false,
-        _ => agent.spec.suspend == Some(true),
-    }
+    is_suspended(&agent.metadata, agent.spec.suspend)
 }
 
 #[cfg(test)]
@@ -17,6 +12,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::names::annotation;
 
     #[test]
     fn the_annotation_wins_if_it_says_yes_or_no() {

@@ -1,9 +1,20 @@
 //! Types that several kinds use.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::names::annotation::SUSPEND_OVERRIDE;
+
+/// Whether an object that can be suspended is: its annotation wins over `spec.suspend`, because no Sync owns it.
+pub fn is_suspended(metadata: &ObjectMeta, spec: Option<bool>) -> bool {
+    match metadata.annotations.as_ref().and_then(|a| a.get(SUSPEND_OVERRIDE)).map(String::as_str) {
+        Some("true") => true,
+        Some("false") => false,
+        _ => spec == Some(true),
+    }
+}
 
 /// The name of an object in the same namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

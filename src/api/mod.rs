@@ -29,7 +29,7 @@ pub mod voice;
 pub mod webhook;
 
 pub use agent::{Agent, AgentSpec, AgentState, AgentStatus};
-pub use common::{Artifact, CaBundle, ImagePullSecret, KeyRef, LocalRef, Proxy, PullPolicy};
+pub use common::{Artifact, CaBundle, ImagePullSecret, KeyRef, LocalRef, Proxy, PullPolicy, is_suspended};
 pub use config::{PilothouseConfig, PilothouseConfigSpec, PilothouseConfigStatus};
 pub use context::{ContextItem, ContextType, GitContext, GitSkillSource, PluginSpec, SkillSource};
 pub use crd::{Crd, CrdError, crds};

@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use kube::Api;
+use kube::ResourceExt;
 use serde_json::json;
 
-use super::{Global, controller::client, output, target};
+use super::{
+    Global, output,
+    target::{self, Named},
+};
 use crate::api::{Agent, names::annotation::SUSPEND_OVERRIDE};
 
 /// Flags of `pilothouse agent`.
@@ -34,27 +37,14 @@ pub enum Command {
     Resume(Named),
 }
 
-/// One Agent.
-#[derive(clap::Args, Debug)]
-pub struct Named {
-    /// Name of the Agent
-    #[arg(value_name = "NAME")]
-    pub name: String,
-    /// Namespace; default: the one of the kubeconfig's context
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
-}
-
 /// Does it.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let (named, suspend) = match &args.command {
         Command::Suspend(named) => (named, true),
         Command::Resume(named) => (named, false),
     };
-    let client = client(global).await?;
-    let namespace = named.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let api: Api<Agent> = Api::namespaced(client, &namespace);
-    let agent = target::find(&api, &namespace, &named.name).await?;
+    let (api, agent): (_, Agent) = named.find(global).await?;
+    let namespace = agent.namespace().unwrap_or_default();
     let value = wanted(agent.spec.suspend == Some(true), suspend);
     target::annotate(&api, &agent, SUSPEND_OVERRIDE, value).await?;
     let outcome = json!({ "namespace": namespace, "name": named.name, "suspend": suspend });

@@ -4,10 +4,15 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use jiff::Timestamp;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use serde::Serialize;
 
-use super::{Global, controller::client, cron::Coming, output, target};
+use super::{
+    Global,
+    cron::Coming,
+    output,
+    target::{self, Named},
+};
 use crate::{
     api::{
         CronTask,
@@ -47,21 +52,21 @@ Examples:
 
 The schedule goes on as it would, and concurrencyPolicy does not count. It sets the annotation pilothouse.dev/trigger,
 which the controller takes away; kubectl annotate ct nightly pilothouse.dev/trigger=true does the same.")]
-    Trigger(One),
+    Trigger(Named),
     /// Make no Tasks by schedule until resumed; those that run go on
     #[command(after_help = "\
 Examples:
   pilothouse crontask suspend nightly -n agents
 
 It sets the annotation pilothouse.dev/suspend-override, which wins over spec.suspend and which no Sync touches.")]
-    Suspend(One),
+    Suspend(Named),
     /// Go on by schedule; what passed meanwhile is not made up for
     #[command(after_help = "\
 Examples:
   pilothouse crontask resume nightly -n agents
 
 Where Git says spec.suspend: true, this wins over it until crontask suspend.")]
-    Resume(One),
+    Resume(Named),
     /// Print when it runs next, one time a line
     #[command(after_help = "\
 Examples:
@@ -72,23 +77,12 @@ These are the times of its schedule; spec.jitterSeconds makes each run later by 
     Next(NextArgs),
 }
 
-/// A `CronTask`.
-#[derive(clap::Args, Debug)]
-pub struct One {
-    /// Name of the `CronTask`
-    #[arg(value_name = "NAME")]
-    pub name: String,
-    /// Namespace of the `CronTask`; default: the one of the kubeconfig's context
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
-}
-
 /// Flags of `pilothouse crontask next`.
 #[derive(clap::Args, Debug)]
 pub struct NextArgs {
     /// The `CronTask`
     #[command(flatten)]
-    pub one: One,
+    pub one: Named,
     /// How many
     #[arg(long, env = "PILOTHOUSE_CRON_COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000), value_name = "N")]
     pub count: u16,
@@ -113,10 +107,8 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
         Command::Trigger(one) | Command::Suspend(one) | Command::Resume(one) => one,
         Command::Next(args) => &args.one,
     };
-    let client = client(global).await?;
-    let namespace = one.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let api: Api<CronTask> = Api::namespaced(client, &namespace);
-    let cron = target::find(&api, &namespace, &one.name).await?;
+    let (api, cron): (_, CronTask) = one.find(global).await?;
+    let namespace = cron.namespace().unwrap_or_default();
     let mut outcome = Outcome { namespace, name: one.name.clone(), task: None, suspended: is_suspended(&cron) };
     match &args.command {
         Command::Next(args) => return next(global, &cron, args),

@@ -36,7 +36,7 @@ const UNTOUCHED: &str = "untouched";
 /// Flags of `pilothouse diff`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Asks the API server by dry runs, with your own rights; nothing is written. Of each Agent that runs it says how the change reaches it: Live (its next prompt reads the new text), Rollout (a new pod, which waits for running work unless told otherwise), or not at all; and, where spec.fleet of PilothouseConfig cluster sets a pace, its wave and what it waits for. Changed Secrets are not looked into for this. Values of Secrets are masked: the same value has the same mask within one run.\nExits with 0 when nothing differs, with 3 when something does.\n\nExamples:\n  pilothouse diff overlays/dev -n agents\n  pilothouse diff overlays/dev --sync team-a -n agents\n  pilothouse diff . -o json | jq -r '.[].object'"
+    after_help = "Asks the API server by dry runs, with your own rights; nothing is written. Of each Agent that runs it says how the change reaches it: Live (the running server reads the new text or files), Reload (they are exchanged when the server is idle, which then reads its skills anew), Rollout (a new pod, which waits for running work unless told otherwise), or not at all; and, where spec.fleet of PilothouseConfig cluster sets a pace, its wave and what it waits for. Changed Secrets are not looked into for this. Values of Secrets are masked: the same value has the same mask within one run.\nExits with 0 when nothing differs, with 3 when something does.\n\nExamples:\n  pilothouse diff overlays/dev -n agents\n  pilothouse diff overlays/dev --sync team-a -n agents\n  pilothouse diff . -o json | jq -r '.[].object'"
 )]
 pub struct Args {
     /// What is compared

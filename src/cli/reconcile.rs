@@ -82,7 +82,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let (kind, name) = args.target.parts("reconcile")?;
     let (kind, name) = (kinds::named(kind)?, name.to_owned());
     let client = client(global).await?;
-    let namespace = kind.namespaced.then(|| args.target.namespace(&client));
+    let namespace = kind.namespaced.then(|| args.target.place.of(&client));
     let api = kind.api(&client, namespace.as_deref());
     let found = find(&api, &kind, namespace.as_deref(), &name).await?;
     let requested_at = jiff::Timestamp::now().to_string();

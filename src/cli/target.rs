@@ -1,14 +1,58 @@
 //! Which object a command is about: KIND NAME or KIND/NAME, and a namespace.
 
 use anyhow::{Context, bail};
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 
 use super::{Global, controller::client, reconcile::MANAGER};
 use crate::{api::Agent, controller::runtime::Kind};
+
+/// Where objects are.
+#[derive(clap::Args, Debug)]
+pub struct Place {
+    /// Namespace; default: the one of the kubeconfig's context
+    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+impl Place {
+    /// The namespace, as given or as the kubeconfig says.
+    pub fn of(&self, client: &Client) -> String {
+        self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned())
+    }
+}
+
+/// One object of a kind that the command knows.
+#[derive(clap::Args, Debug)]
+pub struct Named {
+    /// Name of the object
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Where it is.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+impl Named {
+    /// The object, and where objects of its kind are in its namespace.
+    ///
+    /// # Errors
+    /// There is none of that name, or the cluster cannot be asked.
+    pub(super) async fn find<K>(&self, global: &Global) -> anyhow::Result<(Api<K>, K)>
+    where
+        K: Kind + Resource<Scope = NamespaceResourceScope>,
+    {
+        let client = client(global).await?;
+        let namespace = self.place.of(&client);
+        let api: Api<K> = Api::namespaced(client, &namespace);
+        let object = find(&api, &namespace, &self.name).await?;
+        Ok((api, object))
+    }
+}
 
 /// Arguments that name an object.
 #[derive(clap::Args, Debug)]
@@ -19,9 +63,9 @@ pub struct Target {
     /// Name of the object
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
-    /// Namespace of the object; default: the one of the kubeconfig's context
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    /// Where it is.
+    #[command(flatten)]
+    pub place: Place,
 }
 
 impl Target {
@@ -57,15 +101,10 @@ impl Target {
     pub(super) async fn find_agent(&self, global: &Global, command: &str) -> anyhow::Result<(Api<Agent>, Agent)> {
         let name = self.agent(command)?;
         let client = client(global).await?;
-        let namespace = self.namespace(&client);
+        let namespace = self.place.of(&client);
         let api: Api<Agent> = Api::namespaced(client, &namespace);
         let agent = find(&api, &namespace, name).await?;
         Ok((api, agent))
-    }
-
-    /// The namespace, as given or as the kubeconfig says.
-    pub fn namespace(&self, client: &Client) -> String {
-        self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned())
     }
 }
 
@@ -109,7 +148,7 @@ mod tests {
             ("agent/a", Some("b"), None),
             ("task", Some("t"), None),
         ] {
-            let target = Target { kind: kind.into(), name: name.map(String::from), namespace: None };
+            let target = Target { kind: kind.into(), name: name.map(String::from), place: Place { namespace: None } };
             assert_eq!(target.agent("rollout").ok(), expected, "{kind} {name:?}");
         }
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{
-        ConcurrencyPolicy, CronTask, CronTaskStatus, Task,
+        self, ConcurrencyPolicy, CronTask, CronTaskStatus, Task,
         names::{self, annotation, condition, reasons},
         not_yet,
     },
@@ -96,13 +96,9 @@ pub struct Decision {
     pub next: Next,
 }
 
-/// Whether no Tasks are to be made by schedule. The annotation wins over the spec: no Sync owns it.
+/// Whether no Tasks are to be made by schedule: by its annotation or its spec.
 pub fn is_suspended(cron: &CronTask) -> bool {
-    match annotation_of(cron, annotation::SUSPEND_OVERRIDE) {
-        Some("true") => true,
-        Some("false") => false,
-        _ => cron.spec.suspend == Some(true),
-    }
+    api::is_suspended(&cron.metadata, cron.spec.suspend)
 }
 
 fn annotation_of<'a>(cron: &'a CronTask, key: &str) -> Option<&'a str> {

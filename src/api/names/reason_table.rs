@@ -392,13 +392,13 @@ pub mod text {
         STOPPED "Stopped" &["Task"],
             "The Task was stopped.", "Nothing.";
         POD_EVICTED "PodEvicted" &["Task"],
-            "The node evicted the Task's pod.", "Create the Task again; see the node's events.";
+            "The node evicted the Task's pod.", "Create the Task again, or set spec.retry; see the node's events.";
         POD_LOST "PodLost" &["Task"],
-            "The Task's pod is gone before the Task ended.", "Create the Task again; see the node's events.";
+            "The Task's pod is gone before the Task ended.", "Create the Task again, or set spec.retry; see the node's events.";
         POD_FAILED "PodFailed" &["Task"],
             "The Task's pod failed.", "See the message and the pod's events.";
         SESSION_LOST "SessionLost" &["Task"],
-            "The agent's server no longer knows the session, or was restarted under it.", "Create the Task again.";
+            "The agent's server no longer knows the session, or was restarted under it.", "Create the Task again, or set spec.retry.";
 
         // CronTask.
         SCHEDULED "Scheduled" &["CronTask"],

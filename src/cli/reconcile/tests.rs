@@ -2,7 +2,11 @@ use super::*;
 
 fn args(kind: &str, name: Option<&str>) -> Args {
     Args {
-        target: Target { kind: kind.into(), name: name.map(Into::into), namespace: None },
+        target: Target {
+            kind: kind.into(),
+            name: name.map(Into::into),
+            place: crate::cli::target::Place { namespace: None },
+        },
         wait: false,
         timeout: Duration::from_secs(1),
     }

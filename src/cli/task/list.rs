@@ -6,10 +6,9 @@ use anyhow::Context;
 use kube::{Api, api::ListParams};
 use serde::Serialize;
 
-use super::Place;
 use crate::{
     api::{Task, TaskPhase, names::condition},
-    cli::{Global, controller::client, output},
+    cli::{Global, controller::client, output, target::Place},
     task,
 };
 

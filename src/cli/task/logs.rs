@@ -6,18 +6,17 @@ use anyhow::{Context, bail};
 use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::LogParams,
     runtime::{WatchStreamExt as _, watcher},
 };
 
-use super::{Place, find};
 use crate::{
     api::{
         Task, TaskPhase,
         names::{self, condition},
     },
-    cli::{Global, controller::client, output},
+    cli::{Global, output, target::Named},
     task::{self, build::CONTAINER},
 };
 
@@ -34,26 +33,21 @@ Examples:
 Where the pod is gone it prints the end of the log, which the Task keeps. With -f the exit code is 0 where the Task is completed,
 and 1 where it failed.")]
 pub struct Args {
-    /// Name of the Task
-    #[arg(value_name = "NAME")]
-    pub name: String,
+    #[command(flatten)]
+    task: Named,
     /// Go on until the Task ends
     #[arg(short, long, env = "PILOTHOUSE_FOLLOW")]
     pub follow: bool,
-    #[command(flatten)]
-    place: Place,
 }
 
 /// Prints.
 pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
-    let client = client(global).await?;
-    let namespace = args.place.of(&client);
-    let tasks: Api<Task> = Api::namespaced(client.clone(), &namespace);
-    let task = find(&tasks, &namespace, &args.name).await?;
+    let (api, task) = args.task.find::<Task>(global).await?;
+    let (client, namespace, name) = (api.into_client(), task.namespace().unwrap_or_default(), &args.task.name);
     if args.follow {
-        return follow(&client, &namespace, &args.name).await;
+        return follow(&client, &namespace, name).await;
     }
-    if !print(&client, &namespace, &args.name, false).await? && !print_kept(&task)? {
+    if !print(&client, &namespace, name, false).await? && !print_kept(&task)? {
         eprintln!("{}", state(&task));
     }
     Ok(ExitCode::SUCCESS)

@@ -6,15 +6,14 @@ mod run;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
 use clap::Subcommand;
-use kube::{
-    Api, Client,
-    api::{ListParams, Patch, PatchParams},
-};
+use kube::ResourceExt;
 use serde_json::json;
 
-use super::{Global, controller::client, output, reconcile::MANAGER};
+use super::{
+    Global, output,
+    target::{self, Named},
+};
 use crate::api::{Task, names::annotation::STOP};
 
 /// Flags of `pilothouse task`.
@@ -44,30 +43,6 @@ pub enum Command {
     Stop(Named),
 }
 
-/// One Task.
-#[derive(clap::Args, Debug)]
-pub struct Named {
-    /// Name of the Task
-    #[arg(value_name = "NAME")]
-    pub name: String,
-    #[command(flatten)]
-    place: Place,
-}
-
-/// Where Tasks are.
-#[derive(clap::Args, Debug)]
-pub struct Place {
-    /// Namespace; default: the one of the kubeconfig's context
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
-}
-
-impl Place {
-    fn of(&self, client: &Client) -> String {
-        self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned())
-    }
-}
-
 /// Does it.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
@@ -79,40 +54,15 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn stop(global: &Global, args: &Named) -> anyhow::Result<ExitCode> {
-    let client = client(global).await?;
-    let namespace = args.place.of(&client);
-    let api: Api<Task> = Api::namespaced(client, &namespace);
-    let task = find(&api, &namespace, &args.name).await?;
+    let (api, task): (_, Task) = args.find(global).await?;
+    let namespace = task.namespace().unwrap_or_default();
     let outcome = json!({ "namespace": namespace, "name": args.name, "stopped": !crate::task::is_finished(&task) });
     let text = if crate::task::is_finished(&task) {
         format!("Task {namespace}/{} has ended already", args.name)
     } else {
-        annotate(&api, &task, STOP, "true").await?;
+        target::annotate(&api, &task, STOP, Some("true")).await?;
         format!("Task {namespace}/{}: asked to stop", args.name)
     };
     output::print(global.output, &outcome, || text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Reads a Task; where there is none, says which there are.
-async fn find(api: &Api<Task>, namespace: &str, name: &str) -> anyhow::Result<Task> {
-    let found = api.get_opt(name).await.with_context(|| format!("cannot read Task {namespace}/{name}"))?;
-    if let Some(found) = found {
-        return Ok(found);
-    }
-    let others = api.list_metadata(&ListParams::default().limit(10)).await.map(|list| list.items).unwrap_or_default();
-    let names: Vec<_> = others.into_iter().filter_map(|o| o.metadata.name).collect();
-    let others =
-        if names.is_empty() { "there is none at all".into() } else { format!("there are: {}", names.join(", ")) };
-    bail!("there is no Task {namespace}/{name}; {others}")
-}
-
-/// A merge patch of one annotation; the uid keeps it from meaning another Task.
-async fn annotate(api: &Api<Task>, task: &Task, key: &str, value: &str) -> anyhow::Result<()> {
-    let name = task.metadata.name.clone().unwrap_or_default();
-    let patch = json!({ "metadata": { "uid": task.metadata.uid, "annotations": { key: value } } });
-    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    let written = api.patch_metadata(&name, &params, &Patch::Merge(patch)).await;
-    written.with_context(|| format!("cannot set the annotation {key} of Task {name}"))?;
-    Ok(())
 }

@@ -9,10 +9,16 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Place, logs};
+use super::logs;
 use crate::{
     api::{GoDuration, Task, TaskSpec},
-    cli::{Global, controller::client, output, reconcile::MANAGER, target},
+    cli::{
+        Global,
+        controller::client,
+        output,
+        reconcile::MANAGER,
+        target::{self, Place},
+    },
 };
 
 /// Flags of `pilothouse task run`.
