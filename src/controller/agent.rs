@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 
 use super::{
     Context, Loop,
-    runtime::{Reconcile, Triggers},
+    runtime::{Packed, Reconcile, Triggers},
     start,
 };
 use crate::{
@@ -69,7 +69,7 @@ pub struct Agents {
     tasks: OpenTasks,
     contents: Contents,
     git: Arc<GitInputs>,
-    deployments: Fresh<Deployment>,
+    deployments: Fresh<Packed<Deployment>>,
     services: Fresh<Service>,
     config_maps: Fresh<observe::ConfigMapMeta>,
     pods_of: ByAgent<Pod>,
@@ -123,7 +123,10 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         loads: Mutex::default(),
         unread_since: Mutex::default(),
         open_writes: Mutex::default(),
-        firsts: firsts::Firsts::default(),
+        firsts: {
+            let triggers = triggers.clone();
+            firsts::Firsts::new(move |namespace, agent| triggers.now(namespace, agent))
+        },
         waits: waits::Waits::default(),
         pins: Mutex::default(),
         fleet: fleet::Fleet::new(context.now()),
@@ -199,6 +202,7 @@ impl Reconcile for Agents {
         self.loads.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
         self.firsts.take(namespace, name);
+        self.firsts.fetched(namespace, name);
         self.forget_waits(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
         self.pins.lock().remove(&(namespace.into(), name.into()));

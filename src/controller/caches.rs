@@ -9,7 +9,7 @@ use kube::{core::PartialObjectMeta, runtime::watcher};
 use super::{
     artifacts::Seal,
     repository::published,
-    runtime::{Cache, Watches, watch::without_last_applied},
+    runtime::{Cache, Packed, Watches, watch::without_last_applied},
 };
 use crate::{
     agent::{beside, build::layout},
@@ -23,6 +23,10 @@ const OF_TASKS: &str = "pilothouse.dev/task";
 /// Objects a page of a listing. What is dropped of one page (the fields' managers are half of an object) makes room for
 /// the next one; of a listing in one piece the holes would stay.
 const PAGE: u32 = 50;
+
+/// Stands in the annotations of a cached pod alone, whatever the pod itself has there: a volume has forty times the size
+/// of the name that is read of it.
+const MOUNTED: &str = "cached.pilothouse.dev/mounted-config-maps";
 
 /// Every cache of the controller. Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +46,7 @@ pub struct Caches {
     /// The configuration singleton.
     pub configs: Cache<PilothouseConfig>,
     /// Deployments labelled with an agent.
-    pub deployments: Cache<Deployment>,
+    pub deployments: Cache<Packed<Deployment>>,
     /// Services labelled with an agent.
     pub services: Cache<Service>,
     /// Pods of agents' Deployments.
@@ -84,17 +88,23 @@ impl Caches {
 /// rest.
 fn trim_pod(pod: &mut Pod) {
     let Some(spec) = &mut pod.spec else { return };
-    let volumes = spec.volumes.take().into_iter().flatten().filter(|volume| volume.config_map.is_some());
-    let volumes: Vec<_> = volumes.collect();
+    let volumes = spec.volumes.take().into_iter().flatten();
+    let maps: Vec<_> = volumes.filter_map(|volume| Some(volume.config_map?.name)).collect();
     let marked = spec.init_containers.take().into_iter().flatten().filter_map(only_mark);
     let marked: Vec<_> = marked.collect();
     *spec = PodSpec {
         node_name: spec.node_name.take(),
-        volumes: Some(volumes.into_boxed_slice().into_vec()),
         init_containers: (!marked.is_empty()).then(|| marked.into_boxed_slice().into_vec()),
         termination_grace_period_seconds: spec.termination_grace_period_seconds,
         ..PodSpec::default()
     };
+    pod.metadata.annotations.get_or_insert_default().insert(MOUNTED.into(), maps.join(","));
+}
+
+/// Names of the `ConfigMaps` that a cached pod holds on to.
+pub fn mounted_maps(pod: &Pod) -> impl Iterator<Item = &str> {
+    let names = pod.metadata.annotations.as_ref().and_then(|marks| marks.get(MOUNTED));
+    names.into_iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty())
 }
 
 /// That a pod ends what it has begun beside a newer one: [`beside::ends_what_it_begins`].
@@ -102,4 +112,33 @@ fn only_mark(container: Container) -> Option<Container> {
     let env = container.env.filter(|_| container.name == layout::SIDECAR)?;
     let mark = env.into_iter().find(|variable| variable.name == beside::MARK)?;
     Some(Container { name: container.name, env: Some(vec![mark]), ..Container::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_a_pods_volumes_the_names_of_config_maps_stay() {
+        let pod = |marks: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "annotations": marks},
+                "spec": {"containers": [{"name": "c"}], "volumes": [
+                    {"name": "a", "configMap": {"name": "one"}}, {"name": "b", "emptyDir": {}},
+                    {"name": "c", "configMap": {"name": "two"}}]},
+            }))
+            .unwrap()
+        };
+        for marks in [json!(null), json!({MOUNTED: "forged"})] {
+            let mut pod = pod(marks);
+            trim_pod(&mut pod);
+            assert_eq!(mounted_maps(&pod).collect::<Vec<_>>(), ["one", "two"]);
+            assert_eq!(pod.spec.unwrap().volumes, None);
+        }
+        let mut bare: Pod = serde_json::from_value(json!({"spec": {"containers": []}})).unwrap();
+        trim_pod(&mut bare);
+        assert_eq!(mounted_maps(&bare).count(), 0);
+    }
 }

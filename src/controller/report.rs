@@ -10,6 +10,7 @@ use kube::{
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -45,7 +46,8 @@ pub enum Presence {
 
 struct Written {
     seen: String,
-    status: Value,
+    /// Hash of the status.
+    status: [u8; 32],
 }
 
 impl Reports {
@@ -81,6 +83,7 @@ impl Reports {
         K: Kind,
     {
         let Some(status) = self.unwritten(object, current, status)? else { return Ok(Presence::There) };
+        let hash = hash(&status);
         let (uid, seen) = (object.uid().unwrap_or_default(), object.resource_version().unwrap_or_default());
         let name = object.name_any();
         let body = json!({
@@ -92,7 +95,7 @@ impl Reports {
         let api = self.api(object);
         match limited("writing the status", api.patch_status(&name, &params, &Patch::Apply(body))).await? {
             Ok(_) => {
-                self.written.lock().insert(uid, Written { seen, status });
+                self.written.lock().insert(uid, Written { seen, status: hash });
                 Ok(Presence::There)
             }
             // The uid in the body makes a recreated object a conflict: it gets its own reconcile.
@@ -126,7 +129,7 @@ impl Reports {
         let (current, status) = (tidy(current)?, tidy(status)?);
         let uid = object.uid().unwrap_or_default();
         let seen = object.resource_version().unwrap_or_default();
-        let written = self.written.lock().get(&uid).is_some_and(|w| w.seen == seen && w.status == status);
+        let written = self.written.lock().get(&uid).is_some_and(|w| w.seen == seen && w.status == hash(&status));
         Ok((current != status && !written).then_some(status))
     }
 
@@ -153,6 +156,11 @@ impl Reports {
     pub fn forget(&self, uid: &str) {
         self.written.lock().remove(uid);
     }
+}
+
+/// Statuses of one type have their fields in one order: the same one has the same text.
+fn hash(status: &Value) -> [u8; 32] {
+    Sha256::digest(status.to_string()).into()
 }
 
 fn tidy(status: &impl Serialize) -> Result<Value, Failure> {

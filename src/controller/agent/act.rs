@@ -22,7 +22,7 @@ pub(super) use verify::unverified;
 
 use super::{
     Agents,
-    firsts::{Done, First},
+    firsts::{self, Done, First},
     fleet::is_undecided,
     observe::Seen,
     voice::Said,
@@ -194,7 +194,7 @@ impl Acted {
 
     /// Others lack what their pods wait for; what is left here only tells.
     pub(super) fn later(&mut self) {
-        self.after(Duration::from_millis(250));
+        self.after(firsts::PATIENCE);
     }
 
     /// Whether work was cut: that is told at once.

@@ -11,7 +11,7 @@ use crate::{
         Agent,
         names::{self, annotation, label, reasons},
     },
-    controller::artifacts::Purpose,
+    controller::{artifacts::Purpose, caches::mounted_maps},
     object::Object,
     status::Failure,
 };
@@ -104,8 +104,7 @@ impl Agents {
         let mut used = deployment.map(|d| rollback::mounted(&json!(&*d))).unwrap_or_default();
         used.extend(self.revisions(who.agent).into_iter().map(|entry| entry.files));
         for pod in self.pods(who.agent) {
-            let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-            used.extend(volumes.filter_map(|v| Some(v.config_map.as_ref()?.name.clone())));
+            used.extend(mounted_maps(&pod).map(String::from));
         }
         used
     }

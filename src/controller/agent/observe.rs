@@ -20,7 +20,7 @@ use crate::{
         names::{self, annotation, condition, reasons},
         not_yet,
     },
-    controller::Context,
+    controller::{Context, runtime::Packed},
     status::Failure,
     task,
 };
@@ -176,6 +176,11 @@ impl Agents {
 
     /// The agent's Deployment, unless it is somebody else's.
     pub(super) fn own_deployment(&self, agent: &Agent) -> Option<Arc<Deployment>> {
+        self.own_packed(agent).map(|packed| packed.whole())
+    }
+
+    /// The same for its metadata.
+    pub(super) fn own_packed(&self, agent: &Agent) -> Option<Arc<Packed<Deployment>>> {
         let namespace = agent.namespace().unwrap_or_default();
         let found = self.deployments.get(&namespace, &names::agent::deployment(&agent.name_any()))?;
         is_ours(found.owner_references(), agent).then_some(found)

@@ -2,9 +2,11 @@
 //!
 //! * [`watch`]: one watch a kind and namespace, its cache, and listeners that turn changes into triggers.
 //! * [`triggers`]: asks for a reconcile of one object, from anywhere.
+//! * [`Packed`]: what a cache holds of objects that are large.
 //! * `queue`: who is next, fair between namespaces and between objects.
 //! * [`run`]: calls a [`Reconcile`] for what was triggered; never two at once for one object.
 
+mod packed;
 mod queue;
 pub mod triggers;
 pub mod watch;
@@ -18,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info_span, warn};
 
+pub use packed::Packed;
 use queue::Key;
 pub use triggers::Triggers;
 pub use watch::{Cache, Change, Scope, Watches};

@@ -246,7 +246,7 @@ impl Agents {
             let message = format!("created Deployment {}", written.name_any());
             acted.notes.push(Note::normal(reasons::DEPLOYMENT_CREATED, "Create", message));
         }
-        self.deployments.wrote(written);
+        self.deployments.wrote(written.into());
         Ok(())
     }
 }

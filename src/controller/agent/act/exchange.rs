@@ -164,6 +164,7 @@ impl Agents {
         let key = (who.namespace.clone(), who.name.clone());
         let Some(wanted) = &desired.exchange else {
             self.loads.lock().remove(&key);
+            self.firsts.fetched(&key.0, &key.1);
             return;
         };
         let Some(map) = self.exchange_map(who) else { return };
@@ -179,6 +180,7 @@ impl Agents {
         let mut loads = self.loads.lock();
         if behind.is_empty() {
             loads.remove(&key);
+            self.firsts.fetched(&key.0, &key.1);
             return;
         }
         acted.wake_at(until, now);
@@ -192,6 +194,9 @@ impl Agents {
             return;
         }
         acted.notes.extend(forced(loads.get(&key), &load, desired));
+        if loads.get(&key).is_none_or(|before| before.hash != told.hash) {
+            self.firsts.fetch(&key.0, &key.1);
+        }
         loads.insert(key, told);
         self.voice.load(&who.namespace, &who.name, load);
     }

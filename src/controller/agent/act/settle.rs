@@ -98,7 +98,7 @@ impl Agents {
             let marks = decide::annotations(&live);
             let written = write::write::<Deployment>(client, &who.namespace, body, Some(&marks), who.agent).await?;
             if let Some(written) = written {
-                self.deployments.wrote(written.clone());
+                self.deployments.wrote(written.clone().into());
                 return Ok(Some(written));
             }
         }

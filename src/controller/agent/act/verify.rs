@@ -134,7 +134,7 @@ impl Agents {
             let message = format!("revision {} passed its verification", it.hash);
             acted.notes.push(Note::normal(reasons::VERIFICATION_PASSED, "Verify", message));
         }
-        self.deployments.wrote(written);
+        self.deployments.wrote(written.into());
         acted.soon();
         Ok(())
     }

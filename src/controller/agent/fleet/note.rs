@@ -43,7 +43,7 @@ impl Agents {
             return None;
         }
         let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());
-        let deployment = self.own_deployment(agent);
+        let deployment = self.own_packed(agent);
         let server = steps::of_annotations(deployment.as_deref().map(ResourceExt::annotations));
         let text = self.config_maps.get(&namespace, &names::agent::context(&name));
         let content = self.config_maps.get(&namespace, &names::agent::content(&name));
