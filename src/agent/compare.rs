@@ -38,7 +38,7 @@ fn same_quantity(live: &Value, wanted: &Value) -> bool {
 }
 
 /// The value of a quantity such as `500m`, `4Gi` or `1e3`.
-fn quantity(text: &str) -> Option<f64> {
+pub fn quantity(text: &str) -> Option<f64> {
     const SUFFIXES: [(&str, f64); 15] = [
         ("Ki", 1024.0),
         ("Mi", 1_048_576.0),

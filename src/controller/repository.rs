@@ -50,7 +50,9 @@ pub(super) fn open(settings: &Settings) -> Result<(Sources, Arc<Store>), Failure
     };
     let policy = Policy::new(settings.allow_git_address.clone(), settings.api_hosts.clone())
         .without(settings.own_addresses.clone());
-    let remote = GixRemote::new(&folder.join("git"), Limits::default(), policy).map_err(|error| unusable(&error))?;
+    // The other half is for artifacts.
+    let limits = Limits { disk: settings.data_size.0 / 2, ..Limits::default() };
+    let remote = GixRemote::new(&folder.join("git"), limits, policy).map_err(|error| unusable(&error))?;
     let store = Store::new(&folder.join("artifacts"), ARTIFACT_MEMORY).map_err(|error| unusable(&error))?;
     Ok((Sources::new(Arc::new(remote), Options::default()), Arc::new(store)))
 }

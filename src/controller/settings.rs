@@ -3,11 +3,15 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
 };
 
 use clap::{ArgAction, Args};
 
-use crate::{agent::build::layout::NEWEST, git::Network};
+use crate::{
+    agent::{build::layout::NEWEST, compare::quantity},
+    git::Network,
+};
 
 /// Layouts that can be asked for.
 fn layouts() -> clap::builder::RangedI64ValueParser<u32> {
@@ -61,6 +65,9 @@ pub struct Settings {
     /// Folder for clones and artifacts; it may be lost at any time, it is then fetched again
     #[arg(long, env = "PILOTHOUSE_DATA_DIR", default_value = "/var/lib/pilothouse", value_name = "FOLDER")]
     pub data_dir: PathBuf,
+    /// Size of the volume with that folder; clones take at most half of it, and those that were not used for longest make room
+    #[arg(long, env = "PILOTHOUSE_DATA_SIZE", default_value = "5Gi", value_name = "QUANTITY")]
+    pub data_size: Bytes,
     /// Accept Repositories with a file: url (for development; it reads the controller's own disk)
     #[arg(long, env = "PILOTHOUSE_ALLOW_FILE_REPOSITORIES")]
     pub allow_file_repositories: bool,
@@ -121,6 +128,24 @@ impl Settings {
     }
 }
 
+/// A number of bytes, at least 1 MiB, written like any quantity of Kubernetes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = &'static str;
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is larger than zero, and more is all there is"
+    )]
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bytes = quantity(text).ok_or("it is a quantity, for example 5Gi")?;
+        if bytes < 1_048_576.0 { Err("it is 1Mi at least") } else { Ok(Self(bytes as u64)) }
+    }
+}
+
 fn random_identity() -> String {
     format!("pilothouse-{:08x}", rand::random::<u32>())
 }
@@ -149,6 +174,19 @@ mod tests {
             let settings = Flags::try_parse_from(["x", "--advertise-address", given]).unwrap().settings;
             assert_eq!(settings.advertised().as_deref(), advertised, "{given}");
         }
+    }
+
+    #[test]
+    fn a_size_is_a_quantity() {
+        let parse =
+            |text: &str| Flags::try_parse_from(["x", "--data-size", text]).map(|flags| flags.settings.data_size.0);
+        for (text, bytes) in [("5Gi", 5 << 30), ("1.5Gi", 3 << 29), ("2M", 2_000_000), ("1048576", 1 << 20)] {
+            assert_eq!(parse(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "Gi", "1k", "-5Gi", "5 Gi", "5GB"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        assert_eq!(Flags::try_parse_from(["x"]).unwrap().settings.data_size, Bytes(5 << 30));
     }
 
     #[test]

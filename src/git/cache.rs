@@ -3,7 +3,7 @@
 mod modules;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -17,6 +17,7 @@ use super::{
     budget::Budget,
     checkout::{self, Whole},
     child,
+    disk::{Disk, NO_ROOM, Room},
     error::{GitError, Reason, from_server},
     http,
     objects::Kept,
@@ -43,6 +44,7 @@ pub struct GixRemote {
     limits: Limits,
     policy: Arc<Policy>,
     budget: Arc<Budget>,
+    disk: Disk,
     kept: Kept,
     locks: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     _alive: fs::File,
@@ -64,7 +66,9 @@ impl GixRemote {
         let alive = fs::File::create(folder.path().join(LOCK))?;
         alive.lock()?;
         let (budget, policy) = (Budget::new(limits.all_trees), Arc::new(policy));
-        Ok(Self { folder, limits, policy, budget, kept: Kept::default(), locks: Mutex::default(), _alive: alive })
+        let (disk, kept, locks) =
+            (Disk::new(folder.path(), limits.disk, limits.pack), Kept::default(), Mutex::default());
+        Ok(Self { folder, limits, policy, budget, disk, kept, locks, _alive: alive })
     }
 
     fn lock(&self, cache: &str) -> Arc<Mutex<()>> {
@@ -109,15 +113,18 @@ impl GixRemote {
         let _watch = Watch::start(stop);
         let lock = self.lock(&access.cache);
         let _held = lock.try_lock_for(stop.left()).ok_or_else(super::remote::timeout)?;
+        let room = self.disk.enter(&access.cache);
         let folder = wish.folder(&access.cache);
-        let damaged = |error: &GitError| {
-            !error.submodule && matches!(error.reason, Reason::ProtocolError | Reason::CommitNotFound)
+        let damaged = |error: &GitError| match error.reason {
+            // Without what is there already it may fit.
+            Reason::StorageFailed => true,
+            Reason::ProtocolError | Reason::CommitNotFound => !error.submodule,
+            _ => false,
         };
-        let done = match self.receive(access, &folder, wish, stop) {
+        let done = match self.receive(access, &folder, wish, (&room, stop)) {
             Err(error) if damaged(&error) && packs(&self.path(&folder)).0 > 0 => {
-                let _ = fs::remove_dir_all(self.path(&folder));
-                self.forget_modules(&access.cache, &BTreeSet::new());
-                self.receive(access, &folder, wish, stop)
+                room.clear();
+                self.receive(access, &folder, wish, (&room, stop))
             }
             other => other,
         };
@@ -128,12 +135,18 @@ impl GixRemote {
         done
     }
 
-    fn receive(&self, access: &Access, folder: &str, wish: &Wish<'_>, stop: &Arc<Stop>) -> Result<Fetched, GitError> {
+    fn receive(
+        &self,
+        access: &Access,
+        folder: &str,
+        wish: &Wish<'_>,
+        (room, stop): (&Room<'_>, &Arc<Stop>),
+    ) -> Result<Fetched, GitError> {
         let id = gix::ObjectId::from_hex(wish.commit.as_str().as_bytes())
             .map_err(|_| GitError::new(Reason::CommitNotFound, "the commit id is malformed"))?;
         let repo = self.repository(folder, id.kind())?;
         let read = |repo: &gix::Repository| {
-            let modules = self.modules(access, (repo, id), stop)?;
+            let modules = self.modules(access, (repo, id), (room, stop))?;
             match wish.whole {
                 Some(whole) => {
                     checkout::make((repo, id), &modules, &access.url, whole, (self.limits, &self.budget, &**stop))
@@ -148,9 +161,15 @@ impl GixRemote {
                 done => return done,
             }
         }
-        let fetch = Fetch { repo: &repo, id, depth: wish.depth, limits: self.limits };
-        self.converse(access, self.limits.pack, stop, &fetch)?;
+        self.download(access, &Fetch { repo: &repo, id, depth: wish.depth, limits: self.limits, room }, stop)?;
         read(&repo)
+    }
+
+    /// One pack, for which there is room.
+    fn download(&self, access: &Access, fetch: &Fetch<'_>, stop: &Arc<Stop>) -> Result<(), GitError> {
+        let done = self.converse(access, fetch.limits.pack, stop, fetch);
+        fetch.room.measure();
+        done.map_err(|error| if error.message.contains(NO_ROOM) { fetch.room.refusal() } else { error })
     }
 
     /// Opens the right transport, has the conversation, and turns what went wrong into words.
@@ -211,12 +230,7 @@ impl GitRemote for GixRemote {
     fn forget(&self, cache: &str) {
         let lock = self.lock(cache);
         let _held = lock.lock();
-        let below = |name: &str| name.strip_prefix(cache).is_some_and(|rest| rest.starts_with(['.', '-']));
-        for entry in fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(below) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
+        self.disk.remove(cache);
         self.locks.lock().remove(cache);
     }
 }
@@ -277,6 +291,7 @@ struct Fetch<'a> {
     id: gix::ObjectId,
     depth: u32,
     limits: Limits,
+    room: &'a Room<'a>,
 }
 
 impl Talk for Fetch<'_> {
@@ -284,7 +299,14 @@ impl Talk for Fetch<'_> {
 
     fn run(&self, transport: &mut impl Transport, stop: &Stop) -> gix::Result<()> {
         let mut handshake = session::greet(transport)?;
-        session::fetch(transport, &mut handshake, self.repo, (self.id, self.depth), self.limits, stop.flag())
+        session::fetch(
+            transport,
+            &mut handshake,
+            self.repo,
+            (self.id, self.depth),
+            (self.limits, self.room),
+            stop.flag(),
+        )
     }
 }
 
@@ -304,6 +326,9 @@ fn explain(error: &gix::Error, limits: Limits, stop: &Stop) -> GitError {
         return super::remote::timeout();
     }
     let chain = chain(error);
+    if chain.contains(NO_ROOM) {
+        return GitError::new(Reason::StorageFailed, NO_ROOM);
+    }
     if chain.contains(session::TOO_LARGE) {
         return GitError::new(Reason::TooLarge, "the pack is larger than the limit for one fetch");
     }

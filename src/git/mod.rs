@@ -10,6 +10,7 @@ mod cache;
 mod checkout;
 mod child;
 pub mod credential;
+mod disk;
 pub mod error;
 mod http;
 mod objects;

@@ -51,6 +51,8 @@ pub struct Limits {
     pub files: usize,
     /// Bytes of all trees that are in memory at a time, because they are not published yet; 128 MiB.
     pub all_trees: u64,
+    /// Bytes of disk that all clones take together; 2.5 GiB.
+    pub disk: u64,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -64,6 +66,7 @@ impl Limits {
         file: 16 * MIB,
         files: 100_000,
         all_trees: 128 * MIB,
+        disk: 2560 * MIB,
     };
 }
 

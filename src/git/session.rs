@@ -19,6 +19,7 @@ use gix::protocol::{
 };
 
 use super::{
+    disk::Room,
     refs::{CommitId, RemoteRef},
     remote::Limits,
 };
@@ -74,7 +75,7 @@ pub(super) fn fetch(
     handshake: &mut Handshake,
     repo: &gix::Repository,
     (commit, depth): (gix::ObjectId, u32),
-    limits: Limits,
+    (limits, room): (Limits, &Room<'_>),
     stop: &AtomicBool,
 ) -> gix::Result<()> {
     let mut want = Want { commit, haves: if depth == 0 { tips(repo) } else { haves(repo) } };
@@ -90,7 +91,7 @@ pub(super) fn fetch(
     gix::protocol::fetch(
         &mut want,
         |pack, progress, stop| {
-            let mut pack = Limited { inner: pack, left: limits.pack };
+            let mut pack = Limited { inner: pack, left: limits.pack, room, counted: 0 };
             store_pack(&mut pack, &folder, progress, stop, repo, limits.file)?;
             Ok(true)
         },
@@ -195,15 +196,29 @@ pub(super) const TOO_LARGE: &str = "the pack is larger than allowed";
 struct Limited<'a> {
     inner: &'a mut dyn BufRead,
     left: u64,
+    room: &'a Room<'a>,
+    /// Bytes that there is room for.
+    counted: usize,
 }
+
+/// Room is asked for in pieces of so many bytes.
+const PIECE: usize = 64 << 10;
 
 impl Limited<'_> {
     fn spend(&mut self, amount: usize) {
         self.left = self.left.saturating_sub(amount as u64);
+        self.counted = self.counted.saturating_sub(amount);
     }
 
-    fn check(&self) -> io::Result<()> {
-        if self.left == 0 { Err(io::Error::other(TOO_LARGE)) } else { Ok(()) }
+    fn check(&mut self) -> io::Result<()> {
+        if self.left == 0 {
+            return Err(io::Error::other(TOO_LARGE));
+        }
+        if self.counted < PIECE {
+            self.room.arrive(PIECE)?;
+            self.counted += PIECE;
+        }
+        Ok(())
     }
 }
 

@@ -183,7 +183,7 @@ fn the_controller_runs_restricted_and_knows_its_account() {
 #[test]
 fn flags_of_the_chart_are_flags_of_the_program() {
     let git = "controller.allowFileRepositories=true,controller.git.allowAddresses={127.0.0.1,fd00::/8}";
-    let args: Vec<String> = objects(&["agentNamespaces={a}", git])
+    let args: Vec<String> = objects(&["agentNamespaces={a}", git, "artifacts.sizeLimit=3Gi"])
         .iter()
         .filter(|o| o["kind"] == "Deployment")
         .flat_map(|o| o.pointer("/spec/template/spec/containers/0/args").unwrap().as_array().unwrap().clone())
@@ -194,6 +194,7 @@ fn flags_of_the_chart_are_flags_of_the_program() {
         Ok(pilothouse::cli::Command::Controller(settings)) => {
             let networks: Vec<String> = settings.allow_git_address.iter().map(ToString::to_string).collect();
             assert_eq!(networks, ["127.0.0.1/32", "fd00::/8"]);
+            assert_eq!(settings.data_size.0, 3 << 30, "of the volume that the chart makes");
         }
         Ok(other) => panic!("{other:?}"),
         Err(error) => panic!("{error}"),

@@ -8,6 +8,7 @@ use std::{
 
 use super::{Fetch, GixRemote, packs};
 use crate::git::{
+    disk::Room,
     error::GitError,
     remote::{Access, Limits, Stop},
     submodules::{self, Modules},
@@ -30,7 +31,7 @@ impl GixRemote {
         &self,
         access: &Access,
         (repo, commit): (&gix::Repository, gix::ObjectId),
-        stop: &Arc<Stop>,
+        (room, stop): (&Room<'_>, &Arc<Stop>),
     ) -> Result<Modules, GitError> {
         let mut modules = Modules { are_wanted: access.submodules, ..Modules::default() };
         if !access.submodules {
@@ -48,7 +49,7 @@ impl GixRemote {
                 submodules::check_room(&path, modules.at.len(), nesting)?;
                 let below = submodules::access(&above, &path, &url)?;
                 let folder = module_folder(&access.cache, &below.url);
-                let fetched = self.module(&below, &folder, link.commit, &mut left, stop);
+                let fetched = self.module(&below, &folder, link.commit, &mut left, (room, stop));
                 let found = fetched.map_err(|error| submodules::named(&above, &path, &below.url, error))?;
                 folders.insert(folder);
                 open.push_back((below, format!("{path}/"), nesting + 1, (found.clone(), link.commit)));
@@ -66,7 +67,7 @@ impl GixRemote {
         folder: &str,
         id: gix::ObjectId,
         left: &mut u64,
-        stop: &Arc<Stop>,
+        (room, stop): (&Room<'_>, &Arc<Stop>),
     ) -> Result<gix::Repository, GitError> {
         let repo = self.repository(folder, id.kind())?;
         if repo.has_object(id) {
@@ -74,13 +75,13 @@ impl GixRemote {
         }
         let before = packs(&self.path(folder)).1;
         let limits = Limits { pack: *left, ..self.limits };
-        self.converse(access, *left, stop, &Fetch { repo: &repo, id, depth: 1, limits })?;
+        self.download(access, &Fetch { repo: &repo, id, depth: 1, limits, room }, stop)?;
         *left = left.saturating_sub(packs(&self.path(folder)).1.saturating_sub(before));
         Ok(repo)
     }
 
     /// Removes what was kept of submodules that are not among `kept`.
-    pub(super) fn forget_modules(&self, cache: &str, kept: &BTreeSet<String>) {
+    fn forget_modules(&self, cache: &str, kept: &BTreeSet<String>) {
         let prefix = format!("{cache}{MODULE}");
         for entry in fs::read_dir(self.folder.path()).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
