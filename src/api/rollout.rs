@@ -160,6 +160,9 @@ pub struct Verifying {
     pub task: String,
     /// Address of the pod that it is for.
     pub url: String,
+    /// Uid of that pod: what answers at the address has to prove that it is this one before it gets the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
 }
 
 fn one_hour() -> GoDuration {

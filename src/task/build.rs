@@ -14,7 +14,7 @@ use k8s_openapi::{
     },
 };
 
-use super::{AgentView, GRACE_SECONDS};
+use super::{AgentView, GRACE_SECONDS, Server};
 use crate::api::{
     PullPolicy, Task,
     names::{self, annotation, label, value},
@@ -52,11 +52,18 @@ pub struct Start {
     pub pod: Pod,
 }
 
-/// The objects that start `task` on `agent` at `url` with `image`.
+/// The objects that start `task` on `agent` at `server` with `image`.
 ///
 /// `contexts` is the text of its contexts; it may be empty.
-pub fn start(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settings, contexts: &str) -> Start {
-    Start { prompt: prompt(task, contexts), pod: pod(task, agent, url, image, settings) }
+pub fn start(
+    task: &Task,
+    agent: &AgentView,
+    server: Server<'_>,
+    image: &str,
+    settings: &Settings,
+    contexts: &str,
+) -> Start {
+    Start { prompt: prompt(task, contexts), pod: pod(task, agent, server, image, settings) }
 }
 
 fn prompt(task: &Task, contexts: &str) -> ConfigMap {
@@ -71,7 +78,7 @@ fn prompt(task: &Task, contexts: &str) -> ConfigMap {
     }
 }
 
-fn pod(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settings) -> Pod {
+fn pod(task: &Task, agent: &AgentView, server: Server<'_>, image: &str, settings: &Settings) -> Pod {
     // Not the agent's label: its Service would send requests to this pod.
     let mut labels = agent.labels.clone();
     labels.remove(label::AGENT);
@@ -80,10 +87,10 @@ fn pod(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settin
     let attempt = Some(super::tries(task)).filter(|n| *n > 0).map(|n| (annotation::ATTEMPT.to_owned(), n.to_string()));
     metadata.annotations =
         Some(revision.into_iter().chain(attempt).collect()).filter(|a: &BTreeMap<_, _>| !a.is_empty());
-    Pod { metadata, spec: Some(pod_spec(task, agent, url, image, settings)), ..Pod::default() }
+    Pod { metadata, spec: Some(pod_spec(task, agent, server, image, settings)), ..Pod::default() }
 }
 
-fn pod_spec(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &Settings) -> PodSpec {
+fn pod_spec(task: &Task, agent: &AgentView, server: Server<'_>, image: &str, settings: &Settings) -> PodSpec {
     let scheduling = agent.scheduling.clone().unwrap_or_default();
     let secrets: Vec<_> =
         agent.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect();
@@ -97,20 +104,20 @@ fn pod_spec(task: &Task, agent: &AgentView, url: &str, image: &str, settings: &S
         node_selector: (!scheduling.node_selector.is_empty()).then_some(scheduling.node_selector),
         tolerations: (!scheduling.tolerations.is_empty()).then_some(scheduling.tolerations),
         affinity: scheduling.affinity,
-        containers: vec![container(task, url, image, settings)],
+        containers: vec![container(task, server, image, settings)],
         volumes: Some(volumes(task, agent)),
         ..PodSpec::default()
     }
 }
 
-fn container(task: &Task, url: &str, image: &str, settings: &Settings) -> Container {
+fn container(task: &Task, server: Server<'_>, image: &str, settings: &Settings) -> Container {
     let policy = settings.pull_policy.unwrap_or(PullPolicy::IfNotPresent);
     Container {
         name: CONTAINER.into(),
         image: Some(image.into()),
         image_pull_policy: Some(format!("{policy:?}")),
         args: Some(vec!["task-run".into()]),
-        env: Some(environment(task, url)),
+        env: Some(environment(task, server)),
         resources: Some(resources()),
         security_context: Some(container_security()),
         volume_mounts: Some(vec![mount("task", PROMPT_DIR), mount("auth", AUTH_DIR)]),
@@ -120,10 +127,10 @@ fn container(task: &Task, url: &str, image: &str, settings: &Settings) -> Contai
 }
 
 /// Where everything is comes by the environment; the prompt and the password are files, and never arguments.
-fn environment(task: &Task, url: &str) -> Vec<EnvVar> {
+fn environment(task: &Task, server: Server<'_>) -> Vec<EnvVar> {
     let (namespace, name) = (namespace(task), name(task));
     [
-        ("PILOTHOUSE_AGENT_URL", url.to_owned()),
+        ("PILOTHOUSE_AGENT_URL", server.url.to_owned()),
         ("PILOTHOUSE_AUTH_DIR", AUTH_DIR.into()),
         ("PILOTHOUSE_PROMPT_FILE", format!("{PROMPT_DIR}/{PROMPT_KEY}")),
         // Where there are contexts.
@@ -135,6 +142,7 @@ fn environment(task: &Task, url: &str) -> Vec<EnvVar> {
         ("TASK_NAMESPACE", namespace),
     ]
     .into_iter()
+    .chain(server.pod.map(|uid| ("PILOTHOUSE_AGENT_POD", uid.to_owned())))
     // What the last try aborted on its way out is asked for again.
     .chain((super::tries(task) > 0).then(|| ("PILOTHOUSE_TASK_AGAIN", "true".to_owned())))
     .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), value_from: None })

@@ -103,10 +103,21 @@ pub struct AgentView {
 
 impl AgentView {
     /// Where the revision is that this Task verifies, if it is such a one: nothing that keeps other Tasks waiting keeps it.
-    pub fn verified_by(&self, task: &Task) -> Option<&str> {
+    /// An address without its pod is none: whoever has it now would get the password.
+    pub fn verified_by(&self, task: &Task) -> Option<Server<'_>> {
         let verifying = self.verifying.as_ref()?;
-        (task.metadata.name.as_deref() == Some(&verifying.task)).then_some(verifying.url.as_str())
+        let pod = Some(verifying.pod.as_deref()?);
+        (task.metadata.name.as_deref() == Some(&verifying.task)).then_some(Server { url: &verifying.url, pod })
     }
+}
+
+/// Where a Task goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server<'a> {
+    /// Address of the server.
+    pub url: &'a str,
+    /// Uid of the pod that must answer there, where it is the address of a pod and not of a Service.
+    pub pod: Option<&'a str>,
 }
 
 /// Whether a Task is there to verify a revision: no other one's answer counts, so it runs nowhere else.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Act, AgentView, Decision, LOST_AFTER, World, build,
+    Act, AgentView, Decision, LOST_AFTER, Server, World, build,
     queue::Place,
     report::Report,
     retry::Retry,
@@ -201,7 +201,8 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
              controller with --system-image",
         );
     };
-    let Some(url) = verified.or(agent.url.as_deref()) else {
+    let service = || agent.url.as_deref().map(|url| Server { url, pod: None });
+    let Some(server) = verified.or_else(service) else {
         return report.queued(reasons::AGENT_SERVER_NOT_READY, &format!("Agent {named} has no address yet{place}"));
     };
     match world.place {
@@ -219,7 +220,7 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
             Decision { next, ..report.queued(reasons::QUOTA_EXCEEDED, &message) }
         }
         Place::Held | Place::Unlimited => {
-            report.decide(Act::Start(Box::new(build::start(task, agent, url, image, &world.settings, contexts))))
+            report.decide(Act::Start(Box::new(build::start(task, agent, server, image, &world.settings, contexts))))
         }
     }
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
 use hyper::body::Incoming;
 
-use super::{CALL_TIMEOUT, Client, Error, Key, PROOF_HEADER, chain, connections, proof::Pin};
+use super::{CALL_TIMEOUT, Client, Credentials, Error, Key, PROOF_HEADER, chain, connections, proof::Pin};
 
 /// Uid of the pod: in every answer of a door, and in requests that mean this pod and no other.
 pub const POD_HEADER: HeaderName = HeaderName::from_static("x-pilothouse-pod");
@@ -68,6 +68,16 @@ impl Client {
             timeout: CALL_TIMEOUT,
             pool: connections(Some(door.pin())),
         }
+    }
+
+    /// A client of one pod by its own address, `http://ip:port`. It has to prove that it is that pod before it gets anything.
+    ///
+    /// # Errors
+    /// The address or the uid is none.
+    pub fn of_pod(url: &str, uid: &str, credentials: &Credentials) -> Result<Self, Error> {
+        let pod = HeaderValue::try_from(uid).map_err(|_| Error::BadUrl(url.to_owned()))?;
+        let pin = Pin { pod: pod.clone(), key: credentials.key() };
+        Ok(Self { pod: Some(pod), pool: connections(Some(pin)), ..Self::new(url, Some(credentials))? })
     }
 
     /// A client of the pod that answers now, with connections of its own. Where the door names no pod (an old one),

@@ -58,6 +58,9 @@ pub struct TaskRunArgs {
     /// Address of the agent's server
     #[arg(long, env = "PILOTHOUSE_AGENT_URL", value_name = "http://HOST:PORT")]
     pub url: String,
+    /// Uid of the pod at that address, where it is a pod's: it has to prove that it is this one before anything is sent to it
+    #[arg(long, env = "PILOTHOUSE_AGENT_POD", value_name = "UID")]
+    pub pod: Option<String>,
     /// Folder with `username` and `password` (a mounted Secret)
     #[arg(long, env = "PILOTHOUSE_AUTH_DIR", default_value = "/pilothouse/auth", value_name = "DIR")]
     pub auth_dir: PathBuf,
@@ -146,13 +149,22 @@ impl<'a> Errand<'a> {
         }
         prompt.agent.clone_from(&args.agent);
         let task = Self { args, credentials, prompt };
-        task.service().map_err(|e| e.to_string())?;
+        task.server().map_err(|e| e.to_string())?;
         Ok(task)
     }
 
-    /// A client of whichever pod answers.
-    fn service(&self) -> Result<Client, Error> {
-        Client::new(&self.args.url, Some(&self.credentials))
+    /// A client of whichever pod answers, or of the one that is meant. Nothing is connected yet.
+    fn server(&self) -> Result<Client, Error> {
+        match &self.args.pod {
+            Some(uid) => Client::of_pod(&self.args.url, uid, &self.credentials),
+            None => Client::new(&self.args.url, Some(&self.credentials)),
+        }
+    }
+
+    /// A client of one pod.
+    async fn pod(&self) -> Result<Client, Error> {
+        let server = self.server()?;
+        if self.args.pod.is_some() { Ok(server) } else { server.pinned().await }
     }
 }
 
@@ -191,7 +203,7 @@ async fn work(task: &Errand<'_>, open: &mut Option<Open>, out: &mut (impl Write 
 
 async fn attempt(task: &Errand<'_>, open: &mut Option<Open>) -> Result<Follow, NotTaken> {
     // With new connections: a kept one leads to the pod that refused.
-    let pod = task.service()?.pinned().await?;
+    let pod = task.pod().await?;
     let session = find_or_create(&pod, task).await?;
     tracing::info!(session = session.id, title = session.title, "the session is open");
     *open = Some(Open { pod: pod.clone(), session: session.clone() });

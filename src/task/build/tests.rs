@@ -17,7 +17,8 @@ fn agent() -> AgentView {
 }
 
 fn built(agent: &AgentView, settings: &Settings) -> Start {
-    start(&task(), agent, "http://coder.team.svc.cluster.local:4096", "example.org/pilothouse:1", settings, "Be kind.")
+    let server = Server { url: "http://coder.team.svc.cluster.local:4096", pod: None };
+    start(&task(), agent, server, "example.org/pilothouse:1", settings, "Be kind.")
 }
 
 #[test]
@@ -58,6 +59,6 @@ fn what_the_agent_demands_of_nodes_holds_for_its_tasks() {
 fn long_names_give_valid_labels() {
     let mut task = task();
     task.metadata.name = Some("x".repeat(200));
-    let pod = start(&task, &agent(), "http://a", "i", &Settings::default(), "").pod;
+    let pod = start(&task, &agent(), Server { url: "http://a", pod: None }, "i", &Settings::default(), "").pod;
     assert!(pod.metadata.labels.unwrap()[label::TASK].len() <= 63);
 }

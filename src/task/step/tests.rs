@@ -509,10 +509,14 @@ proptest! {
 fn a_verification_runs_nowhere_but_in_what_it_verifies() {
     let mut it = plain();
     it.metadata.labels = Some([("pilothouse.dev/verifies".to_string(), "hash".to_string())].into());
-    let verifying = |task: &str| Some(Verifying { task: task.into(), url: "http://10.0.0.7:14096".into() });
+    let of = |task: &str, pod: Option<&str>| {
+        Some(Verifying { task: task.into(), url: "http://10.0.0.7:14096".into(), pod: pod.map(Into::into) })
+    };
+    let verifying = |task: &str| of(task, Some("uid-7"));
     let table = [
         (true, None, &it, None),
         (true, verifying("other"), &it, None),
+        (true, of("t", None), &it, None),
         (true, verifying("t"), &it, Some("http://10.0.0.7:14096")),
         (false, verifying("t"), &it, Some("http://10.0.0.7:14096")),
     ];
@@ -521,7 +525,12 @@ fn a_verification_runs_nowhere_but_in_what_it_verifies() {
         let decision = step(task, &World { agent: Some(agent), ..world(PodState::Absent) }, at(950));
         let started = format!("{:?}", decision.act);
         match expected {
-            Some(url) => assert!(started.starts_with("Start") && started.contains(url), "{started}"),
+            Some(url) => {
+                assert!(
+                    started.starts_with("Start") && started.contains(url) && started.contains("uid-7"),
+                    "{started}"
+                );
+            }
             None => assert_eq!(decision.act, Act::Nothing),
         }
     }

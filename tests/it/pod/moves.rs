@@ -199,7 +199,7 @@ async fn the_old_pod_stays_until_the_outcome_was_read() {
 }
 
 /// Somebody who answers all with 200 and these headers, and keeps what was said.
-fn impostor(listener: TcpListener, headers: String) -> Arc<Mutex<String>> {
+pub(super) fn impostor(listener: TcpListener, headers: String) -> Arc<Mutex<String>> {
     let told = Arc::new(Mutex::new(String::new()));
     let said = told.clone();
     tokio::spawn(async move {

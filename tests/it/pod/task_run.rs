@@ -1,6 +1,6 @@
 //! `task-run` against the real server, through the door.
 
-use std::{io::Write, net::SocketAddr, sync::Arc};
+use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use pilothouse::pod::task_run::{Ending, Outcome, TaskRunArgs, attend};
@@ -10,7 +10,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Pod, Real, eventually};
+use super::{Pod, Real, eventually, moves::impostor};
 use crate::common::model::Script;
 
 pub(super) const TITLE: &str = "pilothouse/team/task/0a1b2c3d";
@@ -41,6 +41,7 @@ pub(super) fn task(pod: &Pod, url: &str) -> TaskRunArgs {
     std::fs::write(&prompt_file, "say something").unwrap();
     TaskRunArgs {
         url: url.to_owned(),
+        pod: None,
         auth_dir: pod.files.path().join("auth"),
         prompt_file,
         context_file: None,
@@ -202,6 +203,36 @@ impl Wire {
     fn cut(&self) {
         self.cuts.send_modify(|n| *n += 1);
     }
+}
+
+/// A bare address may be anybody's by the time that a Task goes there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_for_one_pod_shows_its_password_to_that_pod_alone() {
+    let real = Real::start().await;
+    let address = real.pod.sidecar.address;
+    let of = |uid: &str, url: String| TaskRunArgs { pod: Some(uid.into()), ..task(&real.pod, &url) };
+    let (ending, text) = run(&of("uid-1", format!("http://{address}"))).await;
+    assert_eq!((ending.outcome, text.as_str()), (Outcome::Completed, "word0 word1 word2 word3 \n"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = format!("http://{}", listener.local_addr().unwrap());
+    let heard = impostor(listener, "x-pilothouse-pod: uid-1\r\n".into());
+    for (uid, url) in [("uid-1", other), ("uid-2", format!("http://{address}"))] {
+        let sessions = real.sessions().await;
+        let asked = async {
+            let asked = || heard.lock().matches("/pilothouse/proof").count() > 1;
+            if uid == "uid-1" {
+                eventually("it is asked again", asked).await
+            } else {
+                tokio::time::sleep(Duration::from_secs(2)).await
+            }
+        };
+        let mut out = Printed::default();
+        let ending = attend(&of(uid, url), &mut out, asked).await;
+        assert_eq!((ending.outcome, out.text().as_str()), (Outcome::Aborted, ""), "{uid}");
+        assert_eq!(real.sessions().await, sessions);
+    }
+    let heard = heard.lock().clone();
+    assert!(!heard.to_lowercase().contains("authorization") && !heard.contains("/session"), "{heard}");
 }
 
 #[tokio::test]

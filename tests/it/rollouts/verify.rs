@@ -31,14 +31,17 @@ pub(crate) async fn comes_up(place: &Place, tag: u32, agent: &str) -> (String, S
             rollout.verifying.is_some_and(|v| v.url.contains(&ip))
         })
         .await;
-    let task = named.status.unwrap().rollout.unwrap().verifying.unwrap().task;
+    let verifying = named.status.unwrap().rollout.unwrap().verifying.unwrap();
+    let task = verifying.task;
     let pod = eventually("the pod of its Task", 30, || async {
         place.api::<Pod>().get_opt(&format!("{task}-pod")).await.unwrap()
     })
     .await;
     let env = pod.spec.unwrap().containers[0].env.clone().unwrap();
-    let url = env.into_iter().find(|v| v.name == "PILOTHOUSE_AGENT_URL").unwrap().value.unwrap();
+    let value = |name: &str| env.iter().find(|v| v.name == name).and_then(|v| v.value.clone());
+    let url = value("PILOTHOUSE_AGENT_URL").unwrap();
     assert_eq!(url, format!("http://{ip}:14096"));
+    assert!(verifying.pod.is_some() && value("PILOTHOUSE_AGENT_POD") == verifying.pod, "{:?}", verifying.pod);
     (task, url)
 }
 

@@ -168,8 +168,10 @@ impl Agents {
             return None;
         }
         let task = self.verification(agent, &it)?.name_any();
-        let url = self.pods(agent).iter().filter(|pod| is_of(pod, &it)).find_map(|pod| address(pod))?;
-        Some(Verifying { task, url: format!("http://{url}") })
+        let pods = self.pods(agent);
+        let found = pods.iter().filter(|pod| is_of(pod, &it)).find_map(|pod| Some((address(pod)?, pod.uid()?)));
+        let (address, uid) = found?;
+        Some(Verifying { task, url: format!("http://{address}"), pod: Some(uid) })
     }
 }
 
