@@ -80,10 +80,10 @@ impl Reference {
         if qualified && well_formed(name) { Ok(()) } else { Err(RefError::Malformed(self.clone())) }
     }
 
-    /// The text before `@` in a revision.
-    fn label<'a>(&'a self, found: &'a RemoteRef) -> Option<&'a str> {
+    /// The text before `@` in a revision, where the name leads to `target`.
+    fn label<'a>(&'a self, target: Option<&'a str>) -> Option<&'a str> {
         match self {
-            Self::Head => Some(found.target.as_deref().and_then(|t| t.strip_prefix("refs/heads/")).unwrap_or("HEAD")),
+            Self::Head => Some(target.and_then(|t| t.strip_prefix("refs/heads/")).unwrap_or("HEAD")),
             Self::Branch(name) | Self::Tag(name) | Self::Short(name) | Self::Name(name) => Some(name),
             Self::Commit(_) => None,
         }
@@ -179,8 +179,10 @@ pub fn choose(refs: &[RemoteRef], reference: &Reference) -> Result<Resolved, Ref
         return Err(RefError::NotFound { reference: reference.clone(), near: near(refs, reference) });
     };
     let commit = found.id.clone().ok_or_else(|| RefError::Unborn(reference.clone()))?;
-    let label = reference.label(found).unwrap_or_default();
-    let branch = found.target.as_ref().unwrap_or(&found.name).strip_prefix("refs/heads/").map(Into::into);
+    // A server may say anything there. It becomes part of statuses and of files in `.git`.
+    let target = found.target.as_deref().filter(|target| well_formed(target));
+    let label = reference.label(target).unwrap_or_default();
+    let branch = target.unwrap_or(&found.name).strip_prefix("refs/heads/").map(Into::into);
     Ok(Resolved { revision: format!("{label}@{}:{commit}", commit.algorithm()), commit, branch })
 }
 
@@ -198,7 +200,7 @@ fn near(refs: &[RemoteRef], reference: &Reference) -> Vec<String> {
     let wanted = wanted.trim_start_matches("refs/heads/").trim_start_matches("refs/tags/").to_ascii_lowercase();
     let mut scored: Vec<(usize, &str)> = refs
         .iter()
-        .filter(|r| r.name != "HEAD")
+        .filter(|r| r.name != "HEAD" && well_formed(&r.name))
         .take(MOST_COMPARED)
         .filter_map(|r| Some((likeness(&wanted, &short(&r.name).to_ascii_lowercase())?, r.name.as_str())))
         .collect();
@@ -293,6 +295,35 @@ mod tests {
             assert_eq!(found.commit, id(digit), "{reference}");
             assert_eq!(found.revision, format!("{label}sha1:{}", id(digit)), "{reference}");
         }
+    }
+
+    #[test]
+    fn where_head_leads_is_believed_only_if_it_is_a_name() {
+        let long = format!("refs/heads/{}", "x".repeat(245));
+        for (target, label) in [
+            ("refs/heads/trunk", Some("trunk")),
+            ("refs/heads/../../config", None),
+            ("refs/heads/a\u{1b}]52;c;aGk=\u{7}", None),
+            ("refs/heads/a b", None),
+            ("refs/heads/", None),
+            ("refs/heads/x.lock", None),
+            (&long, None),
+        ] {
+            let head = RemoteRef { name: "HEAD".into(), id: Some(id('a')), target: Some(target.into()) };
+            let found = choose(&[head], &Reference::Head).unwrap();
+            assert_eq!(found.branch.as_deref(), label, "{target:?}");
+            assert_eq!(found.revision, format!("{}@sha1:{}", label.unwrap_or("HEAD"), id('a')));
+        }
+    }
+
+    #[test]
+    fn names_that_break_the_rules_are_no_hint() {
+        let line = |name: &str| RemoteRef { name: name.into(), id: Some(id('a')), target: None };
+        let long = format!("refs/heads/{}/main", "x".repeat(300));
+        let listing = [line("refs/heads/\u{1b}[2J/main"), line(&long), line("refs/heads/team/main")];
+        let error = choose(&listing, &Reference::Branch("main".into())).unwrap_err();
+        let RefError::NotFound { near, .. } = error else { panic!("{error}") };
+        assert_eq!(near, ["refs/heads/team/main"]);
     }
 
     #[test]
