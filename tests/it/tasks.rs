@@ -179,7 +179,7 @@ async fn contexts_are_waited_for_and_reach_the_pod() {
     stage.tells("a", "spec.contexts[1]: ConfigMap book has no key oncall with text").await;
     stage.config_map("book", json!({"oncall": "Wake up."})).await;
     stage.phase("a", TaskPhase::Running).await;
-    let data = stage.config_map_data("a-context").await;
+    let data = stage.config_map_data("a-task-context").await;
     let expected = "<context name=\"rules\">\nBe kind.\n</context>\n\n<context name=\"book\">\nWake up.\n</context>\n";
     assert_eq!((data["context.md"].as_str(), data["prompt.txt"].as_str()), (expected, "Say hello."));
 }

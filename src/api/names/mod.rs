@@ -253,9 +253,9 @@ pub mod task {
         format!("{task}-pod")
     }
 
-    /// The `ConfigMap`.
+    /// The `ConfigMap`. No Agent has one of this name, whatever the Task is called.
     pub fn context(task: &str) -> String {
-        format!("{task}-context")
+        format!("{task}-task-context")
     }
 
     /// Title of the session on the agent's server: `pilothouse/<namespace>/<task>/<first 8 of the uid>`.

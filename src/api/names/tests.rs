@@ -15,11 +15,21 @@ fn generated_names_are_those_of_the_older_api() {
         (agent::workspace("a"), "a-server-workspace"),
         (crontask::task("nightly", 1_770_000_000), "nightly-1770000000"),
         (task::pod("t"), "t-pod"),
-        (task::context("t"), "t-context"),
         (task::session_title("ns", "t", "0123456789"), "pilothouse/ns/t/01234567"),
     ];
     for (name, expected) in table {
         assert_eq!(name, expected);
+    }
+}
+
+#[test]
+fn no_task_takes_the_name_of_what_an_agent_has() {
+    assert_eq!(task::context("coder-server"), "coder-server-task-context");
+    for of_agent in [agent::context("a"), agent::content("a"), agent::files("a", "0123456789"), agent::history("a")] {
+        assert!(
+            !of_agent.ends_with(&task::context("")),
+            "{of_agent}: a Task of a like name would have the same ConfigMap"
+        );
     }
 }
 
