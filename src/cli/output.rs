@@ -1,10 +1,12 @@
 //! `-o text|json|yaml`.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Serialize;
+
+use crate::status::plain;
 
 /// How results are printed.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +27,11 @@ pub fn print(format: Format, value: &impl Serialize, text: impl FnOnce() -> Stri
         Format::Json => write(&format!("{}\n", serde_json::to_string_pretty(value)?)),
         Format::Yaml => write(&serde_saphyr::to_string(value)?),
     }
+}
+
+/// Prints text of strangers: as it is to a file or a program, without what steers a terminal to one.
+pub fn write_foreign(text: &str) -> anyhow::Result<()> {
+    if io::stdout().is_terminal() { write(&plain(text)) } else { write(text) }
 }
 
 /// Prints `text` as it is. Whoever reads us may have had enough (`| head`): that is no failure.

@@ -3,9 +3,11 @@
 pub mod backoff;
 pub mod condition;
 pub mod lease;
+pub mod text;
 
 pub use backoff::Backoff;
 pub use condition::{Condition, set_condition, truncate};
+pub use text::plain;
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use crate::{
         TaskSession,
         names::{annotation, reasons},
     },
-    status::condition::truncate,
+    status::{plain, truncate},
 };
 
 /// Longest message taken over from a pod, in bytes.
@@ -18,6 +18,8 @@ const MESSAGE: usize = 512;
 const RESULT: usize = 1536;
 /// Longest log, in bytes.
 const LOG: usize = 1024;
+/// Longest id or title of a session, in bytes.
+const NAME: usize = 512;
 
 /// The pod with the Task's pod name.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,11 +95,21 @@ struct LastWords {
 }
 
 impl LastWords {
-    /// The answer and the log, within their bounds: a pod is not believed in that.
+    /// The answer and the log, within their bounds and without what steers a terminal: a pod is not believed in that.
     fn said(&self) -> Said {
-        let text = |text: &str, most| Some(truncate(text, most)).filter(|t| !t.is_empty());
+        let text = |text: &str, most| Some(told(text, most)).filter(|t| !t.is_empty());
         Said { result: text(&self.result, RESULT), log: text(&self.log, LOG) }
     }
+}
+
+/// What a pod says, as people may read it.
+fn told(text: &str, most: usize) -> String {
+    truncate(&plain(text), most)
+}
+
+fn known_session(session: TaskSession) -> TaskSession {
+    let name = |text: Option<String>| text.map(|text| told(&text, NAME));
+    TaskSession { id: name(session.id), title: name(session.title), ..session }
 }
 
 /// Reads `pod`, which must be the Task's own (`task_uid`).
@@ -123,7 +135,7 @@ pub fn read(pod: Option<&Pod>, task_uid: &str) -> PodState {
         ending: ending(&status, terminated, &words),
         held_up: held_up(&status),
         said: words.said(),
-        session: words.session,
+        session: words.session.map(known_session),
     }))
 }
 
@@ -148,7 +160,7 @@ fn ending(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, wor
         },
     }
     let (reason, message) = why(status, terminated, words);
-    Some(Ending::Broken { reason, message: truncate(&message, MESSAGE), at })
+    Some(Ending::Broken { reason, message: told(&message, MESSAGE), at })
 }
 
 fn why(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words: &LastWords) -> (&'static str, String) {
@@ -197,13 +209,13 @@ fn held_up(status: &PodStatus) -> Option<(&'static str, String)> {
             _ => return None,
         };
         let text = waiting.message.as_deref().or(waiting.reason.as_deref()).unwrap_or_default();
-        return Some((reason, truncate(text, MESSAGE)));
+        return Some((reason, told(text, MESSAGE)));
     }
     let unscheduled =
         status.conditions.iter().flatten().find(|c| {
             c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
         })?;
-    Some((reasons::POD_UNSCHEDULABLE, truncate(unscheduled.message.as_deref().unwrap_or_default(), MESSAGE)))
+    Some((reasons::POD_UNSCHEDULABLE, told(unscheduled.message.as_deref().unwrap_or_default(), MESSAGE)))
 }
 
 #[cfg(test)]

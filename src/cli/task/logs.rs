@@ -17,6 +17,7 @@ use crate::{
         names::{self, condition},
     },
     cli::{Global, output, target::Named},
+    status::plain,
     task::{self, build::CONTAINER},
 };
 
@@ -107,7 +108,7 @@ async fn print(client: &Client, namespace: &str, name: &str, follow: bool) -> an
     };
     let mut lines = log.lines();
     while let Some(line) = lines.try_next().await.context("the log of the Task's pod broke off")? {
-        output::write(&format!("{line}\n"))?;
+        output::write_foreign(&format!("{line}\n"))?;
     }
     Ok(true)
 }
@@ -115,7 +116,7 @@ async fn print(client: &Client, namespace: &str, name: &str, follow: bool) -> an
 /// The end of the log that the Task keeps. Whether there is one.
 fn print_kept(task: &Task) -> anyhow::Result<bool> {
     let Some(kept) = task.status.as_ref().and_then(|s| s.log_tail.as_ref()) else { return Ok(false) };
-    output::write(&format!("{}\n", kept.trim_end()))?;
+    output::write_foreign(&format!("{}\n", kept.trim_end()))?;
     Ok(true)
 }
 
@@ -125,5 +126,5 @@ fn state(task: &Task) -> String {
     let phase = status.phase.map_or_else(|| "not looked at yet".into(), |p| format!("{p:?}"));
     let ready = status.conditions.iter().find(|c| c.type_ == condition::READY);
     let message = ready.map(|c| c.message.as_str()).filter(|m| !m.is_empty());
-    message.map_or_else(|| format!("{name}: {phase}"), |message| format!("{name}: {phase}: {message}"))
+    plain(&message.map_or_else(|| format!("{name}: {phase}"), |message| format!("{name}: {phase}: {message}")))
 }

@@ -129,3 +129,19 @@ fn words_are_cut() {
     };
     assert!(message.len() <= MESSAGE);
 }
+
+/// Whoever reads a status may do so in a terminal.
+#[test]
+fn words_steer_no_terminal() {
+    let steering = "\u{1b}]52;c;aGk=\u{7}the \u{1b}[31manswer\r\n";
+    let session = json!({"id": "ses\u{7}_1", "title": steering});
+    let words =
+        json!({"reason": "AgentError", "message": steering, "result": steering, "log": steering, "session": session});
+    let view = view(ended("Failed", 10, "Error", &words.to_string()));
+    let clean = Some("the answer\n".to_owned());
+    assert_eq!(view.said, Said { result: clean.clone(), log: clean.clone() });
+    let session = view.session.unwrap();
+    assert_eq!((session.id.as_deref(), session.title), (Some("ses_1"), clean));
+    let Some(Ending::Broken { message, .. }) = view.ending else { panic!("it failed") };
+    assert_eq!(message, "the answer\n");
+}
