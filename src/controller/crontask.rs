@@ -20,7 +20,7 @@ use crate::{
     status::{Failure, Next, Note},
 };
 use act::Made;
-use children::Children;
+use children::{Children, owner_of};
 use memory::Memory;
 
 /// Things done for one object in a row; more is a fault, and it is looked at again.
@@ -74,9 +74,9 @@ impl Reconcile for CronTasks {
     async fn reconcile(&self, object: Arc<CronTask>) -> Result<Next, Failure> {
         self.context.metrics.crontask_seen(&object.namespace().unwrap_or_default());
         let mut work = self.memory.begin(&object);
-        let uid = object.uid().unwrap_or_default();
+        let own = owner_of(&object);
         for _ in 0..STEPS {
-            let world = World { children: self.children.of(&uid), taken: work.taken.clone() };
+            let world = World { children: self.children.of(&own), taken: work.taken.clone() };
             let decision = decide(&work.cron, &world, self.context.now());
             work.notes.extend(decision.notes);
             work.cron.status = Some(decision.status);
@@ -89,7 +89,7 @@ impl Reconcile for CronTasks {
                 }
                 Act::Stop { name, uid: child } => {
                     self.stop(&work.cron, &name, &child).await?;
-                    self.children.stopping(&uid, &child);
+                    self.children.stopping(&own, &child);
                 }
                 Act::Claim { at } => {
                     if !self.write_trigger(&mut work, Some(&at.to_string())).await? {
@@ -127,7 +127,7 @@ impl CronTasks {
                 let slot = task.annotations().get(annotation::SCHEDULED_AT).and_then(|at| at.parse().ok());
                 let late = slot.filter(|_| !by_hand).map(|slot| due_after(&work.cron, slot, self.context.now()));
                 self.context.metrics.crontask_ran(&object.namespace().unwrap_or_default(), late);
-                self.children.made(&object.uid().unwrap_or_default(), child);
+                self.children.made(&owner_of(object), child);
                 self.context.reports.events(object, std::mem::take(&mut work.notes));
                 work.cron.status.clone_from(&work.before);
                 self.memory.keep(object, work);
@@ -151,7 +151,7 @@ impl CronTasks {
         let status = work.cron.status.clone().unwrap_or_default();
         self.context.reports.status(object, &work.before, &status).await?;
         self.count_skip(object, work.before.as_ref(), &status);
-        self.children.counted(&object.uid().unwrap_or_default());
+        self.children.counted(&owner_of(object));
         self.context.reports.events(object, std::mem::take(&mut work.notes));
         self.memory.keep(object, &work);
         Ok(next)

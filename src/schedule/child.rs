@@ -44,11 +44,11 @@ fn asked_to_stop(task: &Task) -> bool {
     task.metadata.annotations.as_ref().and_then(|a| a.get(annotation::STOP)).is_some_and(|v| v == "true")
 }
 
-/// Uid of the `CronTask` that a Task belongs to.
-pub fn owner(task: &Task) -> Option<&str> {
+/// Uid and name of the `CronTask` that a Task belongs to; it is in the Task's namespace.
+pub fn owner(task: &Task) -> Option<(&str, &str)> {
     let owners = task.metadata.owner_references.iter().flatten();
     let mut ours = owners.filter(|o| o.kind == "CronTask" && o.controller == Some(true));
-    ours.find(|o| o.api_version == crate::api::API_VERSION).map(|o| o.uid.as_str())
+    ours.find(|o| o.api_version == crate::api::API_VERSION).map(|o| (o.uid.as_str(), o.name.as_str()))
 }
 
 /// The Task for a time. What the template says about our own label and annotation does not count.

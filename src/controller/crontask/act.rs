@@ -41,7 +41,7 @@ impl CronTasks {
         let name = task.name_any();
         let read = limited("reading the Task", tasks.get_opt(&name)).await?;
         match read.map_err(|e| failed("cannot read the Task", &e))? {
-            Some(found) if schedule::child::owner(&found) == cron.metadata.uid.as_deref() => {
+            Some(found) if schedule::child::owner(&found).map(|(uid, _)| uid) == cron.metadata.uid.as_deref() => {
                 Ok(Made::Ours(Child::of(&found)))
             }
             Some(_) => Ok(Made::Taken),

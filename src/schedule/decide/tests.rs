@@ -549,7 +549,7 @@ fn the_task_is_made_from_the_template() {
             "spec": {"agentRef": {"name": "a"}, "description": "sweep", "timeout": "1h"},
         })
     );
-    assert_eq!(child::owner(&task), Some("u"));
+    assert_eq!(child::owner(&task).map(|(uid, _)| uid), Some("u"));
 }
 
 #[test]
