@@ -65,7 +65,7 @@ impl Program {
             return Some(error);
         }
         self.stop.wait_until_after(*begun, Duration::from_secs(CONNECT_TIMEOUT));
-        Some(error.veiled(url))
+        Some(error.veiled(url, false))
     }
 }
 

@@ -89,8 +89,15 @@ impl GitError {
 
     /// What is said of a private network in the place of what was found: whether something is there, and what, would be a
     /// map of it for whoever may write URLs. The log, which is for who runs the controller, has the rest.
-    pub(super) fn veiled(self, url: &super::RemoteUrl) -> Self {
+    pub(super) fn veiled(self, url: &super::RemoteUrl, behind: bool) -> Self {
         tracing::info!(%url, reason = self.reason.as_str(), "in a private network: {self}");
+        if behind {
+            let message = format!(
+                "no Git repository answers at {} through the proxy (of proxySecretRef, or of the agent), which is in a private network, of which no more is told: is its address right, does it let this host through? The controller's log has the rest; --allow-git-address (chart: controller.git.allowAddresses) with the proxy's address shows it here",
+                url.host()
+            );
+            return Self::new(Reason::Unreachable, message);
+        }
         let port = url.port().map(|port| format!(", port {port}")).unwrap_or_default();
         let message = format!(
             "no Git repository answers at {}{port}, an address in a private network, of which no more is told: is the address right, does the server run, has it this repository? The controller's log has the rest; --allow-git-address (chart: controller.git.allowAddresses) shows it here",

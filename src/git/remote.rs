@@ -1,7 +1,7 @@
 //! The seam between those who want commits and the network.
 
 use std::{
-    net::{IpAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, ToSocketAddrs},
     process::Child,
     sync::{
         Arc,
@@ -224,6 +224,23 @@ pub(super) fn checked_addresses(host: &str, port: u16, policy: &Policy) -> Resul
     match found.iter().find_map(|ip| policy.refused(*ip, &api)) {
         Some(why) => Err(refusal(host, why)),
         None => Ok(found),
+    }
+}
+
+/// Refuses what is by its name alone a place where no remote may be: for a request that somebody else looks up and sends on.
+/// No name is asked for.
+pub(super) fn checked_literally(host: &str, policy: &Policy) -> Result<(), GitError> {
+    if let Some(why) = address::refused_name(host) {
+        return Err(refusal(host, why));
+    }
+    let is_own = host == "localhost" || host.ends_with(".localhost");
+    let found = if is_own { Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse().ok() };
+    let is_api = policy.api_hosts().iter().any(|api| api == host);
+    let api: Vec<IpAddr> = policy.api_hosts().iter().filter_map(|host| host.parse().ok()).collect();
+    match found.and_then(|ip| policy.refused(ip, &api)) {
+        Some(why) => Err(refusal(host, why)),
+        None if is_api && found.is_none() => Err(refusal(host, "the Kubernetes API server")),
+        None => Ok(()),
     }
 }
 

@@ -37,6 +37,10 @@ pub(super) struct Client {
     stop: Arc<Stop>,
     /// It has led into a private network: what is there is not told.
     veiled: bool,
+    /// It is a proxy of one's own that is there.
+    behind: bool,
+    /// What a server says inside a connection that a proxy only hands on is nothing that the private network says.
+    sealed: bool,
     begun: Instant,
     /// The base URL of the last redirect.
     pub(super) redirected: Option<String>,
@@ -55,6 +59,8 @@ impl Client {
             folder: folder.to_owned(),
             stop: stop.clone(),
             veiled: false,
+            behind: false,
+            sealed: false,
             begun: Instant::now(),
             redirected: None,
         }
@@ -108,11 +114,17 @@ impl Client {
         let port = target.port().unwrap_or_default();
         let credential = self.credential.clone();
         let addresses = match credential.proxies.of(&target) {
-            Some(proxy) => route::through(&mut self.handle, proxy, &self.policy).map(|()| vec![])?,
+            Some(proxy) => {
+                let own = route::through(&mut self.handle, &target, proxy, &self.policy)?;
+                self.behind |= own.iter().any(|address| self.policy.veils(*address));
+                vec![]
+            }
             None if credential.proxies.is_empty() => route::addresses(&mut self.handle, &target, port, &self.policy)?,
             None => route::directly(&mut self.handle, &target, port, &self.policy)?,
         };
-        self.veiled |= addresses.iter().any(|address| self.policy.veils(*address));
+        let led = addresses.iter().any(|address| self.policy.veils(*address));
+        self.veiled |= led || self.behind;
+        self.sealed = self.behind && !led && target.scheme() == Scheme::Https;
         self.begun = Instant::now();
         self.configure(url, &target, headers, body)
             .and_then(|()| route::pin(&mut self.handle, target.host(), port, &addresses))
@@ -132,7 +144,12 @@ impl Client {
             return error;
         }
         self.stop.wait_until_after(self.begun, CONNECT_TIMEOUT);
-        error.veiled(&self.origin)
+        error.veiled(&self.origin, self.behind)
+    }
+
+    /// What is told of an answer.
+    fn veil_answer(&self, error: GitError) -> GitError {
+        if self.sealed { error } else { self.veil(error) }
     }
 
     fn configure(
@@ -188,10 +205,10 @@ impl Client {
             let anonymous = self.credential.auth == Auth::None;
             let error = rejection(status, receiver.retry_after(), anonymous);
             let told = matches!(error.reason, Reason::AuthenticationFailed | Reason::RateLimited);
-            return Err(if told { error } else { self.veil(error) });
+            return Err(if told { error } else { self.veil_answer(error) });
         }
         if !receiver.is_git() {
-            return Err(self.veil(no_git()));
+            return Err(self.veil_answer(no_git()));
         }
         let mut body = receiver.body;
         body.rewind().map_err(|error| GitError::storage("cannot read back a response", &error))?;
@@ -250,6 +267,47 @@ mod tests {
         let begun = Instant::now();
         let error = client.get(&url.to_string(), &url.to_string(), &[]).unwrap_err();
         (error, begun.elapsed())
+    }
+
+    /// What a Repository hears that goes through a proxy of its own.
+    fn through(proxy: &str, url: &str, allowed: &str, limit: Duration) -> GitError {
+        use crate::git::credential::Proxy;
+        let folder = tempfile::tempdir().unwrap();
+        let url = RemoteUrl::parse(url, false).unwrap();
+        let data = [("address".to_owned(), proxy.as_bytes().to_vec())].into();
+        let credential =
+            Credential::anonymous(&url).unwrap().through(Proxy::from_secret(&data).unwrap(), &url).unwrap();
+        let access =
+            Access { url: url.clone(), credential: Arc::new(credential), cache: "c".into(), submodules: false };
+        let policy = Arc::new(Policy::new(vec![allowed.parse().unwrap()], vec!["api.cluster.example".into()]));
+        let stop = Arc::new(Stop::after(limit));
+        let mut client = Client::new(&access, &policy, 1 << 20, folder.path(), &stop);
+        client.get(&url.to_string(), &url.to_string(), &[]).unwrap_err()
+    }
+
+    #[test]
+    fn a_proxy_of_ones_own_is_no_way_around_the_veil() {
+        let second = Duration::from_secs(1);
+        for scheme in ["http", "https"] {
+            let error = through("http://10.255.255.1:9", &format!("{scheme}://git.example.org/r"), "192.0.2.1", second);
+            let same = "no Git repository answers at git.example.org through the proxy (of proxySecretRef, or of the agent), which";
+            assert!(error.reason == Reason::Unreachable && error.message.starts_with(same), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_of_ones_own_is_not_sent_where_no_remote_may_be() {
+        let (port, minute) = (says("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"), Duration::from_mins(1));
+        let asked =
+            |host: &str| through(&format!("http://127.0.0.1:{port}"), &format!("http://{host}/r"), "127.0.0.1", minute);
+        for host in ["169.254.169.254", "metadata.google.internal", "[fe80::1]", "127.0.0.2", "api.cluster.example"] {
+            let error = asked(host);
+            assert_eq!(error.reason, Reason::AddressRefused, "{host}: {error}");
+        }
+        for host in ["git.invalid", "10.1.2.3", "127.0.0.1", "localhost", "deadbeef.example"] {
+            let error = asked(host);
+            assert_eq!(error.reason, Reason::RepositoryNotFound, "{host}: {error}");
+        }
     }
 
     #[test]

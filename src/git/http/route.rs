@@ -9,7 +9,7 @@ use crate::git::{
     address::Policy,
     credential::Proxy,
     error::{GitError, Reason},
-    remote::checked_addresses,
+    remote::{checked_addresses, checked_literally},
     url::{RemoteUrl, Scheme},
 };
 
@@ -25,14 +25,20 @@ pub(super) fn directly(
     checked_addresses(target.host(), port, policy)
 }
 
-/// Sends everything through the proxy of a credential. Its own address is checked like that of a remote; what is behind it is
-/// its business.
-pub(super) fn through(handle: &mut Easy2<Receiver>, proxy: &Proxy, policy: &Policy) -> Result<(), GitError> {
+/// Sends everything through the proxy of a credential. Its own address is checked like that of a remote, and is the result;
+/// where a name leads behind it is its business, unless the name itself says that it is where no remote may be.
+pub(super) fn through(
+    handle: &mut Easy2<Receiver>,
+    target: &RemoteUrl,
+    proxy: &Proxy,
+    policy: &Policy,
+) -> Result<Vec<IpAddr>, GitError> {
     let (host, port) = (proxy.url.host(), proxy.url.port().unwrap_or_default());
     let addresses = checked_addresses(host, port, policy).map_err(|error| GitError {
         message: format!("the proxy (of proxySecretRef, or of the agent): {}", error.message),
         ..error
     })?;
+    checked_literally(target.host(), policy)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut set = || {
         handle.proxy(&proxy.address())?;
@@ -43,7 +49,7 @@ pub(super) fn through(handle: &mut Easy2<Receiver>, proxy: &Proxy, policy: &Poli
         }
         pin(handle, host, port, &addresses)
     };
-    set().map_err(|_| {
+    set().map(|()| addresses.clone()).map_err(|_| {
         GitError::new(Reason::ProtocolError, "the proxy (of proxySecretRef, or of the agent) cannot be used")
     })
 }
