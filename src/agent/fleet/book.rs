@@ -19,6 +19,9 @@ pub(super) const SETTLE: SignedDuration = SignedDuration::from_secs(10);
 /// For how long after a start agents that could not be looked at are waited for.
 const START: SignedDuration = SignedDuration::from_secs(60);
 
+/// A change keeps its place for this long at most: how long its pods may take is a setting of its own, without a bound.
+const PLACE: SignedDuration = SignedDuration::from_mins(15);
+
 /// Namespace and name.
 pub type Key = (String, String);
 
@@ -138,6 +141,8 @@ struct Record {
     /// Times of `member` by the steady clock.
     settled: BTreeMap<String, Timestamp>,
     healthy: Option<Timestamp>,
+    /// Since when these steps fly, by the steady clock.
+    flying: Option<Timestamp>,
 }
 
 /// What is known about all agents.
@@ -199,6 +204,8 @@ impl Book {
             (Some(now), Some(then)) if now == then => record.healthy,
             (since, _) => since.map(stored),
         };
+        let goes_on = !before.flying.is_empty() && member.flying.is_subset(&before.flying);
+        record.flying = if goes_on { record.flying } else { Some(now.steady) };
         record.settled = settled;
         record.healthy = healthy;
         record.member = member;
@@ -257,9 +264,9 @@ impl Book {
         self.dirty
     }
 
-    /// How many agents are in the middle of a change, or may begin one.
-    pub fn changing(&self) -> usize {
-        self.records.values().filter(|r| r.has_place()).count()
+    /// How many agents are in the middle of a change that keeps its place, or may begin one.
+    pub fn changing(&self, now: Timestamp) -> usize {
+        self.records.values().filter(|r| r.has_place(now)).count()
     }
 
     /// Nobody has looked at any agent: what is known is forgotten.
@@ -322,7 +329,7 @@ impl Book {
     fn verdicts(&self, pace: &Pace, now: Timestamp, at: &mut Option<Timestamp>) -> Vec<(Key, Of, Option<Refusal>)> {
         let (stops, holds) = (self.stops(), self.holds(pace, now));
         let agents = self.records.len() + self.unknown.len();
-        let mut free = pace.most(agents).saturating_sub(self.changing());
+        let mut free = pace.most(agents).saturating_sub(self.changing(now));
         let mut placed: BTreeSet<Key> = BTreeSet::new();
         let mut verdicts = vec![];
         for (key, of) in self.candidates() {
@@ -332,7 +339,7 @@ impl Book {
             let own = pace.wave(&record.member.labels);
             let refusal = stopped(&stops, &key, change).or_else(|| waits(&holds, own, change, now, at));
             let refusal = match refusal {
-                None if !change.waiting.knocks || record.has_place() || placed.contains(&key) => None,
+                None if !change.waiting.knocks || record.has_place(now) || placed.contains(&key) => None,
                 None if free > 0 => {
                     free -= 1;
                     placed.insert(key.clone());
@@ -342,6 +349,10 @@ impl Book {
                 refusal => refusal,
             };
             verdicts.push((key, of, refusal));
+        }
+        if verdicts.iter().any(|(_, _, refusal)| *refusal == Some(Refusal::Turn)) {
+            let ends = self.records.values().filter_map(Record::leaves_at).filter(|end| *end > now);
+            *at = ends.chain(*at).min();
         }
         verdicts
     }
@@ -387,8 +398,14 @@ impl Book {
 }
 
 impl Record {
-    fn has_place(&self) -> bool {
-        !self.member.flying.is_empty() || self.changes.values().any(|c| matches!(c.turn, Turn::Granted | Turn::Taken))
+    /// Until when what flies keeps its place, if nothing happens before.
+    fn leaves_at(&self) -> Option<Timestamp> {
+        self.flying.filter(|_| !self.member.flying.is_empty()).map(|since| end(since, PLACE))
+    }
+
+    fn has_place(&self, now: Timestamp) -> bool {
+        self.leaves_at().is_some_and(|end| now < end)
+            || self.changes.values().any(|c| matches!(c.turn, Turn::Granted | Turn::Taken))
     }
 }
 

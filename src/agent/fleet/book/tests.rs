@@ -76,7 +76,8 @@ fn who_waited_longest_goes_first_then_the_name() {
     let plan = book.plan(&pace, at(6));
     assert_eq!(plan.wake, BTreeSet::from([key("c")]), "exactly who may go next");
     assert!(goes(&mut book, "c") && !goes(&mut book, "a"));
-    assert_eq!(book.plan(&pace, at(7)), Plan::default(), "nothing changed");
+    let again = Plan { at: Some(at(6 + 15 * 60).steady), ..Plan::default() };
+    assert_eq!(book.plan(&pace, at(7)), again, "nothing changed");
 }
 
 #[test]
@@ -466,4 +467,31 @@ proptest! {
             world.happens(&Event::Pass(11));
         }
     }
+}
+
+/// How long an agent's pods may take is its own to say; how long they keep others waiting is not.
+#[test]
+fn what_flies_for_long_gives_its_place_to_another() {
+    let mut book = book(&[("a", 0), ("b", 0), ("c", 0)]);
+    let pace = pace(json!({"maxConcurrent": 1}));
+    let fly = |book: &mut Book, name: &str, list: &[&str], second| {
+        book.done(&key(name), Of::Server);
+        book.note(&key(name), Member { flying: steps(list), ..member(0) }, at(second));
+    };
+    fly(&mut book, "a", &["image=1", "env=2"], 0);
+    for name in ["b", "c"] {
+        book.wait(&key(name), Of::Server, waiting(&["image=1"], 1, true), at(1));
+    }
+    let plan = book.plan(&pace, at(2));
+    assert_eq!((plan.at, refusal(&book, "b")), (Some(at(15 * 60).steady), Some(&Refusal::Turn)));
+    // A part of it has arrived; the rest is no flight of its own.
+    fly(&mut book, "a", &["env=2"], 600);
+    assert_eq!(book.plan(&pace, at(899)).at, Some(at(900).steady));
+    assert_eq!(book.changing(at(899).steady), 1);
+    assert_eq!(book.plan(&pace, at(900)).wake, BTreeSet::from([key("b")]));
+    assert!(goes(&mut book, "b") && !goes(&mut book, "c"));
+    fly(&mut book, "b", &["image=1"], 901);
+    assert_eq!(book.plan(&pace, at(902)).at, Some(at(901 + 900).steady), "one place, not two");
+    fly(&mut book, "a", &["image=2"], 1000);
+    assert_eq!(book.changing(at(1001).steady), 2, "something newer has begun, and keeps a place for itself");
 }
