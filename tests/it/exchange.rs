@@ -4,6 +4,8 @@
 //! There are no nodes here: pods stay pending. Where a test needs a server that runs, it says so in a pod's status, as a
 //! kubelet would; without a sidecar what goes on there is unknown, and so protected.
 
+mod told;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -40,10 +42,15 @@ struct Place {
 
 impl Place {
     async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With a controller that has these arguments.
+    async fn with(args: &[&str]) -> Self {
         let cluster = control_plane();
         let namespace = cluster.namespace("exchange").await;
         let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
-        let controller = Some(release.start(&[]));
+        let controller = Some(release.start(args));
         Self { client: cluster.client().await, namespace, release, controller, server: GitServer::http() }
     }
 
@@ -102,8 +109,8 @@ impl Place {
         eventually(what, 60, || async { api.get_opt("coder").await.unwrap().filter(|a| check(a)) }).await
     }
 
-    /// Says in a pod's status that its server runs, as a kubelet would.
-    async fn let_run(&self) {
+    /// Says in a pod's status that its server runs, as a kubelet would; the pod.
+    async fn let_run(&self) -> Pod {
         let pods = self.api::<Pod>();
         let pod = eventually("a pod", 30, || async {
             let list = ListParams::default().labels("pilothouse.dev/agent=coder");
@@ -114,7 +121,7 @@ impl Place {
             "name": "opencode-server", "image": "devbox:1", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"running": {"startedAt": Timestamp::now().to_string()}},
         }]}});
-        pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+        pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await.unwrap()
     }
 
     async fn writes_during(&self, seconds: u64) -> Vec<String> {

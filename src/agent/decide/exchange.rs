@@ -12,14 +12,17 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Action, Situation, object_hash, without_pods};
 use crate::{
     agent::{
-        Desired,
+        Desired, Pieces, Resolved,
         build::Exchange,
         effect::classify,
         gate::{self, Ask, Change, OnTimeout, Policy, Protect},
         history,
         state::{self, Annotations, State},
     },
-    api::{content::Load, names::annotation},
+    api::{
+        content::{DIRTY, Load, Manifest, Report},
+        names::annotation,
+    },
 };
 
 /// What is there.
@@ -59,13 +62,41 @@ pub fn exchange(desired: &Desired, live: Live<'_>, at: &Situation<'_>) -> Option
     })
 }
 
-/// Since when the pods are to have `wanted`, for the annotation beside it: from the first moment that it waited.
-pub fn since(wanted: &Exchange, map: Option<&Annotations>, now: Timestamp) -> Timestamp {
+/// Since when the pods are to have `wanted`, for the annotation beside it: from the first moment that it waited. Where
+/// pods still wait for what was decided before (`lacking`), a push moves the target and not the clock.
+pub fn since(wanted: &Exchange, map: Option<&Annotations>, lacking: bool, now: Timestamp) -> Timestamp {
     let Some(map) = map else { return now };
     let state = State::of_content(map);
-    let same = state.applied.as_ref() == Some(&wanted.hash);
-    let stored = map.get(state::SINCE).filter(|_| same).and_then(|text| text.parse().ok());
+    let goes_on = lacking || state.applied.as_ref() == Some(&wanted.hash);
+    let stored = map.get(state::SINCE).filter(|_| goes_on).and_then(|text| text.parse().ok());
     stored.or(state.pending.filter(|p| !p.held).map(|p| p.since)).map_or(now, |since| since.min(now))
+}
+
+/// Whether a pod waits for some of the pieces that are decided. One that has all of them in place, refused them, or has
+/// work of its own in the way of the rest does not.
+pub fn lacks(map: &Annotations, pieces: &Pieces, report: &Report) -> bool {
+    let Some(hash) = map.get(annotation::CONTENT_HASH) else { return false };
+    let refused = report.failed && report.wanted == *hash;
+    let is_missing = |(id, piece): (&String, &Resolved)| {
+        let placed = report.pieces.iter().find(|placed| placed.id == *id);
+        placed.is_none_or(|placed| placed.digest != piece.digest && !placed.note.contains(DIRTY))
+    };
+    report.loaded != *hash && !refused && pieces.iter().any(is_missing)
+}
+
+/// What is decided: what is wanted, or what was before it (`pieces`) in the same places. `None` where it had others.
+pub fn decided(wanted: &Exchange, map: &Annotations, pieces: impl FnOnce() -> Pieces) -> Option<Manifest> {
+    let hash = map.get(annotation::CONTENT_HASH)?;
+    let mut manifest = wanted.manifest.clone();
+    if *hash == wanted.hash {
+        return Some(manifest);
+    }
+    let mut before = pieces();
+    for piece in &mut manifest.pieces {
+        let Resolved { revision, digest, size, .. } = before.remove(&piece.id)?;
+        (piece.revision, piece.digest, piece.size) = (revision, digest, size);
+    }
+    (manifest.hash() == *hash).then_some(manifest)
 }
 
 /// Whether somebody asks for what is wanted to come now, over work. To tell the same twice is to tell it once, so nothing
@@ -75,29 +106,26 @@ pub fn is_urgent(desired: &Desired, asked: Option<&str>) -> bool {
     gate::asked(asked, None, &[&wanted.hash, &history::id(desired)]) == Ask::Now
 }
 
-/// What the pods are told, and when they are to be told something stronger. `None` while what is wanted is not decided.
-/// `urgent`: see [`is_urgent`].
+/// What the pods are told of what is decided, and when they are to be told something stronger. They are to have it since
+/// `since`. `urgent`: see [`is_urgent`].
 pub fn load(
-    wanted: &Exchange,
-    map: &Annotations,
+    manifest: Manifest,
+    since: Timestamp,
     policy: Policy,
     (immediately, urgent): (bool, bool),
     now: Timestamp,
-) -> Option<(Load, Option<Timestamp>)> {
-    if map.get(annotation::CONTENT_HASH) != Some(&wanted.hash) {
-        return None;
-    }
-    let ends = end(since(wanted, Some(map), now), policy.timeout);
+) -> (Load, Option<Timestamp>) {
+    let ends = end(since, policy.timeout);
     let unprotected = policy.protect == Protect::None;
     let over = unprotected || urgent || now >= ends;
     let load = Load {
-        manifest: wanted.manifest.clone(),
+        manifest,
         // Files that the server reads by itself never wait longer than that.
         immediately: immediately || over,
         // Skills end sessions that work: for them it depends.
         force: unprotected || urgent || (over && policy.on_timeout == OnTimeout::Force),
     };
-    Some((load, (!over).then_some(ends)))
+    (load, (!over).then_some(ends))
 }
 
 fn end(since: Timestamp, timeout: Duration) -> Timestamp {

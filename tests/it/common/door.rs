@@ -10,6 +10,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, ResourceExt as _, api::PostParams};
 use pilothouse::{
     api::{
+        content::{Load, Report},
         names::{AUTHORITY_CONFIG_MAP, AUTHORITY_KEY},
         voice::{Ack, Activity, FromController, FromSidecar, Hello, PROTOCOL},
     },
@@ -103,6 +104,36 @@ impl Door {
             }
         };
         tokio::time::timeout(Duration::from_mins(1), next).await.expect("an order to hold or to release prompts")
+    }
+
+    /// Says what its content is.
+    pub(crate) async fn content(&mut self, report: Report) {
+        self.send(&FromSidecar::Content(report)).await;
+    }
+
+    /// The next order to load content, if one comes in this time; others are answered and nothing else.
+    pub(crate) async fn load_within(&mut self, time: Duration) -> Option<Load> {
+        let next = async {
+            loop {
+                let Ok(message) = tokio::time::timeout(Duration::from_secs(2), self.socket.next()).await else {
+                    self.say(self.activity.clone()).await;
+                    continue;
+                };
+                let Some(Ok(message)) = message else { panic!("the controller left") };
+                let Message::Text(text) = message else { continue };
+                let order: FromController = serde_json::from_str(&text).unwrap();
+                self.answer(&order, self.activity.clone()).await;
+                if let FromController::Load { load, .. } = order {
+                    return load;
+                }
+            }
+        };
+        tokio::time::timeout(time, next).await.ok()
+    }
+
+    /// The next order to load content.
+    pub(crate) async fn load(&mut self) -> Load {
+        self.load_within(Duration::from_mins(1)).await.expect("an order to load content")
     }
 
     /// Waits for the order to hold prompts.

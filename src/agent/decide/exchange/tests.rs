@@ -6,11 +6,11 @@ use serde_json::json;
 use super::*;
 use crate::{
     agent::{
-        Inputs, Pieces, Resolved, build,
+        Inputs, build,
         gate::{Activity, Work},
         merge,
     },
-    api::{Agent, AgentSpec, PilothouseConfigSpec},
+    api::{Agent, AgentSpec, PilothouseConfigSpec, content::Placed},
 };
 
 const START: i64 = 1_800_000_000;
@@ -55,13 +55,17 @@ fn desired(context: &str, skills: &str, more: bool) -> Desired {
     .unwrap()
 }
 
-/// Annotations of the ConfigMap as it is written.
+/// Annotations of the ConfigMap as it is written where pods have what was decided before.
 fn written(desired: &Desired, before: Option<&Annotations>, now: Timestamp) -> Annotations {
+    written_while(false, desired, before, now)
+}
+
+fn written_while(lacking: bool, desired: &Desired, before: Option<&Annotations>, now: Timestamp) -> Annotations {
     let wanted = desired.exchange.as_ref().unwrap();
     let mut map = state::parts_annotation(&wanted.parts);
     map.extend(state::pieces_annotation(&wanted.pieces));
     map.insert(state::SHAPE.into(), wanted.shape.clone());
-    map.insert(state::SINCE.into(), since(wanted, before, now).to_string());
+    map.insert(state::SINCE.into(), since(wanted, before, lacking, now).to_string());
     map.insert(annotation::CONTENT_HASH.into(), wanted.hash.clone());
     map.insert(state::OBJECT_HASH.into(), object_hash(wanted.object.value()));
     map
@@ -149,7 +153,6 @@ fn pods_are_told_more_when_the_time_is_over() {
     use Protect::{None as Nothing, Tasks, TasksAndSessions};
 
     let wanted = desired("2", "2", false);
-    let map = written(&wanted, None, at(0));
     let exchange = wanted.exchange.as_ref().unwrap();
     let protect = |protect, on_timeout| Policy { protect, on_timeout, ..Policy::default() };
     // protect, on timeout, live: Immediately, seconds; immediately, force, whether more comes
@@ -165,14 +168,12 @@ fn pods_are_told_more_when_the_time_is_over() {
     ];
     for (protects, on_timeout, now, second, immediately, force, more) in table {
         let policy = protect(protects, on_timeout);
-        let (load, until) = load(exchange, &map, policy, (now, false), at(second)).unwrap();
+        let (load, until) = load(exchange.manifest.clone(), at(0), policy, (now, false), at(second));
         let what = format!("{policy:?} {now} {second}");
         assert_eq!((load.immediately, load.force, until.is_some()), (immediately, force, more), "{what}");
         assert!(until.is_none_or(|until| until == at(HOUR)), "{what}");
         assert_eq!(load.manifest.hash(), exchange.hash);
     }
-    let undecided = desired("3", "2", false).exchange.unwrap();
-    assert_eq!(load(&undecided, &map, Policy::default(), (true, true), at(1)), None);
     // Who does not want to wait need not, whatever the policy says; for what he saw alone.
     let whole = history::id(&wanted);
     for (asked, force) in [
@@ -184,12 +185,96 @@ fn pods_are_told_more_when_the_time_is_over() {
         (Some(format!("now-{}-1", history::id(&desired("3", "2", false)))), false),
     ] {
         let urgent = is_urgent(&wanted, asked.as_deref());
-        let (load, until) = load(exchange, &map, protect(TasksAndSessions, Wait), (false, urgent), at(1)).unwrap();
+        let (policy, manifest) = (protect(TasksAndSessions, Wait), exchange.manifest.clone());
+        let (load, until) = load(manifest, at(0), policy, (false, urgent), at(1));
         assert_eq!((load.immediately, load.force, until.is_none()), (force, force, force), "{asked:?}");
     }
 }
 
+/// A pod with these pieces in place.
+fn report(pieces: &Pieces, note: &str) -> Report {
+    let placed = |(id, piece): (&String, &Resolved)| Placed {
+        id: id.clone(),
+        digest: piece.digest.clone(),
+        note: note.into(),
+        ..Placed::default()
+    };
+    Report { pieces: pieces.iter().map(placed).collect(), ..Report::default() }
+}
+
+#[test]
+fn a_push_keeps_the_clock_of_what_pods_lack() {
+    let (old, new, newer) = (desired("1", "1", false), desired("1", "2", false), desired("1", "3", false));
+    let map = written(&new, Some(&written(&old, None, at(-HOUR))), at(0));
+    assert_eq!(map[state::SINCE], at(0).to_string());
+    for (lacking, since) in [(true, at(0)), (false, at(3000))] {
+        let after = written_while(lacking, &newer, Some(&map), at(3000));
+        assert_eq!(after[state::SINCE], since.to_string(), "{lacking}");
+    }
+    // It was written before the newest one began to wait at the gate, and its clock goes on beside that one's.
+    let mut waits = map.clone();
+    let pending = gate::Pending { held: false, hash: "x".into(), since: at(3000), causes: BTreeSet::new() };
+    waits.extend(state::pending_annotations(&pending));
+    let exchange = newer.exchange.as_ref().unwrap();
+    let told = decided(exchange, &waits, || state::pieces(&map));
+    assert_eq!(told.as_ref(), new.exchange.as_ref().map(|exchange| &exchange.manifest), "what is decided is still told");
+    assert_eq!(since(exchange, Some(&waits), true, at(3300)), at(0));
+    assert_eq!(since(exchange, Some(&waits), false, at(3300)), at(3000));
+    let own = decided(exchange, &written(&newer, None, at(0)), Pieces::new);
+    assert_eq!(own.as_ref(), Some(&exchange.manifest), "nothing is needed for what is wanted");
+    // Somebody else's word, or other places.
+    assert_eq!(decided(exchange, &waits, Pieces::new), None);
+    assert_eq!(decided(exchange, &waits, || state::pieces(&written(&old, None, at(0)))), None);
+    assert_eq!(decided(desired("1", "3", true).exchange.as_ref().unwrap(), &waits, || state::pieces(&map)), None);
+    assert_eq!(decided(exchange, &Annotations::new(), || state::pieces(&map)), None);
+}
+
+#[test]
+fn a_pod_lacks_what_it_waits_for_and_nothing_else() {
+    let (old, new) = (desired("1", "1", false), desired("1", "2", false));
+    let map = written(&new, None, at(0));
+    let (hash, pieces) = (&map[annotation::CONTENT_HASH], state::pieces(&map));
+    let had = state::pieces(&written(&old, None, at(0)));
+    let table = [
+        ("waits", Report { wanted: hash.clone(), ..report(&had, "") }, true),
+        ("has none", Report::default(), true),
+        ("has it", Report { loaded: hash.clone(), ..report(&pieces, "") }, false),
+        ("its server starts", report(&pieces, ""), false),
+        ("refused it", Report { wanted: hash.clone(), failed: true, ..report(&had, "") }, false),
+        ("refused another", Report { wanted: "other".into(), failed: true, ..report(&had, "") }, true),
+        ("has work in the way", report(&had, "WorkspaceDirty: a.md was changed"), false),
+        ("edited in the pod", report(&had, "edited in the pod (a.md)"), true),
+    ];
+    for (what, report, expected) in table {
+        assert_eq!(lacks(&map, &pieces, &report), expected, "{what}");
+    }
+    assert!(!lacks(&Annotations::new(), &pieces, &Report::default()), "nothing is decided");
+}
+
 proptest! {
+    /// However often is pushed to an agent that is never idle: within the time of the policy it is told to take something
+    /// over its work, and never before.
+    #[test]
+    fn pushes_starve_nobody(pushes in prop::collection::vec(1..HOUR, 1..20)) {
+        let versions = [desired("1", "1", false), desired("1", "2", false)];
+        let policy = policy(OnTimeout::Force);
+        let mut map = written(&versions[0], None, at(0));
+        let (mut now, mut lacked): (i64, Option<i64>) = (0, None);
+        for (n, later) in pushes.into_iter().enumerate() {
+            now += later;
+            // It was told so, and pods have it.
+            lacked = lacked.filter(|first| now < first + HOUR);
+            let wanted = &versions[(n + 1) % 2];
+            map = written_while(lacked.is_some(), wanted, Some(&map), at(now));
+            let first = *lacked.get_or_insert(now);
+            let exchange = wanted.exchange.as_ref().unwrap();
+            let began = since(exchange, Some(&map), true, at(now));
+            prop_assert_eq!(began, at(first));
+            let told = |second| load(exchange.manifest.clone(), began, policy, (true, false), at(second)).0.force;
+            prop_assert!(!told(first + HOUR - 1) && told(first + HOUR));
+        }
+    }
+
     /// Whatever is pushed and whoever works: nothing is written over protected work before the time is over, it is
     /// written at the latest then, and the pods' time ends with the gate's. A crash after any step decides the same.
     #[test]

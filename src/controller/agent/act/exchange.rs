@@ -4,7 +4,10 @@
 //! until they have it, whoever tells: nothing of it has to be remembered beyond a process, and being told twice is
 //! being told once.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -129,8 +132,19 @@ impl Agents {
         Ok(written)
     }
 
-    fn exchange_map(&self, who: &Who<'_>) -> Option<std::sync::Arc<ConfigMapMeta>> {
+    fn exchange_map(&self, who: &Who<'_>) -> Option<Arc<ConfigMapMeta>> {
         self.config_maps.get(&who.namespace, &names::agent::content(&who.name))
+    }
+
+    /// What the connected pods say of their content, those that did.
+    fn reports(&self, who: &Who<'_>) -> impl Iterator<Item = Arc<Report>> + use<> {
+        self.voice.content(&who.namespace, &who.name).into_iter().filter_map(|(_, report)| report)
+    }
+
+    /// Whether pods wait for what is decided.
+    fn is_lacked(&self, who: &Who<'_>, map: &Annotations) -> bool {
+        let pieces = state::pieces(map);
+        self.reports(who).any(|report| decide::lacks(map, &pieces, &report))
     }
 
     /// `false` where somebody wrote in between, or the cache is behind.
@@ -149,7 +163,9 @@ impl Agents {
         annotations.insert(state::SHAPE.into(), wanted.shape.clone());
         let asked = who.agent.annotations().get(annotation::ROLLOUT);
         annotations.extend(state::seen_annotation(asked.map(String::as_str)));
-        annotations.insert(state::SINCE.into(), seconds(decide::since(wanted, map, self.context.now())).to_string());
+        let lacking = map.is_some_and(|map| self.is_lacked(who, map));
+        let since = decide::since(wanted, map, lacking, self.context.now());
+        annotations.insert(state::SINCE.into(), seconds(since).to_string());
         let before = map.map(|map| state::State::of_content(map).parts);
         let causes = before.map(|before| classify(&before, &wanted.parts).causes).unwrap_or_default();
         let suspended = self.own_deployment(who.agent).as_deref().is_none_or(observe::has_no_pods);
@@ -159,7 +175,8 @@ impl Agents {
         self.write_map(who, &wanted.object, annotations, version.as_deref(), acted).await
     }
 
-    /// Tells the sidecars what is decided until they have it, or say that they cannot.
+    /// Tells the sidecars what is decided until they have it, or say that they cannot. That goes on while something newer
+    /// is wanted and waits.
     pub(super) fn tell(&self, who: &Who<'_>, seen: &Seen, desired: &Desired, acted: &mut Acted) {
         let key = (who.namespace.clone(), who.name.clone());
         let Some(wanted) = &desired.exchange else {
@@ -168,28 +185,28 @@ impl Agents {
             return;
         };
         let Some(map) = self.exchange_map(who) else { return };
-        let immediately = seen.spec.rollout.as_ref().is_some_and(|r| r.live == rollout::Live::Immediately);
-        let since = decide::since(wanted, Some(map.annotations()), self.context.now());
-        let (policy, now) = (decide::policy(&seen.spec), self.gate_now(who, "sidecars", Some(since)));
-        let asked = who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str);
-        let how = (immediately, decide::is_urgent(desired, asked));
-        let Some((load, until)) = decide::load(wanted, map.annotations(), policy, how, now) else { return };
-        let reports: Vec<_> =
-            self.voice.content(&who.namespace, &who.name).into_iter().filter_map(|(_, report)| report).collect();
-        let behind: Vec<&Report> = reports.iter().map(|r| &**r).filter(|r| is_behind(r, &wanted.hash)).collect();
-        let mut loads = self.loads.lock();
+        let map = map.annotations();
+        let Some(manifest) = decide::decided(wanted, map, || self.recall(who.agent, map)) else { return };
+        let hash = manifest.hash();
+        let behind: Vec<_> = self.reports(who).filter(|report| is_behind(report, &hash)).collect();
         if behind.is_empty() {
-            loads.remove(&key);
+            self.loads.lock().remove(&key);
             self.firsts.fetched(&key.0, &key.1);
             return;
         }
+        let since = decide::since(wanted, Some(map), true, self.context.now());
+        let (policy, now) = (decide::policy(&seen.spec), self.gate_now(who, "sidecars", Some(since)));
+        let immediately = seen.spec.rollout.as_ref().is_some_and(|r| r.live == rollout::Live::Immediately);
+        let asked = who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str);
+        let urgent = hash == wanted.hash && decide::is_urgent(desired, asked);
+        let (load, until) = decide::load(manifest, since, policy, (immediately, urgent), now);
         acted.wake_at(until, now);
-        let heard = behind.iter().all(|report| report.wanted == wanted.hash);
-        let told =
-            Told { hash: wanted.hash.clone(), immediately: load.immediately, force: load.force, at: Instant::now() };
+        let heard = behind.iter().all(|report| report.wanted == hash);
+        let told = Told { hash, immediately: load.immediately, force: load.force, at: Instant::now() };
         if !heard {
             acted.after(AGAIN);
         }
+        let mut loads = self.loads.lock();
         if !is_due(loads.get(&key), &told, heard) {
             return;
         }
