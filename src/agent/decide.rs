@@ -4,7 +4,7 @@ mod exchange;
 
 use std::collections::BTreeSet;
 
-pub use exchange::{Live, decided, exchange, is_urgent, lacks, load, since};
+pub use exchange::{Live, decided, exchange, held_since, is_held, is_urgent, lacks, load, since};
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -16,6 +16,7 @@ pub use clock::waited_until;
 pub use doors::{Said, activity, held_activity};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+pub use words::held_by;
 
 use super::beside::MOST_OLD;
 

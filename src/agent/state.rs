@@ -24,6 +24,8 @@ pub const PIECES_SEAL: &str = "pilothouse.dev/pieces-seal";
 pub const SHAPE: &str = "pilothouse.dev/content-shape";
 /// `ConfigMap` of exchangeable content: since when the pods are to have it, waiting included, RFC 3339.
 pub const SINCE: &str = "pilothouse.dev/content-since";
+/// In the place of that time: somebody holds what pods lack. It begins when that ends.
+pub const HELD: &str = "held";
 /// Every object we generate: hash of it as we want it, so that a field that is wanted no more is noticed too.
 pub const OBJECT_HASH: &str = "pilothouse.dev/object-hash";
 /// The version after which no earlier write could land; written where the answer to one did not come.

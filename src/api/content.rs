@@ -152,6 +152,10 @@ pub struct Load {
     /// Wait for nothing any more: the time that work was protected for is over.
     #[serde(default)]
     pub force: bool,
+    /// What was ordered before is not to come any more, until another order says so; the manifest is what that was. (A
+    /// sidecar that does not know this goes on with what it was told.)
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
 }
 
 /// What a sidecar says of its pod's content, whenever it changed.

@@ -106,6 +106,21 @@ pub fn is_urgent(desired: &Desired, asked: Option<&str>) -> bool {
     gate::asked(asked, None, &[&wanted.hash, &history::id(desired)]) == Ask::Now
 }
 
+/// Whether somebody keeps every change out.
+pub fn is_held(asked: Option<&str>) -> bool {
+    matches!(gate::asked(asked, None, &[]), Ask::Hold { .. })
+}
+
+/// What is to stand for [`since`] in the annotation, where that is something else than there is: while somebody holds what
+/// pods lack, its time does not run.
+pub fn held_since(map: &Annotations, (held, lacking): (bool, bool), now: Timestamp) -> Option<String> {
+    let is = map.get(state::SINCE).is_some_and(|since| since == state::HELD);
+    match held {
+        true => (lacking && !is).then(|| state::HELD.into()),
+        false => is.then(|| now.to_string()),
+    }
+}
+
 /// What the pods are told of what is decided, and when they are to be told something stronger. They are to have it since
 /// `since`. `urgent`: see [`is_urgent`].
 pub fn load(
@@ -124,6 +139,7 @@ pub fn load(
         immediately: immediately || over,
         // Skills end sessions that work: for them it depends.
         force: unprotected || urgent || (over && policy.on_timeout == OnTimeout::Force),
+        withdrawn: false,
     };
     (load, (!over).then_some(ends))
 }

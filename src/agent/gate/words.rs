@@ -62,10 +62,14 @@ pub(super) fn waits(input: &GateInput<'_>, pending: &Pending, until: Option<Time
 
 /// It waits because somebody said so.
 pub(super) fn held(input: &GateInput<'_>, pending: &Pending, why: &str) -> String {
-    let (what, since) = (causes(input), pending.since);
+    held_by(why, &format!(", since {}: {}", pending.since, causes(input)))
+}
+
+/// Who holds `what`, and how it goes on. `why` is in the person's words.
+pub fn held_by(why: &str, what: &str) -> String {
     let why = if why.is_empty() { String::new() } else { format!(" ({})", truncate(why, WHY)) };
     format!(
-        "held by the annotation {}{why}, since {since}: {what}; to let it go on: pilothouse rollout agent NAME --resume",
+        "held by the annotation {}{why}{what}; to let it go on: pilothouse rollout agent NAME --resume",
         annotation::ROLLOUT
     )
 }

@@ -10,7 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Change, Outcome, Waits, paced, waits};
 use crate::{
-    agent::{Pieces, Resolved, Wanted, decide::Action},
+    agent::{
+        Pieces, Resolved, Wanted,
+        decide::{self, Action},
+        gate::{self, Ask},
+    },
     api::{
         AgentStatus,
         agent::GitSyncStatus,
@@ -67,6 +71,12 @@ impl Git {
     /// What a pod says that did not take what is decided; an earlier failure does not matter any more.
     fn failed(&self) -> Option<&Report> {
         self.behind().find(|r| r.failed && Some(&r.wanted) == self.hash.as_ref())
+    }
+
+    /// Whether a pod does not have this yet.
+    fn is_missing(&self, id: &str) -> bool {
+        let placed = |r: &Report, digest: &str| r.pieces.iter().any(|p| p.id == *id && p.digest == digest);
+        self.exchanged.get(id).is_some_and(|piece| self.behind().any(|r| !placed(r, &piece.digest)))
     }
 
     /// Why a pod does not have it yet; one that is just fetching says nothing.
@@ -155,6 +165,9 @@ fn waits_for(git: &Git, wanted: &Wanted, outcome: &Outcome<'_>) -> Option<String
         };
         return Some(format!("the newest commit waits for {how}"));
     }
+    if git.is_missing(&wanted.id) && decide::is_held(outcome.asked) {
+        return Some("the newest commit waits for somebody to let it go on".into());
+    }
     let placed = |r: &Report| r.pieces.iter().any(|p| p.id == wanted.id && p.digest == applied.digest);
     if git.exchanged.contains_key(&wanted.id)
         && let Some(report) = git.behind().find(|r| !r.why.is_empty() && !placed(r))
@@ -182,6 +195,12 @@ pub(super) fn pending(git: &Git, outcome: &Outcome<'_>, before: &AgentStatus) ->
     }
     if let Some(why) = git.why().filter(|why| why.contains(DIRTY)) {
         return set(reasons::WORKSPACE_DIRTY, format!("what is new is not in the pod: {why}"));
+    }
+    if let Ask::Hold { why } = gate::asked(outcome.asked, None, &[])
+        && git.exchanged.keys().any(|id| git.is_missing(id))
+    {
+        let message = gate::held_by(why, ": what is new is decided and not in the pod yet");
+        return set(reasons::WAITING_FOR_RELOAD, message);
     }
     if let Some(why) = git.why() {
         return set(reasons::WAITING_FOR_RELOAD, format!("what is new is decided and not in the pod yet: {why}"));

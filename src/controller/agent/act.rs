@@ -114,7 +114,7 @@ impl Agents {
         if acted.begun {
             return Ok(());
         }
-        self.tell(&who, seen, desired, acted);
+        self.tell(&who, seen, desired, acted).await?;
         self.touch(&who, desired, said.as_ref(), acted).await?;
         drop(acted.first.take());
         self.verify(&who, seen, acted).await?;

@@ -91,3 +91,45 @@ async fn what_pods_wait_for_is_told_on_and_keeps_its_clock_whatever_is_pushed() 
     let third = told.place.map_where("the third is decided", |_, m| m.hash() != before).await;
     assert_eq!(since(&third), since(&second));
 }
+
+/// Somebody holds an agent whose pod waits for what is decided: it is withdrawn, and its time begins anew afterwards.
+#[tokio::test]
+async fn what_somebody_holds_does_not_come_and_its_time_does_not_run() {
+    let mut told = Told::new().await;
+    let second = told.decide().await;
+    let hash = manifest(&second).hash();
+    assert_eq!(told.door.load().await.manifest.hash(), hash);
+    let ask = |value: Value| json!({"metadata": {"annotations": {"pilothouse.dev/rollout": value}}});
+    let agents = told.place.api::<Agent>();
+    agents.patch("coder", &PatchParams::default(), &Patch::Merge(ask(json!("hold: ask Jo")))).await.unwrap();
+    let back = loop {
+        let load = told.door.load().await;
+        if load.withdrawn {
+            break load;
+        }
+    };
+    assert_eq!((back.manifest.hash(), back.force, back.immediately), (hash.clone(), false, false));
+    told.door.content(placed(&told.first)).await;
+    told.place.map_where("the time that does not run", |map, _| since(map) == "held").await;
+    let said = |a: &Agent| condition(a, "GitSyncPending").is_some_and(|c| c.0 == "True" && c.2.contains("(ask Jo)"));
+    told.place.agent_where("who to ask", said).await;
+
+    // Not when its time would be over, nor for a newer one, nor for who wants it at once.
+    push(&told.repository, "3", &[]);
+    told.pending("the third is held", true).await;
+    let mut spec = told.spec.clone();
+    spec["rollout"] = json!({"live": "Immediately", "protect": "None"});
+    told.place.agent(spec).await;
+    let come = told.door.load_within(Duration::from_secs(12)).await;
+    assert!(come.is_none_or(|load| load.withdrawn), "it came");
+    let map = told.place.map_where("the ConfigMap", |_, _| true).await;
+    assert_eq!(manifest(&map).hash(), hash, "nothing is decided meanwhile");
+
+    told.place.agent(told.spec.clone()).await;
+    let resumed = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+    agents.patch("coder", &PatchParams::default(), &Patch::Merge(ask(Value::Null))).await.unwrap();
+    let again = told.door.load().await;
+    assert_eq!((again.manifest.hash(), again.withdrawn), (hash.clone(), false), "what is decided is told again");
+    let begun = |map: &ConfigMap| since(map).parse::<Timestamp>().is_ok_and(|since| since >= resumed);
+    told.place.map_where("its time begins", |map, _| begun(map)).await;
+}

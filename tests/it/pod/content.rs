@@ -224,7 +224,7 @@ async fn a_forced_exchange_waits_for_no_work() {
     eventually("it works", || rig.pod().sidecar.work.snapshot().busy == 1).await;
     let manifest = Rig::manifest(vec![rig.team(&[("alpha", "two")])]);
     let hash = manifest.hash();
-    let load = Load { manifest, immediately: false, force: true };
+    let load = Load { manifest, force: true, ..Load::default() };
     rig.replica.hub.load("team", "coder", load).await.unwrap();
     rig.until("it is loaded over work", |report| report.loaded == hash).await;
     assert_eq!(rig.listed().await, pairs(&[("alpha", "two")]));
@@ -273,7 +273,7 @@ async fn skills_and_contexts_change_in_the_running_server() {
     let load = Load {
         manifest: Rig::manifest(vec![rig.team(&[("beta", "newer")]), rig.docs("needle3")]),
         immediately: true,
-        force: false,
+        ..Load::default()
     };
     rig.replica.hub.load("team", "coder", load).await.unwrap();
     eventually("the context is there", || rig.read("docs/guide.md").as_deref() == Some("needle3")).await;

@@ -52,7 +52,12 @@ impl Ward {
 
     /// Orders this text; the hash of it.
     async fn load(&self, text: &str) -> String {
-        let load = Load { manifest: manifest(&self.store, &self.skills, text), ..Load::default() };
+        self.order(text, Load::default()).await
+    }
+
+    /// The same, in this way.
+    async fn order(&self, text: &str, how: Load) -> String {
+        let load = Load { manifest: manifest(&self.store, &self.skills, text), ..how };
         let hash = load.manifest.hash();
         self.replica.hub.load("team", "coder", load).await.unwrap();
         hash

@@ -230,6 +230,36 @@ fn a_push_keeps_the_clock_of_what_pods_lack() {
 }
 
 #[test]
+fn the_time_of_what_somebody_holds_does_not_run() {
+    let (new, newer) = (desired("1", "2", false), desired("1", "3", false));
+    let map = written(&new, None, at(0));
+    let mut held = map.clone();
+    held.insert(state::SINCE.into(), state::HELD.into());
+    // What there is, whether it is held, whether pods lack it; what is written.
+    let table = [
+        (&map, false, true, None),
+        (&map, true, false, None),
+        (&map, true, true, Some(state::HELD.to_string())),
+        (&held, true, true, None),
+        (&held, true, false, None),
+        (&held, false, true, Some(at(HOUR).to_string())),
+        (&held, false, false, Some(at(HOUR).to_string())),
+    ];
+    for (n, (map, is_held, lacking, expected)) in table.into_iter().enumerate() {
+        assert_eq!(held_since(map, (is_held, lacking), at(HOUR)), expected, "{n}");
+    }
+    for wanted in [&new, &newer] {
+        let wanted = wanted.exchange.as_ref().unwrap();
+        assert_eq!(since(wanted, Some(&held), true, at(9 * HOUR)), at(9 * HOUR), "it begins when that ends");
+    }
+    for (asked, expected) in
+        [(None, false), (Some(""), false), (Some("now-h-1"), false), (Some("hold"), true), (Some("hold: Jo"), true)]
+    {
+        assert_eq!(is_held(asked), expected, "{asked:?}");
+    }
+}
+
+#[test]
 fn a_pod_lacks_what_it_waits_for_and_nothing_else() {
     let (old, new) = (desired("1", "1", false), desired("1", "2", false));
     let map = written(&new, None, at(0));

@@ -223,6 +223,41 @@ fn what_waits_is_named() {
 }
 
 #[test]
+fn what_is_decided_and_held_says_who_to_ask() {
+    let mut git = settled();
+    let behind = |placed: &str| {
+        let mut report = says(&git, "old", &["a", "b"]);
+        report.pieces.iter_mut().filter(|p| p.id == "contexts/live").for_each(|p| p.digest = placed.into());
+        Arc::new(report)
+    };
+    let (lacks, starts) = (behind("sha256:0"), behind("sha256:1"));
+    for (report, asked, expected) in [
+        (&lacks, Some("hold: ask Jo"), Some(" (ask Jo)")),
+        (&lacks, Some("hold"), Some("")),
+        (&lacks, None, None),
+        (&starts, Some("hold"), None),
+    ] {
+        git.reports = vec![report.clone()];
+        let (status, _) = report_of(&git, asked);
+        let message = message_of(&status, kinds::GIT_SYNC_PENDING);
+        let held = expected.map(|why| {
+            format!(
+                "held by the annotation pilothouse.dev/rollout{why}: what is new is decided and not in the pod yet; to let \
+                 it go on: pilothouse rollout agent NAME --resume"
+            )
+        });
+        assert_eq!(message.starts_with("held").then_some(message), held, "{asked:?}");
+        let entry = status.git_sync_statuses.iter().find(|s| s.name == "live").unwrap();
+        let waits = "the newest commit waits for somebody to let it go on";
+        assert_eq!(entry.message.as_deref() == Some(waits), held.is_some(), "{asked:?}");
+    }
+}
+
+fn report_of(git: &Git, asked: Option<&str>) -> (AgentStatus, Vec<Note>) {
+    report(&agent(), &Outcome { asked, ..outcome(git, 0) })
+}
+
+#[test]
 fn who_follows_nothing_has_no_such_condition_and_who_did_keeps_it() {
     let (mut git, mut agent) = (settled(), agent());
     let followed = git.clone();

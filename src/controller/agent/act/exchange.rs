@@ -49,6 +49,7 @@ pub(in super::super) struct Told {
     hash: String,
     immediately: bool,
     force: bool,
+    withdrawn: bool,
     at: Instant,
 }
 
@@ -176,46 +177,95 @@ impl Agents {
     }
 
     /// Tells the sidecars what is decided until they have it, or say that they cannot. That goes on while something newer
-    /// is wanted and waits.
-    pub(super) fn tell(&self, who: &Who<'_>, seen: &Seen, desired: &Desired, acted: &mut Acted) {
+    /// is wanted and waits. What somebody holds is withdrawn.
+    pub(super) async fn tell(
+        &self,
+        who: &Who<'_>,
+        seen: &Seen,
+        desired: &Desired,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
         let key = (who.namespace.clone(), who.name.clone());
         let Some(wanted) = &desired.exchange else {
             self.loads.lock().remove(&key);
             self.firsts.fetched(&key.0, &key.1);
-            return;
+            return Ok(());
         };
-        let Some(map) = self.exchange_map(who) else { return };
-        let map = map.annotations();
-        let Some(manifest) = decide::decided(wanted, map, || self.recall(who.agent, map)) else { return };
+        let Some(map) = self.exchange_map(who) else { return Ok(()) };
+        let marks = map.annotations();
+        let Some(manifest) = decide::decided(wanted, marks, || self.recall(who.agent, marks)) else { return Ok(()) };
         let hash = manifest.hash();
         let behind: Vec<_> = self.reports(who).filter(|report| is_behind(report, &hash)).collect();
-        if behind.is_empty() {
+        let asked = who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str);
+        let held = decide::is_held(asked);
+        let known = |report: &Report| if held { report.wanted != hash } else { report.wanted == hash };
+        let heard = behind.iter().all(|report| known(report));
+        self.keep_time(who, &map, held, acted).await?;
+        if behind.is_empty() || held && heard {
             self.loads.lock().remove(&key);
             self.firsts.fetched(&key.0, &key.1);
-            return;
+            return Ok(());
         }
-        let since = decide::since(wanted, Some(map), true, self.context.now());
-        let (policy, now) = (decide::policy(&seen.spec), self.gate_now(who, "sidecars", Some(since)));
-        let immediately = seen.spec.rollout.as_ref().is_some_and(|r| r.live == rollout::Live::Immediately);
-        let asked = who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str);
-        let urgent = hash == wanted.hash && decide::is_urgent(desired, asked);
-        let (load, until) = decide::load(manifest, since, policy, (immediately, urgent), now);
-        acted.wake_at(until, now);
-        let heard = behind.iter().all(|report| report.wanted == hash);
-        let told = Told { hash, immediately: load.immediately, force: load.force, at: Instant::now() };
+        let load = if held {
+            Load { manifest, withdrawn: true, ..Load::default() }
+        } else {
+            let since = decide::since(wanted, Some(marks), true, self.context.now());
+            let (policy, now) = (decide::policy(&seen.spec), self.gate_now(who, "sidecars", Some(since)));
+            let immediately = seen.spec.rollout.as_ref().is_some_and(|r| r.live == rollout::Live::Immediately);
+            let urgent = hash == wanted.hash && decide::is_urgent(desired, asked);
+            let (load, until) = decide::load(manifest, since, policy, (immediately, urgent), now);
+            acted.wake_at(until, now);
+            load
+        };
         if !heard {
             acted.after(AGAIN);
         }
+        self.order(who, &key, (hash, load), heard, desired, acted);
+        Ok(())
+    }
+
+    /// Sends an order, unless it was sent and there is no need to say it again.
+    fn order(
+        &self,
+        who: &Who<'_>,
+        key: &(String, String),
+        (hash, load): (String, Load),
+        heard: bool,
+        desired: &Desired,
+        acted: &mut Acted,
+    ) {
+        let Load { immediately, force, withdrawn, .. } = load;
+        let told = Told { hash, immediately, force, withdrawn, at: Instant::now() };
         let mut loads = self.loads.lock();
-        if !is_due(loads.get(&key), &told, heard) {
-            return;
+        if is_due(loads.get(key), &told, heard) {
+            acted.notes.extend(forced(loads.get(key), &told, desired));
+            if !told.withdrawn && loads.get(key).is_none_or(|before| before.hash != told.hash) {
+                self.firsts.fetch(&key.0, &key.1);
+            }
+            loads.insert(key.clone(), told);
+            self.voice.load(&who.namespace, &who.name, load);
         }
-        acted.notes.extend(forced(loads.get(&key), &load, desired));
-        if loads.get(&key).is_none_or(|before| before.hash != told.hash) {
-            self.firsts.fetch(&key.0, &key.1);
+    }
+
+    /// While somebody holds what pods lack, its time does not run; it begins when that ends.
+    async fn keep_time(
+        &self,
+        who: &Who<'_>,
+        map: &ConfigMapMeta,
+        held: bool,
+        acted: &mut Acted,
+    ) -> Result<(), Failure> {
+        let lacking = held && self.is_lacked(who, map.annotations());
+        let since = decide::held_since(map.annotations(), (held, lacking), seconds(self.context.now()));
+        let Some(since) = since else { return Ok(()) };
+        let version = map.resource_version();
+        let patch = json!({"metadata": {"resourceVersion": version, "annotations": {state::SINCE: since}}});
+        let (client, name) = (&self.context.client, map.name_any());
+        match write::merge_metadata::<ConfigMap>(client, &who.namespace, &name, patch).await? {
+            Some(written) => self.config_maps.wrote(written),
+            None => acted.soon(),
         }
-        loads.insert(key, told);
-        self.voice.load(&who.namespace, &who.name, load);
+        Ok(())
     }
 
     /// Takes the ConfigMap away that no pod has a use for any more.
@@ -271,16 +321,17 @@ fn is_behind(report: &Report, hash: &str) -> bool {
 /// Whether it is time to tell: never told, something else now, or nobody says to have heard.
 fn is_due(before: Option<&Told>, now: &Told, heard: bool) -> bool {
     before.is_none_or(|before| {
-        let same = before.hash == now.hash && before.immediately == now.immediately && before.force == now.force;
+        let how = |told: &Told| (told.immediately, told.force, told.withdrawn);
+        let same = before.hash == now.hash && how(before) == how(now);
         !same || (!heard && now.at.saturating_duration_since(before.at) >= AGAIN)
     })
 }
 
 /// Said once, when what waited until then waits no more. Who protects nothing is not told.
-fn forced(before: Option<&Told>, load: &Load, desired: &Desired) -> Option<Note> {
-    let waited = before.is_some_and(|before| before.hash == load.manifest.hash() && !before.force);
+fn forced(before: Option<&Told>, now: &Told, desired: &Desired) -> Option<Note> {
+    let waited = before.is_some_and(|before| before.hash == now.hash && !before.force);
     let ids: Vec<_> = desired.exchange.iter().flat_map(|e| e.pieces.keys()).map(String::as_str).collect();
-    (waited && load.force).then(|| {
+    (waited && now.force).then(|| {
         let message = format!("the protection of work ended: what is new in {} comes now", ids.join(", "));
         Note::warning(reasons::CONTENT_FORCED, "Exchange", message)
     })
@@ -318,6 +369,7 @@ mod tests {
             hash: hash.into(),
             immediately: false,
             force,
+            withdrawn: false,
             at: start + after,
         };
         let before = told("h", false, Duration::ZERO);
@@ -328,5 +380,7 @@ mod tests {
         assert!(!is_due(Some(&before), &told("h", false, AGAIN), true), "it is known and waits");
         assert!(is_due(Some(&before), &told("i", false, soon), true), "something newer");
         assert!(is_due(Some(&before), &told("h", true, soon), true), "something stronger");
+        let withdrawn = Told { withdrawn: true, ..told("h", false, soon) };
+        assert!(is_due(Some(&before), &withdrawn, false) && is_due(Some(&withdrawn), &before, true), "back, and again");
     }
 }

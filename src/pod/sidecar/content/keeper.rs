@@ -134,7 +134,7 @@ impl Keeper {
         let mut failures = 0u32;
         let mut changes = self.work.changes();
         loop {
-            let order = self.orders.borrow_and_update().clone();
+            let order = self.orders.borrow_and_update().clone().filter(|load| !load.withdrawn);
             let mut orders = self.orders.clone();
             let turn = tokio::select! {
                 turn = self.turn(order.as_ref()) => turn,
@@ -189,6 +189,10 @@ impl Keeper {
             self.ask().await?;
         }
         let Some(load) = order else {
+            if !self.report.borrow().wanted.is_empty() {
+                // It was withdrawn.
+                self.tell(|report| (report.wanted, report.why, report.failed) = Default::default()).await;
+            }
             return if self.fresh || !self.work.snapshot().known { Ok(None) } else { Ok(Some(self.idle().await)) };
         };
         let hash = load.manifest.hash();
