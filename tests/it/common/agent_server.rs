@@ -99,6 +99,8 @@ struct Shared {
     /// Cuts all streams of events.
     cut: watch::Sender<u64>,
     released: watch::Sender<u64>,
+    /// Requests to dispose all instances, whatever became of them.
+    disposals: AtomicU64,
     ids: AtomicU64,
 }
 
@@ -126,6 +128,7 @@ impl AgentServer {
             events: broadcast::Sender::new(4096),
             cut: watch::Sender::default(),
             released: watch::Sender::default(),
+            disposals: AtomicU64::new(0),
             ids: AtomicU64::new(1),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("an address for the server");
@@ -161,6 +164,11 @@ impl AgentServer {
     pub(crate) fn stop(&self) {
         self.task.abort();
         self.shared.end_all("the server was stopped");
+    }
+
+    /// How often it was asked to dispose all instances.
+    pub(crate) fn disposals(&self) -> u64 {
+        self.shared.disposals.load(Ordering::Relaxed)
     }
 
     /// Texts of the skills that it has read.

@@ -485,7 +485,7 @@ async fn next_answer(server: &Client, session: &str, last: &str) -> String {
 }
 
 /// Asks the server again where it does not answer in time: who only looks is not what this is about.
-async fn surely<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> T {
+pub(super) async fn surely<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> T {
     for _ in 0..20 {
         match ask().await {
             Ok(answer) => return answer,

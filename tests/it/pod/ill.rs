@@ -5,13 +5,17 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use pilothouse::{
     api::content::{Form, Load, Manifest, Piece, Report},
     artifact::Store,
-    pod::sidecar::Sidecar,
+    pod::{
+        opencode::{Client, Prompt},
+        sidecar::Sidecar,
+    },
     server::voice::{Leadership, artifacts::Shelf},
     tree::FileTree,
 };
 
 use super::{
-    content::{Anybody, prepare, skill},
+    content::{Anybody, prepare, skill, surely},
+    credentials, eventually,
     voice::{Replica, material},
 };
 use crate::common::agent_server::{AgentServer, Illness, Setup, root};
@@ -21,7 +25,7 @@ struct Ward {
     replica: Replica,
     store: Arc<Store>,
     skills: PathBuf,
-    _sidecar: Sidecar,
+    sidecar: Sidecar,
     _folders: [tempfile::TempDir; 2],
 }
 
@@ -45,7 +49,7 @@ impl Ward {
         let first = manifest(&store, &skills, text);
         std::fs::write(files.path().join("live/content.json"), serde_json::to_string(&first).unwrap()).unwrap();
         let sidecar = Sidecar::start(&args).await.unwrap();
-        let ward = Self { server, replica, store, skills, _sidecar: sidecar, _folders: [folder, files] };
+        let ward = Self { server, replica, store, skills, sidecar, _folders: [folder, files] };
         ward.until("the first content is loaded", |report| report.loaded == first.hash()).await;
         ward
     }
@@ -61,6 +65,30 @@ impl Ward {
         let hash = load.manifest.hash();
         self.replica.hub.load("team", "coder", load).await.unwrap();
         hash
+    }
+
+    /// Works on a session that nobody ends, once the door takes the prompt.
+    async fn work(&self) {
+        let client = Client::new(&format!("http://{}", self.sidecar.address), Some(&credentials())).unwrap();
+        let session = surely(|| client.create_session("s", None, &[])).await;
+        let prompt = Prompt::text("[[hold]]");
+        surely(|| client.prompt_async(&session.id, &prompt)).await;
+        eventually("it is at work", || self.server.at_work() > 0).await;
+    }
+
+    /// Ends all work.
+    async fn finish(&self) {
+        // What has not begun to wait cannot be released.
+        let ends = || {
+            self.server.release();
+            self.server.at_work() == 0 && self.sidecar.work.snapshot().without_work()
+        };
+        eventually("it is idle", ends).await;
+    }
+
+    /// Text of the skill in place.
+    fn placed(&self) -> String {
+        std::fs::read_to_string(self.skills.join("team/alpha/SKILL.md")).unwrap()
     }
 
     async fn until(&self, what: &str, condition: impl Fn(&Report) -> bool) -> Report {
@@ -100,9 +128,64 @@ async fn a_reload_that_nobody_heard_of_is_made_again() {
     let hash = ward.load("two").await;
     let report = ward.until("it is told", |report| report.why.contains("did not say that it has reloaded")).await;
     assert_eq!((report.wanted.as_str(), report.failed), (hash.as_str(), false), "it is tried again");
-    assert!(std::fs::read_to_string(ward.skills.join("team/alpha/SKILL.md")).unwrap().contains("one"), "taken back");
+    assert!(ward.placed().contains("one"), "taken back");
     ward.server.feels(Illness::default());
     let report = ward.until("it is loaded", |report| report.loaded == hash).await;
     assert!(report.wanted.is_empty() && report.why.is_empty() && !report.failed, "{report:?}");
     assert!(ward.server.known_skills().iter().any(|text| text.contains("two")), "{:?}", ward.server.known_skills());
+}
+
+/// Force cuts what was at work when the time was over, and nothing that began since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn force_is_good_for_one_reload() {
+    let ward = Ward::start("one").await;
+    ward.work().await;
+    ward.server.feels(Illness { mute: true, ..Illness::default() });
+    let hash = ward.order("two", Load { force: true, ..Load::default() }).await;
+    eventually("work is cut", || ward.server.at_work() == 0).await;
+    ward.until("it is told", |report| report.why.contains("did not say that it has reloaded")).await;
+    ward.work().await;
+    // Several tries would be over by then.
+    let disposals = ward.server.disposals();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!((ward.server.at_work(), ward.server.disposals()), (1, disposals), "it waits for what began since then");
+    ward.server.feels(Illness::default());
+    ward.finish().await;
+    let report = ward.until("it is loaded", |report| report.loaded == hash).await;
+    assert!(!report.failed && ward.placed().contains("two"), "{report:?}");
+}
+
+/// Nothing is tried with a server that is away, so nothing is given up, however long that takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_uses_up_no_try() {
+    let ward = Ward::start("one").await;
+    ward.server.feels(Illness { refuses: true, ..Illness::default() });
+    ward.server.cut_events();
+    eventually("it is not followed", || !ward.sidecar.work.snapshot().known).await;
+    let hash = ward.order("two", Load { force: true, ..Load::default() }).await;
+    let report = ward.until("it is told", |report| report.wanted == hash && report.why.contains("waits for")).await;
+    assert!(!report.failed, "{report:?}");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(ward.server.disposals(), 0, "it is asked for nothing");
+    assert!(ward.placed().contains("one"));
+    ward.server.feels(Illness::default());
+    ward.until("it is loaded", |report| report.loaded == hash && !report.failed).await;
+}
+
+/// What was ordered and is held by somebody does not come when the agent is idle, until it is ordered again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_withdrawn_does_not_come() {
+    let ward = Ward::start("one").await;
+    ward.work().await;
+    let hash = ward.load("two").await;
+    ward.until("it waits", |report| report.wanted == hash && report.why.contains("idle")).await;
+    ward.order("two", Load { withdrawn: true, ..Load::default() }).await;
+    let report = ward.until("it is withdrawn", |report| report.wanted.is_empty()).await;
+    assert_eq!((report.why.as_str(), report.failed), ("", false));
+    ward.finish().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(ward.placed().contains("one") && ward.server.disposals() == 0);
+    assert_eq!(ward.load("two").await, hash);
+    ward.until("it is loaded", |report| report.loaded == hash).await;
+    assert!(ward.placed().contains("two"));
 }

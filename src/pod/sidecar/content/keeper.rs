@@ -29,6 +29,8 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// A server that says nothing to so many reloads in a row does not take what is wanted: each holds prompts for as long as
 /// it waits.
 const MOST_SILENT: u32 = 5;
+/// Why nothing is tried while nobody listens.
+const AWAY: &str = "waits for the agent's server, which does not answer";
 /// Skills that are named to the controller.
 const MOST_NAMES: usize = 2000;
 /// The mounted manifest may be older than the pod for a moment. After this long it is that of another template.
@@ -66,8 +68,43 @@ pub(super) struct Keeper {
     pub(super) fresh: bool,
     /// Pieces that could not be brought forward, and why.
     pub(super) held_back: Vec<String>,
+    /// What was tried of the last order.
+    pub(super) tries: Tries,
+}
+
+/// What was tried of an order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Tries {
+    /// Hash of what was ordered; `None` without an order.
+    of: Option<String>,
     /// Reloads in a row to which the server said nothing.
-    pub(super) silent: u32,
+    silent: u32,
+    /// Force is good for one reload. What began since then is waited for.
+    cut: bool,
+}
+
+impl Tries {
+    /// Begins anew with another order; the same one with more force goes on.
+    fn begin(&mut self, order: Option<&Load>) -> bool {
+        let of = order.map(|load| load.manifest.hash());
+        let new = self.of != of;
+        if new {
+            *self = Self { of, ..Self::default() };
+        }
+        new
+    }
+
+    /// Whether an order waits for nothing.
+    fn may_cut(&self, load: &Load) -> bool {
+        load.force && !self.cut
+    }
+
+    /// The server said nothing to a reload. Whether there is another try.
+    fn again(&mut self, order: Option<&Load>) -> bool {
+        self.cut |= order.is_some_and(|load| load.force);
+        self.silent += 1;
+        self.silent <= MOST_SILENT
+    }
 }
 
 /// What became of an order.
@@ -135,37 +172,42 @@ impl Keeper {
         let mut changes = self.work.changes();
         loop {
             let order = self.orders.borrow_and_update().clone().filter(|load| !load.withdrawn);
+            if self.tries.begin(order.as_ref()) {
+                failures = 0;
+            }
             let mut orders = self.orders.clone();
             let turn = tokio::select! {
                 turn = self.turn(order.as_ref()) => turn,
-                _ = orders.changed() => { (failures, self.silent) = (0, 0); continue }
+                _ = orders.changed() => { failures = 0; continue }
             };
             let end = match turn {
                 Ok(Some(held)) => self.exchange(order.as_ref(), held).await,
                 Ok(None) => End::Done,
                 Err(why) => End::Again(why),
             };
-            let pause = match end {
+            let rest = match end {
                 End::Done => {
                     failures = 0;
-                    self.tidy().await
+                    (self.tidy().await, false)
                 }
                 End::Again(why) => {
                     tracing::warn!(%why, "the content that is wanted is not in place");
                     self.tell(|report| report.why = why).await;
                     failures = failures.saturating_add(1);
-                    jittered(FIRST_RETRY * 2u32.saturating_pow(failures.min(8)))
+                    (jittered(FIRST_RETRY * 2u32.saturating_pow(failures.min(8))), true)
                 }
             };
-            self.rest(pause, &mut changes).await;
+            self.rest(rest, &mut changes).await;
         }
     }
 
-    /// Returns when there may be something to do: an order, a server that is back, or the time is over.
-    async fn rest(&mut self, pause: Duration, changes: &mut watch::Receiver<u64>) {
+    /// Returns when there may be something to do: an order, a server that is back, or the time is over. What failed with a
+    /// server that answers has its pause.
+    async fn rest(&mut self, (pause, failed): (Duration, bool), changes: &mut watch::Receiver<u64>) {
         let until = Instant::now() + pause;
+        let mut known = self.work.snapshot().known;
+        let mut due = !(failed && known);
         loop {
-            let known = self.work.snapshot().known;
             let mut orders = self.orders.clone();
             tokio::select! {
                 _ = orders.changed() => return,
@@ -177,7 +219,8 @@ impl Keeper {
                 // Another process may answer next, which has read everything anew.
                 self.server.forget();
             }
-            if now && self.server.is_asked_for() {
+            (known, due) = (now, due || !now);
+            if now && due && self.server.is_asked_for() {
                 return;
             }
         }
@@ -204,6 +247,7 @@ impl Keeper {
         let wanted = self.manifests.own(&load.manifest);
         ground::check(&self.manifests.fixed.pieces, &wanted)?;
         self.fetch(&wanted).await?;
+        let reloads = !self.fresh || wanted.iter().any(Piece::is_cached_by_server);
         let immediately = load.immediately || load.force;
         let cached = self.on_ground(move |ground| {
             if immediately {
@@ -213,7 +257,10 @@ impl Keeper {
             ground.differs(&wanted, |piece| !immediately || piece.waits_for_idleness())
         });
         let waits = cached.await.map_err(|error| error.to_string())?;
-        if load.force || !waits && self.fresh {
+        if self.tries.may_cut(load) && reloads && !self.work.snapshot().known {
+            return Err(AWAY.into());
+        }
+        if self.tries.may_cut(load) || !waits && self.fresh {
             return Ok(Some(self.work.seize_anyway()));
         }
         self.tell(|report| report.why = "waits until the agent is idle".into()).await;
@@ -277,7 +324,7 @@ impl Keeper {
         let exchanged = held.during(self.exchange_held(order)).await;
         drop(held);
         if exchanged.is_ok() {
-            self.silent = 0;
+            self.tries.silent = 0;
         }
         match exchanged {
             Ok(()) if !self.held_back.is_empty() => {
@@ -327,18 +374,19 @@ impl Keeper {
         }
         let Err(failed) = self.server.reload(after.as_deref().unwrap_or_default()).await else { return Ok(()) };
         let undone = self.on_ground(|ground| ground.undo(undo)).await;
-        let (NotLoaded::Different(why) | NotLoaded::Silent(why)) = &failed;
+        let (NotLoaded::Different(why) | NotLoaded::Silent(why) | NotLoaded::Away(why)) = &failed;
         undone.map_err(|error| Trouble::Refused(format!("{why}; {error}")))?;
-        let why = match failed {
-            NotLoaded::Silent(why) if self.silent < MOST_SILENT => {
-                self.silent += 1;
-                // It may have read what was there for a moment.
-                self.fresh = false;
-                self.server.forget();
-                return Err(Trouble::Later(why));
-            }
-            NotLoaded::Different(why) | NotLoaded::Silent(why) => why,
+        let (why, again) = match failed {
+            NotLoaded::Different(why) => (why, false),
+            NotLoaded::Silent(why) => (why, self.tries.again(order)),
+            NotLoaded::Away(why) => (why, true),
         };
+        if again {
+            // It may have read what was there for a moment.
+            self.fresh = false;
+            self.server.forget();
+            return Err(Trouble::Later(why));
+        }
         if let Err(again) = self.server.reload(before.as_deref().unwrap_or_default()).await {
             tracing::warn!(why = ?again, "the server does not list the skills of before either");
         }

@@ -35,7 +35,7 @@ use tokio::sync::watch;
 
 use self::{
     ground::Ground,
-    keeper::{Keeper, Mounted},
+    keeper::{Keeper, Mounted, Tries},
     manifests::Manifests,
     server::Known,
 };
@@ -97,7 +97,7 @@ impl Places {
             loaded: String::new(),
             fresh: true,
             held_back: vec![],
-            silent: 0,
+            tries: Tries::default(),
         }
     }
 }

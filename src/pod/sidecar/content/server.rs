@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::skills::{self, Skill};
-use crate::pod::{opencode::Skill as Listed, sidecar::watch::Server};
+use crate::pod::{
+    opencode::{Error, Skill as Listed},
+    sidecar::watch::Server,
+};
 
 /// All instances end within this time, or the reload failed.
 const DISPOSED: Duration = Duration::from_secs(10);
@@ -22,6 +25,8 @@ pub(super) enum NotLoaded {
     Different(String),
     /// It did not answer, or its events were lost: nobody knows what it has, and another time may be better.
     Silent(String),
+    /// It is not there, and was asked for nothing.
+    Away(String),
 }
 
 /// The server, and what was last heard of its skills.
@@ -91,7 +96,7 @@ impl Known {
     /// # Errors
     /// It does not answer, or lists something else.
     pub(super) async fn reload(&mut self, wanted: &[Skill]) -> Result<(), NotLoaded> {
-        self.dispose().await.map_err(NotLoaded::Silent)?;
+        self.dispose().await?;
         let begun = Instant::now();
         loop {
             let (why, limit) = match self.ask(wanted).await {
@@ -107,13 +112,33 @@ impl Known {
     }
 
     /// Ends all instances. They end after the answer: a prompt before that would be cut.
-    async fn dispose(&self) -> Result<(), String> {
+    async fn dispose(&self) -> Result<(), NotLoaded> {
         let mut disposals = self.server.disposals();
         disposals.mark_unchanged();
-        let disposed = self.server.client().with_timeout(DISPOSED).dispose_all().await;
-        disposed.map_err(|error| format!("the server does not reload: {error}"))?;
+        self.server.client().with_timeout(DISPOSED).dispose_all().await.map_err(|error| not_disposed(&error))?;
+        let silent = |why: &str| NotLoaded::Silent(why.into());
         let ended = timeout(DISPOSED, disposals.changed()).await;
-        ended.map_err(|_| "the server did not say that it has reloaded")?.map_err(|_| "nobody follows the server")?;
-        Ok(())
+        ended
+            .map_err(|_| silent("the server did not say that it has reloaded"))?
+            .map_err(|_| silent("nobody follows the server"))
+    }
+}
+
+fn not_disposed(error: &Error) -> NotLoaded {
+    let why = format!("the server does not reload: {error}");
+    if matches!(error, Error::Unreachable { sent: false, .. }) { NotLoaded::Away(why) } else { NotLoaded::Silent(why) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_was_not_reached_was_asked_for_nothing() {
+        let error = |sent| Error::Unreachable { url: "u".into(), why: "w".into(), sent };
+        assert!(matches!(not_disposed(&error(false)), NotLoaded::Away(_)));
+        for other in [error(true), Error::Unauthorized { url: "u".into() }] {
+            assert!(matches!(not_disposed(&other), NotLoaded::Silent(_)), "{other}");
+        }
     }
 }

@@ -1,6 +1,11 @@
 //! The routes.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -44,6 +49,9 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 
 /// Illness comes before the password.
 async fn check(State(shared): Server, request: Request, next: Next) -> Response {
+    if request.uri().path() == "/global/dispose" {
+        shared.disposals.fetch_add(1, Ordering::Relaxed);
+    }
     let mut illness = shared.illness.subscribe();
     let _ = illness.wait_for(|illness| !illness.wedged).await;
     let refuses = illness.borrow().refuses;
