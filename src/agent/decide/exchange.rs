@@ -115,10 +115,7 @@ pub fn is_held(asked: Option<&str>) -> bool {
 /// pods lack, its time does not run.
 pub fn held_since(map: &Annotations, (held, lacking): (bool, bool), now: Timestamp) -> Option<String> {
     let is = map.get(state::SINCE).is_some_and(|since| since == state::HELD);
-    match held {
-        true => (lacking && !is).then(|| state::HELD.into()),
-        false => is.then(|| now.to_string()),
-    }
+    if held { (lacking && !is).then(|| state::HELD.into()) } else { is.then(|| now.to_string()) }
 }
 
 /// What the pods are told of what is decided, and when they are to be told something stronger. They are to have it since

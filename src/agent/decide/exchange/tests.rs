@@ -217,7 +217,11 @@ fn a_push_keeps_the_clock_of_what_pods_lack() {
     waits.extend(state::pending_annotations(&pending));
     let exchange = newer.exchange.as_ref().unwrap();
     let told = decided(exchange, &waits, || state::pieces(&map));
-    assert_eq!(told.as_ref(), new.exchange.as_ref().map(|exchange| &exchange.manifest), "what is decided is still told");
+    assert_eq!(
+        told.as_ref(),
+        new.exchange.as_ref().map(|exchange| &exchange.manifest),
+        "what is decided is still told"
+    );
     assert_eq!(since(exchange, Some(&waits), true, at(3300)), at(0));
     assert_eq!(since(exchange, Some(&waits), false, at(3300)), at(3000));
     let own = decided(exchange, &written(&newer, None, at(0)), Pieces::new);
