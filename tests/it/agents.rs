@@ -515,6 +515,30 @@ async fn config_maps_of_somebody_else_are_neither_used_nor_written() {
     .await;
 }
 
+/// What an agent refers to is held in memory: nine times a MiB is not read, whatever of it is meant.
+#[tokio::test]
+async fn an_agent_does_not_make_the_controller_hold_ever_more() {
+    let place = Place::new("many-maps").await;
+    let large = "x".repeat(1_000_000);
+    let names: Vec<String> = (0..9).map(|n| format!("m{n}")).collect();
+    for name in &names {
+        place.create::<ConfigMap>(json!({"metadata": {"name": name}, "data": {"large": large, "small": "y"}})).await;
+    }
+    let of = |names: &[String]| {
+        let context =
+            |name: &String| json!({"name": name, "type": "ConfigMap", "configMap": {"name": name, "key": "small"}});
+        json!({ "contexts": names.iter().map(context).collect::<Vec<_>>() })
+    };
+    place.agent("fits", of(&names[..8])).await;
+    place.deployment_where("a Deployment", "fits-server", |_| true).await;
+    place.agent("greedy", of(&names)).await;
+    let stalled = |agent: &Agent| {
+        let conditions = &agent.status.as_ref().unwrap().conditions;
+        conditions.iter().any(|c| c.reason == "ContextTooLarge" && c.message.contains("more than 8 MiB together"))
+    };
+    place.agent_where("it is refused", "greedy", stalled).await;
+}
+
 #[tokio::test]
 async fn an_unknown_server_is_protected_and_the_clock_survives_a_crash() {
     let mut place = Place::new("gate").await;

@@ -23,6 +23,11 @@ type Maps = HashMap<Key, (String, Arc<ConfigMapData>)>;
 /// By name of the Secret: its version, the password's version, hashes.
 type Hashed = BTreeMap<String, (String, String, SecretKeys)>;
 
+/// Bytes of all `ConfigMaps` that one agent refers to: more than its contexts may come to by far.
+const MOST: usize = 8 << 20;
+/// Bytes of `ConfigMaps` that are kept for the next look, of all agents; more is read again.
+const KEPT: usize = 64 << 20;
+
 /// The password of an agent's door. Never shown.
 #[derive(Clone)]
 pub(super) struct Password {
@@ -122,10 +127,14 @@ impl Contents {
         references: &References,
         password: &Password,
     ) -> Result<Content, Failure> {
-        let mut content = Content::default();
+        let (mut content, mut bytes) = (Content::default(), 0);
         self.drop_maps(namespace, self.readers.set(namespace, agent, None, references));
         for name in &references.config_maps {
             if let Some(data) = self.config_map(namespace, name).await? {
+                bytes += size(&data);
+                if bytes > MOST {
+                    return Err(too_much());
+                }
                 content.config_maps.insert(name.clone(), (*data).clone());
             }
         }
@@ -151,7 +160,11 @@ impl Contents {
         let Some(map) = write::get::<ConfigMap>(&self.client, namespace, name).await? else { return Ok(None) };
         let version = map.resource_version().unwrap_or_default();
         let data = Arc::new(data(map));
-        self.maps.lock().insert(key, (version, data.clone()));
+        let mut maps = self.maps.lock();
+        maps.remove(&key);
+        if maps.values().map(|(_, kept)| size(kept)).sum::<usize>() + size(&data) <= KEPT {
+            maps.insert(key, (version, data.clone()));
+        }
         Ok(Some(data))
     }
 
@@ -177,6 +190,19 @@ impl Contents {
         self.secrets.lock().entry(key).or_default().insert(name.into(), entry);
         Ok(Some(keys))
     }
+}
+
+fn too_much() -> Failure {
+    let message = format!(
+        "the ConfigMaps that it refers to hold more than {} MiB together, also where one key of them is meant; refer to smaller ones",
+        MOST >> 20
+    );
+    Failure::stalled(reasons::CONTEXT_TOO_LARGE, message)
+}
+
+fn size(data: &ConfigMapData) -> usize {
+    let text = data.text.iter().map(|(key, text)| key.len() + text.len());
+    text.chain(data.binary.iter().map(|(key, bytes)| key.len() + bytes.len())).sum()
 }
 
 fn data(map: ConfigMap) -> ConfigMapData {
