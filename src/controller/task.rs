@@ -5,6 +5,7 @@ mod contexts;
 mod index;
 mod listen;
 mod places;
+mod sight;
 mod view;
 
 use std::{
@@ -24,11 +25,15 @@ use super::{
     voice::Voices,
 };
 use crate::{
-    api::{Task, TaskPhase, TaskStatus, names},
+    api::{
+        Task, TaskPhase, TaskStatus,
+        names::{self, reasons},
+    },
     status::{Failure, Next},
     task::{self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, Start, World, quota, seen, step},
 };
 use index::Index;
+use sight::{Lag, Sight};
 
 /// How long an agent's pods are told to stop a session.
 const ABORT: Duration = Duration::from_mins(2);
@@ -44,8 +49,7 @@ pub struct Tasks {
     ledger: Mutex<Ledger>,
     /// Tasks that wait for their contexts, by namespace and name of the ConfigMap.
     awaited: Mutex<HashMap<(String, String), BTreeSet<String>>>,
-    /// Namespaces whose pods of Tasks the caches show.
-    caught_up: Mutex<HashSet<String>>,
+    sight: Sight,
     /// Agents as the listeners saw them last: only a change that matters wakes a queue.
     agents: Mutex<HashMap<(String, String), AgentView>>,
     /// Statuses written, with the `resourceVersion` that their writer had seen: the cache may not show them yet.
@@ -66,7 +70,7 @@ pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
         index: Index::default(),
         ledger: Mutex::default(),
         awaited: Mutex::default(),
-        caught_up: Mutex::default(),
+        sight: Sight::default(),
         agents: Mutex::default(),
         written: Mutex::default(),
         labelled: Mutex::default(),
@@ -214,8 +218,8 @@ impl Tasks {
         let namespace = task.namespace().unwrap_or_default();
         let verifies = world.agent.as_ref().is_some_and(|a| a.verified_by(task).is_some());
         if !verifies {
-            if !self.has_caught_up(&namespace).await? {
-                return Ok(None);
+            if let Some(lag) = self.lag(&namespace).await? {
+                return Ok(self.behind(task, &lag));
             }
             let start = quota::start(task, self.context.now());
             let mut place = self.place(task, &start);
@@ -235,6 +239,13 @@ impl Tasks {
         }
         let pod = self.start(task, objects).await?;
         Ok(Some(self.decide(task, &World { pod, ..world.clone() })))
+    }
+
+    /// Waits until the caches show what was there before this process led.
+    fn behind(&self, task: &Task, lag: &Lag) -> Option<Decision> {
+        let message = format!("waiting until the controller sees pod {}, which may have a place of the agent", lag.pod);
+        let said = || step::delayed(task, reasons::CATCHING_UP, &message, lag.wait, self.context.now());
+        lag.tell.then(said)
     }
 
     /// The place of a Task or a try that has ended is free at once, not only when the cache shows the status.

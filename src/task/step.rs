@@ -230,6 +230,11 @@ pub fn start_failed(task: &Task, failure: &Failure, now: Timestamp) -> Decision 
     Report::new(task, now).held(failure.reason, &failure.message)
 }
 
+/// A start that has to wait for something that no event tells: it says why, and is looked at again after `wait`.
+pub fn delayed(task: &Task, reason: &'static str, message: &str, wait: Duration, now: Timestamp) -> Decision {
+    Decision { next: Next::After(wait), ..Report::new(task, now).queued(reason, message) }
+}
+
 /// Whether the Task stands in the queue of its agent. One that verifies waits for no place.
 pub fn stands_in_queue(task: &Task) -> bool {
     !super::verifies(task) && task.metadata.deletion_timestamp.is_none() && !stop_asked(task) && refused(task).is_none()

@@ -361,6 +361,9 @@ pub mod text {
         QUOTA_EXCEEDED "QuotaExceeded" &["Task"],
             "As many Tasks as the agent's quota allows have started within its window.",
             "Wait: the next one starts when the window has left a start behind; or raise the quota.";
+        CATCHING_UP "CatchingUp" &["Task"],
+            "The controller has just begun to lead, and does not see all pods of Tasks of the namespace yet.",
+            "Wait; if it lasts, see the controller's log for watches that fail.";
         RETRYING "Retrying" &["Task"],
             "A try has failed; another one follows after the backoff.", "Nothing; status.tries has what failed.";
         CAPACITY_AVAILABLE "CapacityAvailable" &["Task"],

@@ -1,9 +1,8 @@
 //! Places and starts: who may go on now.
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 
@@ -12,7 +11,7 @@ use crate::{
     api::{
         Agent, Task,
         agent::TaskStart,
-        names::{self, label, manager, reasons, value},
+        names::{self, manager, reasons},
     },
     controller::request::limited,
     status::Failure,
@@ -76,35 +75,6 @@ impl Tasks {
         }
     }
 
-    /// Whether the caches show all Task pods of a namespace that there were when this process began to lead. Until then
-    /// nobody can be given a place there: the leader before may have filled it a moment ago.
-    pub(super) async fn has_caught_up(&self, namespace: &str) -> Result<bool, Failure> {
-        if self.caught_up.lock().contains(namespace) {
-            return Ok(true);
-        }
-        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), namespace);
-        let ours = format!("{}={},{}", label::MANAGED_BY, value::MANAGED_BY, label::TASK);
-        let read = limited("listing the pods of Tasks", pods.list(&ListParams::default().labels(&ours))).await?;
-        let list = read.map_err(|e| failed("cannot list the pods of Tasks", &e))?;
-        let shown = list.iter().all(|pod| self.shows(namespace, pod));
-        if shown {
-            self.caught_up.lock().insert(namespace.to_owned());
-        }
-        Ok(shown)
-    }
-
-    /// Whether the caches have a pod and its Task, or do not need them: a Task that is gone has no place.
-    fn shows(&self, namespace: &str, pod: &Pod) -> bool {
-        let ended =
-            pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| p == "Succeeded" || p == "Failed");
-        let cached = self.context.caches.task_pods.get(namespace, &pod.name_any());
-        let owner = pod.owner_references().iter().find(|o| o.kind == "Task");
-        let has_task = owner.is_none_or(|o| {
-            self.context.caches.tasks.get(namespace, &o.name).is_some_and(|t| t.uid().as_deref() == Some(&o.uid))
-        });
-        ended || (has_task && cached.is_some_and(|c| c.uid() == pod.uid()))
-    }
-
     /// Writes a start into the window of its agent, over exactly the list that was counted. Whether there was room.
     pub(super) async fn record(&self, task: &Task, agent: &AgentView, start: &TaskStart) -> Result<bool, Failure> {
         let Some(quota) = agent.quota else { return Ok(true) };
@@ -150,6 +120,6 @@ impl Tasks {
     }
 }
 
-fn failed(what: &str, error: &kube::Error) -> Failure {
+pub(super) fn failed(what: &str, error: &kube::Error) -> Failure {
     Failure::transient(reasons::POD_CREATION_FAILED, format!("{what}: {error}"))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kube::api::DeleteParams;
 use pilothouse::api::TaskPhase;
 use serde_json::json;
 
@@ -72,4 +73,25 @@ async fn a_quota_is_kept_by_bursts_and_by_restarts() {
     for name in &now {
         stage.phase(name, TaskPhase::Running).await;
     }
+}
+
+/// A controller that begins to lead waits for what its caches lack, but not for the pod of a Task that is gone: on a node
+/// that does not answer it stays for long.
+#[tokio::test]
+async fn the_pod_of_a_deleted_task_keeps_nobody_from_starting() {
+    let mut stage = Stage::with("orphan", json!({"maxConcurrentTasks": 2})).await;
+    for name in ["old", "other"] {
+        stage.task(name, json!({})).await;
+        stage.phase(name, TaskPhase::Running).await;
+        stage.bind_pod(name).await;
+    }
+    stage.kill();
+    stage.tasks.delete("old", &DeleteParams::background()).await.unwrap();
+    stage.leaving("old").await;
+    stage.resume();
+    stage.task("new", json!({})).await;
+    stage.phase("new", TaskPhase::Running).await;
+    assert!(stage.pods.get_opt("old-pod").await.unwrap().is_some(), "it is still on its way out");
+    stage.task("full", json!({})).await;
+    stage.queued("full", "AgentAtCapacity").await;
 }
