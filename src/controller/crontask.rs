@@ -19,7 +19,7 @@ use crate::{
     schedule::{Act, World, decide, due_after},
     status::{Failure, Next, Note},
 };
-use act::Made;
+use act::{Made, Sight};
 use children::{Children, owner_of};
 use memory::Memory;
 
@@ -78,6 +78,13 @@ impl Reconcile for CronTasks {
         for _ in 0..STEPS {
             let world = World { children: self.children.of(&own), taken: work.taken.clone() };
             let decision = decide(&work.cron, &world, self.context.now());
+            if matches!(decision.act, Act::Create(_)) {
+                match self.look(&object, &mut work).await? {
+                    Sight::Same => {}
+                    Sight::Newer => continue,
+                    Sight::Gone => return Ok(Next::OnEvent),
+                }
+            }
             work.notes.extend(decision.notes);
             work.cron.status = Some(decision.status);
             match decision.act {

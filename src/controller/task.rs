@@ -3,6 +3,7 @@
 mod act;
 mod contexts;
 mod index;
+mod keep;
 mod listen;
 mod places;
 mod sight;
@@ -33,6 +34,7 @@ use crate::{
     task::{self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, Start, World, quota, seen, step},
 };
 use index::Index;
+use keep::Kept;
 use sight::{Lag, Sight};
 
 /// How long an agent's pods are told to stop a session.
@@ -50,6 +52,7 @@ pub struct Tasks {
     /// Tasks that wait for their contexts, by namespace and name of the ConfigMap.
     awaited: Mutex<HashMap<(String, String), BTreeSet<String>>>,
     sight: Sight,
+    kept: Kept,
     /// Agents as the listeners saw them last: only a change that matters wakes a queue.
     agents: Mutex<HashMap<(String, String), AgentView>>,
     /// Statuses written, with the `resourceVersion` that their writer had seen: the cache may not show them yet.
@@ -71,6 +74,7 @@ pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
         ledger: Mutex::default(),
         awaited: Mutex::default(),
         sight: Sight::default(),
+        kept: Kept::default(),
         agents: Mutex::default(),
         written: Mutex::default(),
         labelled: Mutex::default(),
@@ -140,7 +144,8 @@ impl Tasks {
         let config = view::config(&self.context.caches);
         // One that verifies stays until it is remembered what came of it.
         let verifies = agent.as_ref().is_some_and(|a| a.verified_by(task).is_some());
-        let cleanup = config.as_ref().and_then(|c| c.spec.cleanup.clone()).filter(|_| !verifies).unwrap_or_default();
+        let cleanup = config.as_ref().and_then(|c| c.spec.cleanup.clone()).filter(|_| !verifies);
+        let cleanup = cleanup.filter(|_| task::is_finished(task) && !self.is_kept(task)).unwrap_or_default();
         let retained = cleanup.max_retained_tasks.and_then(|n| usize::try_from(n).ok());
         Ok(World {
             agent,

@@ -85,6 +85,12 @@ pub fn decide(hash: &str, known: Option<&InventoryEntry>, live: Option<&LiveTask
     if live.running || live.terminating { Once::Wait } else { Once::Replace { uid: live.uid.clone() } }
 }
 
+/// Whether a Task with content `hash` would be created again if it were gone: the inventory does not know yet that it was.
+pub fn is_owed(entry: &InventoryEntry, hash: Option<&String>) -> bool {
+    let unknown = entry.uid.is_none() && entry.finished != Some(true);
+    unknown && entry.spec_hash.is_some() && entry.spec_hash.as_ref() == hash
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +170,11 @@ mod tests {
             ("annotation taken away", Some(entry("h", Some("u"), None)), Some(live("u", None, "")), keep("u", false)),
         ] {
             assert_eq!(decide("h", known.as_ref(), now.as_ref()), want, "{case}");
+            // Cleanup takes nothing away that would come back.
+            if let (Some(known), Some(now)) = (&known, now.filter(|now| now.hash.as_deref() == Some("h"))) {
+                let again = decide("h", Some(known), None) == Once::Create;
+                assert_eq!(is_owed(known, now.hash.as_ref()), again, "{case}");
+            }
         }
     }
 }

@@ -125,6 +125,19 @@ pub fn decide(cron: &CronTask, world: &World, now: Timestamp) -> Decision {
     }
 }
 
+/// Whether a Task for `at` would be made, or made again if it were gone: its time is not written down, or the wish for it
+/// is still there.
+pub fn is_owed(cron: &CronTask, at: Timestamp, now: Timestamp) -> bool {
+    if cron.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
+    let asked = annotation_of(cron, annotation::TRIGGER).and_then(|value| value.parse::<Timestamp>().ok());
+    let world = World::default();
+    let mut report = Report::new(cron, &world, now);
+    let scheduled = |times: Times| !report.resumes() && times.is_one(at) && report.handled_until(&times, TRUSTED) < at;
+    asked == Some(at) || Times::of(cron).is_ok_and(scheduled)
+}
+
 /// Why no Task can be made at all: reason and message.
 fn refused(cron: &CronTask) -> Option<(&'static str, String)> {
     let name = cron.metadata.name.as_deref().unwrap_or_default();
@@ -197,6 +210,11 @@ impl Times {
     /// The time before `slot`.
     fn before(&self, slot: Timestamp) -> Option<Timestamp> {
         self.schedule.last(slot.checked_sub(TICK).ok()?, Timestamp::MIN, &self.zone)
+    }
+
+    /// Whether the schedule names `time`.
+    fn is_one(&self, time: Timestamp) -> bool {
+        self.schedule.last(time, time, &self.zone) == Some(time)
     }
 
     /// The last time that is due at `now` and later than `handled`.

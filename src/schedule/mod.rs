@@ -11,4 +11,4 @@ mod report;
 
 pub use child::Child;
 pub use cron::{Invalid, Schedule, zone};
-pub use decide::{Act, Decision, World, creation_failed, decide, due_after, is_suspended};
+pub use decide::{Act, Decision, World, creation_failed, decide, due_after, is_owed, is_suspended};

@@ -1,6 +1,7 @@
 //! `CronTasks` on a real API server. Nobody waits for a time to come: it has come already when the controller starts.
 
 mod kills;
+mod proofs;
 
 use std::process::Command;
 
@@ -18,7 +19,7 @@ use pilothouse::{
 use serde_json::{Value, json};
 
 use crate::common::{
-    cluster::control_plane,
+    cluster::{Cluster, control_plane},
     controller::{Controller, Release, pilothouse},
     published,
     wait::eventually,
@@ -48,7 +49,11 @@ impl Place {
     }
 
     async fn new(prefix: &str) -> Self {
-        let cluster = control_plane();
+        Self::on(control_plane(), prefix).await
+    }
+
+    /// The same on a cluster of the test's own.
+    async fn on(cluster: &Cluster, prefix: &str) -> Self {
         let namespace = cluster.namespace(prefix).await;
         let release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
         let client = cluster.client().await;

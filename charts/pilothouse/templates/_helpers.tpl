@@ -93,10 +93,10 @@ tests/it/chart/rights.rs.
 - apiGroups: [pilothouse.dev]
   resources: [tasks]
   verbs: [get, create, patch, delete]
-# The annotation that asks for a run by hand gets a time, and is taken away.
+# A CronTask is read before its first Task. The annotation that asks for a run by hand gets a time, and is taken away.
 - apiGroups: [pilothouse.dev]
   resources: [crontasks]
-  verbs: [patch]
+  verbs: [get, patch]
 # The readiness gate of a pod whose revision is verified.
 - apiGroups: [""]
   resources: [pods/status]

@@ -20,6 +20,16 @@ use crate::{
     status::Failure,
 };
 
+/// What the API server says of a `CronTask` for which a Task is to be made.
+pub(super) enum Sight {
+    /// What this process knows is the newest.
+    Same,
+    /// It was changed; what is known now is the newest.
+    Newer,
+    /// It is gone.
+    Gone,
+}
+
 /// What became of a Task that was to be made.
 pub(super) enum Made {
     /// It is there, and belongs to the `CronTask`.
@@ -29,6 +39,28 @@ pub(super) enum Made {
 }
 
 impl CronTasks {
+    /// Makes sure that a Task is made for what the `CronTask` says now. The cache may be behind what the leader before has
+    /// written: the Task ran, was written down and cleaned up, and would be made again.
+    pub(super) async fn look(&self, object: &CronTask, work: &mut Work) -> Result<Sight, Failure> {
+        if self.memory.is_followed(object) {
+            return Ok(Sight::Same);
+        }
+        let (api, name) = (self.api::<CronTask>(object), object.name_any());
+        let read = limited("reading the CronTask", api.get_opt(&name)).await?;
+        let live = read.map_err(|e| failed("cannot read the CronTask", &e))?;
+        let Some(live) = live.filter(|live| live.metadata.uid == object.metadata.uid) else { return Ok(Sight::Gone) };
+        if live.metadata.resource_version == object.metadata.resource_version {
+            self.memory.follows(object);
+        }
+        if live.metadata.resource_version == work.cron.metadata.resource_version {
+            return Ok(Sight::Same);
+        }
+        work.older.extend(work.cron.resource_version());
+        work.before.clone_from(&live.status);
+        work.cron = live;
+        Ok(Sight::Newer)
+    }
+
     /// Makes a Task. One that is there already was made by us before a crash, or by another leader: it is the same.
     pub(super) async fn make(&self, cron: &CronTask, task: &Task) -> Result<Made, Failure> {
         let tasks: Api<Task> = self.api(cron);

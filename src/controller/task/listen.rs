@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::{Tasks, view};
+use super::{Tasks, keep::Maker, view};
 use crate::{
     api::{Agent, Task, TaskPhase, names},
     controller::runtime::Change,
@@ -34,6 +34,16 @@ pub(super) fn attach(tasks: &Arc<Tasks>) {
     let this = tasks.clone();
     caches.config_maps.on_change(move |change| {
         this.map_changed(&change.object.namespace().unwrap_or_default(), &change.object.name_any());
+    });
+    let this = tasks.clone();
+    caches.crontasks.on_change(move |change| {
+        let (namespace, name) = (change.object.namespace().unwrap_or_default(), change.object.name_any());
+        this.written_down(&Maker::Cron(namespace, name));
+    });
+    let this = tasks.clone();
+    caches.syncs.on_change(move |change| {
+        let (namespace, name) = (change.object.namespace().unwrap_or_default(), change.object.name_any());
+        this.written_down(&Maker::Sync(namespace, name));
     });
     let this = tasks.clone();
     caches.configs.on_spec_change(move |_| {

@@ -604,6 +604,35 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+#[test]
+fn a_task_is_owed_until_its_time_is_written_down() {
+    let noon = at("12:00");
+    let claimed = json!({annotation::TRIGGER: NOON});
+    let suspended = json!({"conditions": [ready("Suspended")]});
+    for (what, cron, time, expected) in [
+        ("not written down", cron(json!({}), json!({}), json!({})), noon, true),
+        ("never looked at", cron(json!({}), json!(null), json!({})), noon, true),
+        ("written down", cron(json!({}), json!({"lastScheduleTime": NOON}), json!({})), noon, false),
+        (
+            "a later one is",
+            cron(json!({}), json!({"lastScheduleTime": "2026-06-10T13:00:00Z"}), json!({})),
+            noon,
+            false,
+        ),
+        ("by hand, long ago", cron(json!({}), json!({}), json!({})), at("12:10"), false),
+        ("by hand, asked for", cron(json!({}), json!({}), claimed.clone()), noon, true),
+        ("by hand, and no schedule", cron(json!({"schedule": "never"}), json!({}), claimed), noon, true),
+        ("another schedule now", cron(json!({}), json!({"observedSchedule": "1 * * * * UTC"}), json!({})), noon, false),
+        ("suspended, and not known yet", cron(json!({"suspend": true}), json!({}), json!({})), noon, true),
+        ("what came while suspended is skipped", cron(json!({}), suspended, json!({})), noon, false),
+    ] {
+        assert_eq!(is_owed(&cron, time, at("13:10")), expected, "{what}");
+        let mut going = cron;
+        going.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(noon));
+        assert!(!is_owed(&going, time, at("13:10")), "{what}, being deleted");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -617,15 +646,21 @@ proptest! {
         let mut now = at("2026-03-28T22:10:00Z");
         cron.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
         let (mut world, mut dies) = (World::default(), None);
+        let (mut ever, mut steady) = (BTreeSet::new(), true);
         for event in events {
             match event {
-                Event::Time(seconds) => now += SignedDuration::from_secs(seconds),
+                Event::Time(seconds) => {
+                    now += SignedDuration::from_secs(seconds);
+                    steady &= seconds > 0;
+                }
                 Event::Ends(n) => {
                     if let Some(child) = world.children.get_mut(n) { child.finished = true }
                 }
                 Event::Goes(n) => {
-                    // One whose time is not written yet stays: nobody deletes it in that moment.
-                    if n < world.children.len() && dies.is_none() { world.children.remove(n); }
+                    // Cleanup keeps one whose time is not written yet.
+                    let second = |child: &Child| child.name.rsplit('-').next().unwrap().parse().unwrap();
+                    let time = world.children.get(n).map(|child| Timestamp::from_second(second(child)).unwrap());
+                    if time.is_some_and(|time| !is_owed(&cron, time, now)) { world.children.remove(n); }
                 }
                 Event::Suspends(yes) => cron.spec.suspend = Some(yes),
                 Event::Trigger => _ = cron.metadata.annotations.get_or_insert_default().insert(annotation::TRIGGER.into(), "true".into()),
@@ -654,6 +689,7 @@ proptest! {
                     Act::Create(task) => {
                         let name = task.metadata.name.clone().unwrap();
                         prop_assert!(!world.has(&name));
+                        prop_assert!(ever.insert(name.clone()) || by_hand || !steady, "made again after its cleanup");
                         let forbidden = cron.spec.concurrency_policy == ConcurrencyPolicy::Forbid && !by_hand;
                         prop_assert!(!(forbidden && world.active().next().is_some()), "two at a time");
                         prop_assert!(world.children.len() < 4, "more than may be");

@@ -20,6 +20,7 @@ const AGENTS: &[(&str, &str, &str, &str)] = &[
     ("tasks", "list watch", "controller/caches.rs", "tasks: watches.objects"),
     ("crontasks", "list watch", "controller/caches.rs", "crontasks: watches.trimmed"),
     ("crontasks/status", "patch", "controller/crontask.rs", "reports.status("),
+    ("crontasks", "get", "controller/crontask", "limited(\"reading the CronTask\", api.get_opt("),
     ("crontasks", "patch", "controller/crontask", "api.patch_metadata("),
     ("crontasks/finalizers", "update", "schedule/child.rs", "block_owner_deletion: Some(true)"),
     ("repositories/status", "patch", "controller/repository.rs", "reports.status("),

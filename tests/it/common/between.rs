@@ -37,6 +37,11 @@ struct Lost {
     late: Option<StatusCode>,
     stop: Option<Stop>,
     stopped: Option<String>,
+    /// Part of the path of writes that fail.
+    refused: Option<&'static str>,
+    /// Requests that get no answer for now, by the end of their path and a part of their query, and which there were.
+    held: Vec<(&'static str, &'static str)>,
+    waiting: Vec<(&'static str, &'static str)>,
 }
 
 /// Where a controller is to die: at which of its writes.
@@ -92,6 +97,35 @@ impl Between {
     pub(crate) fn go_on(&self) {
         let mut state = self.state.lock();
         (state.stop, state.stopped) = (None, None);
+    }
+
+    /// Writes whose path has this in it fail from now on; with nothing, none.
+    pub(crate) fn refuse(&self, of: Option<&'static str>) {
+        self.state.lock().refused = of;
+    }
+
+    /// Requests get no answer whose path ends so, and whose query has this in it, until this is called without them.
+    pub(crate) fn hold(&self, requests: &[(&'static str, &'static str)]) {
+        let mut state = self.state.lock();
+        (state.held, state.waiting) = (requests.to_vec(), vec![]);
+    }
+
+    /// Whether all that is held has been asked for.
+    pub(crate) fn all_wait(&self) -> bool {
+        let state = self.state.lock();
+        state.held.iter().all(|held| state.waiting.contains(held))
+    }
+
+    fn is_refused(&self, method: &Method, path: &str) -> bool {
+        let of = self.state.lock().refused;
+        *method != Method::GET && of.is_some_and(|of| path.contains(of))
+    }
+
+    fn is_held(&self, path: &str, query: &str) -> bool {
+        let mut state = self.state.lock();
+        let held = state.held.iter().find(|(end, part)| path.ends_with(end) && query.contains(part)).copied();
+        state.waiting.extend(held);
+        held.is_some()
     }
 
     /// Whether a request gets no answer, and whether it is carried out all the same.
@@ -153,6 +187,12 @@ async fn pass(State(between): State<Between>, request: Request<Body>) -> Respons
         }
         // Whoever asks dies before it hears.
         return std::future::pending().await;
+    }
+    if between.is_refused(&parts.method, &path) {
+        return gave_up();
+    }
+    while between.is_held(&path, parts.uri.query().unwrap_or_default()) {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     let asked = Request::from_parts(parts, body);
     let (asked, late) = match between.turn(asked, &path) {

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::stage::Stage;
 use crate::{
     common::{
+        between::Stop,
         cluster::{Cluster, Shape},
         published,
         wait::eventually,
@@ -110,4 +111,39 @@ async fn a_task_in_git_is_one_session() {
         assert_eq!(stage.names().await, Vec::<String>::new());
         assert_eq!(real.sessions().await, usize::try_from(run).unwrap(), "one session for each run");
     }
+}
+
+/// The controller dies after it has made a Task from Git, which ends, and whose cleanup is due before the Sync can come to it
+/// again.
+#[tokio::test]
+async fn a_task_that_its_sync_has_not_written_down_is_not_cleaned_up() {
+    let cluster = Cluster::start(Shape { no_scheduler: true, ..Shape::default() });
+    let mut stage = Stage::on(&cluster, "proof").await;
+    stage.configure(json!({"cleanup": {"ttlSecondsAfterFinished": 1}})).await;
+    stage.kill();
+    let between = stage.release.between().await;
+    stage.resume();
+    let git = Git { stage: &stage, store: stage.store().await };
+    between.stop_at(Stop { of: "/tasks", after: 0, carried_out: true });
+    git.push(1, &manifest(1)).await;
+    git.sync().await;
+    eventually("the Task is made, and the controller is dead", 60, || async { between.stopped() }).await;
+    let uid = eventually("it is there", 60, || async { stage.tasks.get_opt("t").await.unwrap() }).await.uid();
+    let status = json!({"status": {"phase": "Completed", "completionTime": jiff::Timestamp::now()}});
+    stage.tasks.patch_status("t", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    stage.kill();
+    between.go_on();
+
+    // The next one does not have the artifact, so the Sync waits.
+    stage.resume();
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    assert_eq!(stage.get("t").await.uid(), uid, "it is kept");
+    let git = Git { stage: &stage, store: stage.store().await };
+    git.push(1, &manifest(1)).await;
+    stage.gone("t").await;
+    git.pass("after").await;
+    let sync = git.syncs().get("app").await.unwrap();
+    let entry = sync.status.unwrap().inventory.unwrap().entries.remove(0);
+    assert_eq!((entry.uid, entry.finished), (uid, Some(true)), "it has run, and does not run again");
+    assert_eq!(stage.names().await, Vec::<String>::new());
 }
