@@ -212,11 +212,11 @@ async fn attempt(task: &Errand<'_>, open: &mut Option<Open>) -> Result<Follow, N
     follow.connect().await?;
     let last = pod.messages(&session.id, 1).await?.pop();
     match last {
-        None => send(&pod, &session.id, &task.prompt).await?,
+        None => send(&pod, &session.id, &task.prompt, None).await?,
         // The pod before this one was told to end, and aborted it.
         Some(last) if task.args.again && was_aborted(&last) => {
             follow.begin_after(&last);
-            send(&pod, &session.id, &task.prompt).await?;
+            send(&pod, &session.id, &task.prompt, Some(&last.info.id)).await?;
         }
         // From an earlier start, or from an attempt whose answer was lost.
         Some(_) => {}
@@ -236,12 +236,13 @@ fn was_aborted(message: &Message) -> bool {
     message.info.error.as_ref().is_some_and(|error| error.name == ABORTED)
 }
 
-async fn send(pod: &Client, id: &str, prompt: &Prompt) -> Result<(), NotTaken> {
+/// Sends the prompt; `last` is the session's newest message before it.
+async fn send(pod: &Client, id: &str, prompt: &Prompt, last: Option<&str>) -> Result<(), NotTaken> {
     let answer = pod.prompt_async(id, prompt).await;
     match (Sent::of(&answer), answer) {
         (_, Ok(())) => Ok(()),
         (Sent::Refused, Err(error)) => Err(NotTaken::Never(Ending::from_error(&error))),
-        (Sent::Unknown, Err(error)) if shows_up(pod, id).await? => {
+        (Sent::Unknown, Err(error)) if shows_up(pod, id, last).await? => {
             tracing::warn!(%error, "the prompt was taken, its answer was lost");
             Ok(())
         }
@@ -249,14 +250,14 @@ async fn send(pod: &Client, id: &str, prompt: &Prompt) -> Result<(), NotTaken> {
     }
 }
 
-/// Whether the prompt is in the session after all. Only the pod that it was sent to can tell, so it is asked until it
+/// Whether the prompt is in the session after all, behind its message `last`. Only the pod that it was sent to can tell, so it is asked until it
 /// answers: another pod would do the work twice.
-async fn shows_up(pod: &Client, id: &str) -> Result<bool, NotTaken> {
+async fn shows_up(pod: &Client, id: &str, last: Option<&str>) -> Result<bool, NotTaken> {
     let patience = Patience::begin();
     sleep(SETTLE).await;
     loop {
         match pod.messages(id, 1).await {
-            Ok(messages) => return Ok(!messages.is_empty()),
+            Ok(messages) => return Ok(messages.last().is_some_and(|newest| Some(newest.info.id.as_str()) != last)),
             Err(error) => patience.bear(error).await.map_err(|e| NotTaken::Never(Ending::from_error(&e)))?,
         }
     }

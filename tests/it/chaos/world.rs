@@ -353,6 +353,7 @@ impl World {
             refuses: ill == Some(Ill::Refuses),
             mute: ill == Some(Ill::Mute),
             late_idle: if ill == Some(Ill::LateIdle) { Duration::from_secs(2) } else { Duration::ZERO },
+            deaf: false,
         };
         for pod in self.kubelet.running.lock().iter().filter(|pod| pod.agent == key) {
             pod.server.feels(illness);

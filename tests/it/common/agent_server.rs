@@ -57,6 +57,8 @@ pub(crate) struct Illness {
     pub(crate) refuses: bool,
     /// Its events are lost, and nobody is told.
     pub(crate) mute: bool,
+    /// It does not take the next prompt, and somebody before it says that there was no answer.
+    pub(crate) deaf: bool,
     /// After the end of its work it says for so long that it goes on.
     pub(crate) late_idle: Duration,
 }

@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use super::{Pod, Real, eventually, moves::impostor};
-use crate::common::model::Script;
+use crate::common::{
+    agent_server::{AgentServer, Illness, Setup},
+    model::Script,
+};
 
 pub(super) const TITLE: &str = "pilothouse/team/task/0a1b2c3d";
 
@@ -161,6 +164,31 @@ async fn a_broken_event_stream_loses_no_word() {
     real.model.release();
     let ending = running.await.unwrap();
     assert_eq!((ending.outcome, out.text().as_str()), (Outcome::Completed, "word0 word1 word2 word3 \n"));
+}
+
+/// A further try finds what the last one has aborted: that is no sign that its own prompt was taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_that_got_lost_is_sent_again_although_the_session_has_an_older_one() {
+    let server = AgentServer::start(Setup { directory: "/".into(), ..Setup::default() }).await;
+    let pod = Pod::in_front_of(server.port).await;
+    pod.known().await;
+    let args = task(&pod, &pod.url());
+    std::fs::write(&args.prompt_file, "Take your time. [[words=4 hold]]").unwrap();
+    let out = Printed::default();
+    let seen = out.clone();
+    let stop = async move { eventually("the first word is printed", || !seen.text().is_empty()).await };
+    let ending = attend(&args, &mut out.clone(), stop).await;
+    assert_eq!(ending.outcome, Outcome::Aborted, "{ending:?}");
+
+    server.feels(Illness { deaf: true, ..Illness::default() });
+    let again = TaskRunArgs { again: true, ..args };
+    let out = Printed::default();
+    let mut writer = out.clone();
+    let running = tokio::spawn(async move { attend(&again, &mut writer, std::future::pending()).await });
+    eventually("the agent is at work", || !out.text().is_empty()).await;
+    server.release();
+    let ending = running.await.unwrap();
+    assert_eq!((ending.outcome, out.text().as_str()), (Outcome::Completed, "word0 word1 word2 word3 \n"), "{ending:?}");
 }
 
 #[tokio::test]

@@ -172,6 +172,9 @@ async fn messages(
 }
 
 async fn prompt(State(shared): Server, Path(id): Path<String>, Json(body): Json<Value>) -> Response {
+    if shared.illness.send_if_modified(|illness| std::mem::take(&mut illness.deaf)) {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
     shared.prompt(&id, &body).map_or_else(not_found, |()| StatusCode::NO_CONTENT.into_response())
 }
 
