@@ -20,7 +20,7 @@ use crate::{
     status::{Failure, Next, Note},
 };
 use act::{Made, Sight};
-use children::{Children, owner_of};
+use children::{Children, Owner, owner_of};
 use memory::Memory;
 
 /// Things done for one object in a row; more is a fault, and it is looked at again.
@@ -43,6 +43,8 @@ struct Work {
     /// Versions of the object that are older than what this process knows.
     older: BTreeSet<String>,
     taken: BTreeSet<String>,
+    /// Uids of Tasks that were asked to stop: each is asked once, whatever the cache shows meanwhile.
+    stopped: BTreeSet<String>,
     notes: Vec<Note>,
 }
 
@@ -76,7 +78,7 @@ impl Reconcile for CronTasks {
         let mut work = self.memory.begin(&object);
         let own = owner_of(&object);
         for _ in 0..STEPS {
-            let world = World { children: self.children.of(&own), taken: work.taken.clone() };
+            let world = self.world(&own, &work);
             let decision = decide(&work.cron, &world, self.context.now());
             if matches!(decision.act, Act::Create(_)) {
                 match self.look(&object, &mut work).await? {
@@ -97,6 +99,7 @@ impl Reconcile for CronTasks {
                 Act::Stop { name, uid: child } => {
                     self.stop(&work.cron, &name, &child).await?;
                     self.children.stopping(&own, &child);
+                    work.stopped.insert(child);
                 }
                 Act::Claim { at } => {
                     if !self.write_trigger(&mut work, Some(&at.to_string())).await? {
@@ -124,6 +127,14 @@ impl Reconcile for CronTasks {
 }
 
 impl CronTasks {
+    fn world(&self, own: &Owner, work: &Work) -> World {
+        let mut children = self.children.of(own);
+        for child in children.iter_mut().filter(|child| work.stopped.contains(&child.uid)) {
+            child.stopping = true;
+        }
+        World { children, taken: work.taken.clone() }
+    }
+
     /// Makes a Task. Whether that is all for now: the status follows in a turn of its own, behind the Tasks of others that are
     /// due at the same time.
     async fn create(&self, object: &CronTask, work: &mut Work, task: Task) -> Result<bool, Failure> {

@@ -89,7 +89,11 @@ impl Children {
 
     /// A Task was asked to stop.
     pub(super) fn stopping(&self, owner: &Owner, uid: &str) {
-        if let Some(child) = self.0.lock().get_mut(owner).and_then(|family| family.cached.get_mut(uid)) {
+        let mut families = self.0.lock();
+        let Some(family) = families.get_mut(owner) else { return };
+        // The cache may not show it yet.
+        let made = family.made.iter_mut().map(|made| &mut made.child).filter(|child| child.uid == uid);
+        for child in made.chain(family.cached.get_mut(uid)) {
             child.stopping = true;
         }
     }
@@ -175,6 +179,8 @@ mod tests {
         let children = Children::default();
         children.made(&own(), Child::of(&task("1", "Pending", owner())));
         assert_eq!(names(&children), ["c-1"]);
+        children.stopping(&own(), "1");
+        assert!(children.of(&own())[0].stopping, "it is not asked to stop again and again");
         children.update(&task("1", "Pending", owner()), false);
         assert_eq!(names(&children), ["c-1"], "it is there once");
         children.update(&task("1", "Completed", owner()), true);

@@ -31,7 +31,8 @@ impl Memory {
         let newer = known.get(&key(cached)).filter(|k| k.older.contains(&version) && k.cron.uid() == cached.uid());
         let (cron, older) =
             newer.map_or_else(|| (cached.clone(), BTreeSet::new()), |k| (k.cron.clone(), k.older.clone()));
-        Work { before: cron.status.clone(), cron, older, taken: BTreeSet::new(), notes: vec![] }
+        let (taken, stopped) = (BTreeSet::new(), BTreeSet::new());
+        Work { before: cron.status.clone(), cron, older, taken, stopped, notes: vec![] }
     }
 
     /// Keeps how the object was left, if that is not how the cache has it.
