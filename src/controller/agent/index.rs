@@ -12,6 +12,7 @@ use crate::{
     agent::References,
     api::{Task, TaskPhase, names::label},
     controller::runtime::{Cache, Kind},
+    task,
 };
 
 /// What an Agent refers to.
@@ -161,43 +162,64 @@ struct Open {
 
 /// Tasks that are not over, by agent.
 #[derive(Default)]
-pub(super) struct OpenTasks {
-    by_agent: RwLock<HashMap<Key, BTreeMap<String, Open>>>,
+pub(super) struct OpenTasks(RwLock<ByAgents>);
+
+#[derive(Default)]
+struct ByAgents {
+    open: HashMap<Key, BTreeMap<String, Open>>,
+    /// The agent of each of them, by namespace and name.
+    agents: HashMap<Key, String>,
+}
+
+impl ByAgents {
+    /// Takes a Task out; returns its agent and how it was there.
+    fn remove(&mut self, key: &Key) -> Option<(String, Open)> {
+        let agent = self.agents.remove(key)?;
+        let place = (key.0.clone(), agent);
+        let tasks = self.open.get_mut(&place)?;
+        let open = tasks.remove(&key.1)?;
+        if tasks.is_empty() {
+            self.open.remove(&place);
+        }
+        Some((place.1, open))
+    }
 }
 
 impl OpenTasks {
-    /// Takes a change of a Task in; returns its agent where the numbers changed.
-    pub(super) fn note(&self, task: &Task, deleted: bool) -> Option<String> {
-        let agent = task.spec.agent_ref.as_ref()?.name.clone();
-        let phase = task.status.as_ref().and_then(|s| s.phase).unwrap_or(TaskPhase::Pending);
-        let key = (task.namespace().unwrap_or_default(), agent.clone());
-        let mut map = self.by_agent.write();
-        let tasks = map.entry(key.clone()).or_default();
-        let before = tasks.get(&task.name_any()).cloned();
-        let running = phase == TaskPhase::Running;
-        let after = (!deleted && !phase.is_terminal()).then(|| Open { uid: task.uid().unwrap_or_default(), running });
-        match &after {
-            Some(open) => _ = tasks.insert(task.name_any(), open.clone()),
-            None => _ = tasks.remove(&task.name_any()),
+    /// Takes a change of a Task in; returns the agents whose numbers changed: two where it moved. A Task that has started
+    /// is work of the agent that it started on, whatever its spec says since.
+    pub(super) fn note(&self, task: &Task, deleted: bool) -> Vec<String> {
+        let key = (task.namespace().unwrap_or_default(), task.name_any());
+        let phase = task::phase(task).unwrap_or(TaskPhase::Pending);
+        let open = Open { uid: task.uid().unwrap_or_default(), running: phase == TaskPhase::Running };
+        let agent = task::agent_of(task).filter(|_| !deleted && !phase.is_terminal());
+        let after = agent.map(|agent| (agent.to_owned(), open));
+        let mut all = self.0.write();
+        let before = all.remove(&key);
+        if let Some((agent, open)) = &after {
+            all.agents.insert(key.clone(), agent.clone());
+            all.open.entry((key.0, agent.clone())).or_default().insert(key.1, open.clone());
         }
-        if tasks.is_empty() {
-            map.remove(&key);
+        if before == after {
+            return vec![];
         }
-        (before != after).then_some(agent)
+        let mut agents: Vec<_> = before.into_iter().chain(after).map(|(agent, _)| agent).collect();
+        agents.dedup();
+        agents
     }
 
     /// Running and waiting Tasks of an agent. `has_pod` is asked, by name and uid, of each that is not known to run.
     pub(super) fn count(&self, namespace: &str, agent: &str, has_pod: impl Fn(&str, &str) -> bool) -> (usize, usize) {
-        let map = self.by_agent.read();
-        let Some(tasks) = map.get(&(namespace.into(), agent.into())) else { return (0, 0) };
+        let all = self.0.read();
+        let Some(tasks) = all.open.get(&(namespace.into(), agent.into())) else { return (0, 0) };
         let running = tasks.iter().filter(|(name, open)| open.running || has_pod(name, &open.uid)).count();
         (running, tasks.len() - running)
     }
 
     /// Names of those of an agent that do not run, sorted.
     pub(super) fn waiting(&self, namespace: &str, agent: &str) -> Vec<String> {
-        let map = self.by_agent.read();
-        let tasks = map.get(&(namespace.into(), agent.into())).into_iter().flatten();
+        let all = self.0.read();
+        let tasks = all.open.get(&(namespace.into(), agent.into())).into_iter().flatten();
         tasks.filter(|(_, open)| !open.running).map(|(name, _)| name.clone()).collect()
     }
 }
@@ -222,9 +244,9 @@ mod tests {
     fn tasks_are_counted_until_they_are_over() {
         let open = OpenTasks::default();
         let no = |_: &str, _: &str| false;
-        assert_eq!(open.note(&task("1", "Queued"), false).as_deref(), Some("a"));
-        assert_eq!(open.note(&task("2", "Running"), false).as_deref(), Some("a"));
-        assert_eq!(open.note(&task("2", "Running"), false), None, "nothing changed");
+        assert_eq!(open.note(&task("1", "Queued"), false), ["a"]);
+        assert_eq!(open.note(&task("2", "Running"), false), ["a"]);
+        assert_eq!(open.note(&task("2", "Running"), false), [""; 0], "nothing changed");
         assert_eq!(open.count("ns", "a", no), (1, 1));
         assert_eq!(open.count("ns", "a", |name, uid| (name, uid) == ("1", "u1")), (2, 0), "its pod is there");
         open.note(&task("1", "Running"), false);
@@ -233,6 +255,29 @@ mod tests {
         open.note(&task("2", "Running"), true);
         assert_eq!(open.count("ns", "a", no), (0, 0));
         assert_eq!(open.count("other", "a", no), (0, 0));
+    }
+
+    #[test]
+    fn a_task_is_work_of_the_agent_that_it_started_on() {
+        let open = OpenTasks::default();
+        let counts = || ["a", "b"].map(|agent| open.count("ns", agent, |_, _| false));
+        let to_b = |mut task: Task| {
+            task.spec.agent_ref.as_mut().unwrap().name = "b".into();
+            task
+        };
+        open.note(&task("1", "Queued"), false);
+        assert_eq!(open.note(&to_b(task("1", "Queued")), false), ["a", "b"], "it waits for another one now");
+        assert_eq!(counts(), [(0, 0), (0, 1)]);
+        let mut runs = task("1", "Running");
+        let status = runs.status.as_mut().unwrap();
+        status.agent_ref.clone_from(&runs.spec.agent_ref);
+        status.start_time = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        open.note(&runs, false);
+        assert_eq!(open.note(&to_b(runs.clone()), false), [""; 0], "it goes on where it began");
+        assert_eq!(counts(), [(1, 0), (0, 0)]);
+        runs.spec.agent_ref = None;
+        assert_eq!(open.note(&runs, true), ["a"]);
+        assert_eq!(counts(), [(0, 0), (0, 0)]);
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn tasks(agents: &Arc<Agents>) {
     let weak = Arc::downgrade(agents);
     agents.context.caches.tasks.on_change(move |change| {
         let Some(agents) = weak.upgrade() else { return };
-        if let Some(agent) = agents.tasks.note(change.object, change.deleted) {
+        for agent in agents.tasks.note(change.object, change.deleted) {
             agents.triggers.now(&change.object.namespace().unwrap_or_default(), &agent);
         }
     });
