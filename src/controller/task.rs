@@ -4,6 +4,7 @@ mod act;
 mod contexts;
 mod index;
 mod keep;
+mod left;
 mod listen;
 mod places;
 mod sight;
@@ -31,10 +32,14 @@ use crate::{
         names::{self, reasons},
     },
     status::{Failure, Next},
-    task::{self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, Start, World, quota, seen, step},
+    task::{
+        self, Act, AgentView, Cleanup, Decision, Ledger, Place, PodState, Start, World, quota, retry::Before, seen,
+        step,
+    },
 };
 use index::Index;
 use keep::Kept;
+use left::Left;
 use sight::{Lag, Sight};
 
 /// How long an agent's pods are told to stop a session.
@@ -53,6 +58,7 @@ pub struct Tasks {
     awaited: Mutex<HashMap<(String, String), BTreeSet<String>>>,
     sight: Sight,
     kept: Kept,
+    left: Left,
     /// Agents as the listeners saw them last: only a change that matters wakes a queue.
     agents: Mutex<HashMap<(String, String), AgentView>>,
     /// Statuses written, with the `resourceVersion` that their writer had seen: the cache may not show them yet.
@@ -75,6 +81,7 @@ pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
         awaited: Mutex::default(),
         sight: Sight::default(),
         kept: Kept::default(),
+        left: Left::default(),
         agents: Mutex::default(),
         written: Mutex::default(),
         labelled: Mutex::default(),
@@ -114,6 +121,9 @@ impl Reconcile for Tasks {
         }
         if task::retry::leaves_session(&task, &decision.status) {
             self.abort(&task);
+        }
+        if task::retry::drops_session(&task, &decision.status) {
+            self.stop_sessions(&task, Before::Everywhere).await;
         }
         if is_between(&decision) {
             self.give_way(&task);
@@ -238,6 +248,10 @@ impl Tasks {
             if matches!(place, Place::Full | Place::Spent { .. }) {
                 return Ok(Some(self.decide(task, &World { place, ..world.clone() })));
             }
+        }
+        if !self.is_alone(task).await {
+            let message = "waiting until the agent's pods have stopped what the last try left behind";
+            return Ok(Some(step::delayed(task, reasons::RETRYING, message, left::AGAIN, self.context.now())));
         }
         if !self.may_start(task) {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! The hub of the sidecars' connections, as the agents' reconciler wants it, and its start.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -83,7 +83,7 @@ impl Voices {
         }
         tokio::spawn(async move {
             let told = async {
-                while hub.abort(&namespace, &agent, &title).await == 0 {
+                while !hub.abort(&namespace, &agent, &title, |_, _| true).await.values().any(|done| *done) {
                     tokio::time::sleep(AGAIN).await;
                 }
             };
@@ -91,6 +91,18 @@ impl Voices {
                 warn!(namespace, agent, title, "no pod of the agent could be told to stop the session of a Task");
             }
         });
+    }
+
+    /// Stops what the sessions of a Task do, once, on the agent's pods that `whom` picks. By the name of each pod that was
+    /// asked: whether it did it.
+    pub async fn stop_sessions(
+        &self,
+        namespace: &str,
+        agent: &str,
+        title: &str,
+        whom: impl Fn(&str, &Activity) -> bool,
+    ) -> BTreeMap<String, bool> {
+        self.hub.abort(namespace, agent, title, whom).await
     }
 
     /// Number of connected sidecars.

@@ -232,7 +232,7 @@ impl<'a> Report<'a> {
     /// The pod was told to end, and aborted its session.
     pub(super) fn removed(self, at: Option<Timestamp>) -> Decision {
         let message = format!("pod {} was deleted before the Task ended; its session was aborted", self.pod());
-        self.failed(reasons::POD_LOST, &message, at)
+        self.failed(reasons::POD_DELETED, &message, at)
     }
 
     /// A try has failed: another one follows, or the Task has failed.

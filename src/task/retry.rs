@@ -54,12 +54,13 @@ pub fn next(task: &Task, reason: &str, end: Timestamp) -> Option<Timestamp> {
 }
 
 /// Title of the session of the present try. What failed in the session gets another one; what failed around it goes on
-/// with the same: the agent may still be at work there.
+/// with the same: the agent may still be at work there. A pod that was lost without a word may wake up and abort the
+/// session that it knows, so the next try has another one too.
 pub fn session_title(task: &Task) -> String {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let meta = &task.metadata;
     let title = names::task::session_title(&text(&meta.namespace), &text(&meta.name), &text(&meta.uid));
-    let over = tries(task).iter().filter(|t| ends_session(&t.reason)).count();
+    let over = tries(task).iter().filter(|t| ends_session(&t.reason) || is_silent(&t.reason)).count();
     if over == 0 { title } else { format!("{title}/{}", over + 1) }
 }
 
@@ -80,12 +81,43 @@ pub fn leaves_session(task: &Task, after: &TaskStatus) -> bool {
     began && ends && !answered && !over
 }
 
+/// What has to stop before a further try begins, so that nobody works on the same beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: the last session is over.
+    Nothing,
+    /// The session in pods of the agent that end: the try looks for it in the others alone.
+    InEndingPods,
+    /// The session, wherever it is: the try has another one.
+    Everywhere,
+}
+
+/// What has to stop before the present try of a Task begins.
+pub fn before(task: &Task) -> Before {
+    match tries(task).last() {
+        None => Before::Nothing,
+        Some(last) if is_silent(&last.reason) => Before::Everywhere,
+        Some(last) if ends_session(&last.reason) => Before::Nothing,
+        Some(_) => Before::InEndingPods,
+    }
+}
+
+/// Whether a try fails now whose session nobody goes on with, although it may be at work.
+pub fn drops_session(task: &Task, after: &TaskStatus) -> bool {
+    let new = after.tries.get(tries(task).len()..).unwrap_or_default();
+    new.iter().any(|failed| is_silent(&failed.reason))
+}
+
 fn tries(task: &Task) -> &[TaskTry] {
     task.status.as_ref().map_or(&[], |s| &s.tries)
 }
 
 fn ends_session(reason: &str) -> bool {
     [reasons::AGENT_ERROR, reasons::SESSION_LOST].contains(&reason)
+}
+
+fn is_silent(reason: &str) -> bool {
+    reason == reasons::POD_LOST
 }
 
 #[cfg(test)]
@@ -130,9 +162,24 @@ mod tests {
     fn a_session_that_failed_is_not_gone_on_with() {
         let title = |failed: &[&str]| session_title(&task(9, None, failed));
         assert_eq!(title(&[]), "pilothouse/ns/t/01234567");
-        assert_eq!(title(&[reasons::POD_LOST, reasons::OOM_KILLED]), "pilothouse/ns/t/01234567");
-        assert_eq!(title(&[reasons::POD_LOST, reasons::AGENT_ERROR]), "pilothouse/ns/t/01234567/2");
+        assert_eq!(title(&[reasons::POD_DELETED, reasons::OOM_KILLED]), "pilothouse/ns/t/01234567");
+        assert_eq!(title(&[reasons::POD_DELETED, reasons::AGENT_ERROR]), "pilothouse/ns/t/01234567/2");
+        assert_eq!(title(&[reasons::POD_LOST]), "pilothouse/ns/t/01234567/2", "its pod may wake up");
         assert_eq!(title(&[reasons::SESSION_LOST, reasons::AGENT_ERROR]), "pilothouse/ns/t/01234567/3");
+    }
+
+    #[test]
+    fn what_is_left_of_a_try_stops_before_the_next_one() {
+        let before = |failed: &[&str]| before(&task(9, None, failed));
+        assert_eq!(before(&[]), Before::Nothing);
+        assert_eq!(before(&[reasons::AGENT_ERROR]), Before::Nothing);
+        assert_eq!(before(&[reasons::POD_LOST]), Before::Everywhere);
+        assert_eq!(before(&[reasons::POD_LOST, reasons::OOM_KILLED]), Before::InEndingPods);
+        let lost = task(9, None, &[reasons::POD_LOST]);
+        let status = |task: &Task| task.status.clone().unwrap();
+        assert!(drops_session(&task(9, None, &[]), &status(&lost)) && !drops_session(&lost, &status(&lost)));
+        let killed = status(&task(9, None, &[reasons::POD_LOST, reasons::OOM_KILLED]));
+        assert!(!drops_session(&lost, &killed), "the agent goes on with it");
     }
 
     #[test]

@@ -167,6 +167,9 @@ fn why(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words:
     if terminated.and_then(|t| t.reason.as_deref()) == Some("OOMKilled") {
         return (reasons::OOM_KILLED, "the Task's pod was killed because it used more memory than its limit".into());
     }
+    if terminated.is_none() && was_collected(status) {
+        return (reasons::POD_LOST, "the Task's pod was removed because its node is gone".into());
+    }
     let evicted = status.reason.as_deref() == Some("Evicted");
     // Whom the node evicts aborts its session; that is no reason of its own.
     if let Some(reason) = known_reason(&words.reason).filter(|reason| !evicted || *reason != reasons::ABORTED) {
@@ -187,6 +190,12 @@ fn why(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words:
         message = format!("{message}: {detail}");
     }
     (reasons::POD_FAILED, message)
+}
+
+/// Whether the cluster itself calls the pod failed, whose node is gone: what runs there is not known.
+fn was_collected(status: &PodStatus) -> bool {
+    let is_it = |kind: &str, reason: Option<&str>| kind == "DisruptionTarget" && reason == Some("DeletionByPodGC");
+    status.conditions.iter().flatten().any(|c| c.status == "True" && is_it(&c.type_, c.reason.as_deref()))
 }
 
 /// The reasons that `task-run` gives; others are not taken over, so that a pod cannot invent conditions.

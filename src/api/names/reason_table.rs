@@ -396,8 +396,11 @@ pub mod text {
             "The Task was stopped.", "Nothing.";
         POD_EVICTED "PodEvicted" &["Task"],
             "The node evicted the Task's pod.", "Create the Task again, or set spec.retry; see the node's events.";
+        POD_DELETED "PodDeleted" &["Task"],
+            "The Task's pod was deleted before the Task ended, and has aborted its session.",
+            "Create the Task again, or set spec.retry; see who deletes pods: a drained node, a person.";
         POD_LOST "PodLost" &["Task"],
-            "The Task's pod is gone before the Task ended.", "Create the Task again, or set spec.retry; see the node's events.";
+            "The Task's pod is gone before the Task ended, and has said nothing.", "Create the Task again, or set spec.retry; see the node's events.";
         POD_FAILED "PodFailed" &["Task"],
             "The Task's pod failed.", "See the message and the pod's events.";
         SESSION_LOST "SessionLost" &["Task"],

@@ -74,6 +74,9 @@ impl Tasks {
             self.written.lock().remove(&uid);
             self.labelled.lock().remove(&uid);
         }
+        if deleted || task::is_finished(task) {
+            self.left.forget(&uid);
+        }
         self.file(task, deleted);
     }
 

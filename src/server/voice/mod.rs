@@ -18,7 +18,7 @@ mod token;
 pub use door::Leadership;
 pub use table::{AgentKey, PodSeen, Seen};
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use parking_lot::Mutex;
@@ -203,14 +203,23 @@ impl Hub {
         join_all(pods.into_iter().map(|(pod, orders)| ask(pod, orders, make, wish.clone()))).await;
     }
 
-    /// Stops what the sessions of a Task do, on all the agent's pods, those that end included. How many pods were told,
-    /// and did it.
-    pub async fn abort(&self, namespace: &str, agent: &str, title: &str) -> usize {
-        let pods = self.0.table.lock().all_handles(&AgentKey::new(namespace, agent));
+    /// Stops what the sessions of a Task do, on the agent's pods that `whom` picks, those that end included. By the name of
+    /// each pod that was asked: whether it did it.
+    pub async fn abort(
+        &self,
+        namespace: &str,
+        agent: &str,
+        title: &str,
+        whom: impl Fn(&str, &Activity) -> bool,
+    ) -> BTreeMap<String, bool> {
+        let pods = self.0.table.lock().handles_of(&AgentKey::new(namespace, agent), whom);
         let wish = Wish { title: title.to_owned(), ..Wish::default() };
         let make = |id, wish: &Wish| FromController::Abort { id, title: wish.title.clone() };
-        let told = join_all(pods.into_iter().map(|(pod, orders)| ask(pod, orders, make, wish.clone()))).await;
-        told.iter().filter(|told| told.is_ok()).count()
+        let told = pods.into_iter().map(|(pod, orders)| {
+            let told = ask(pod.clone(), orders, make, wish.clone());
+            async { (pod, told.await.is_ok()) }
+        });
+        join_all(told).await.into_iter().collect()
     }
 
     async fn order(

@@ -189,15 +189,19 @@ impl<H: Clone> Table<H> {
 
     /// How to reach the pods of an agent that are not about to end.
     pub(super) fn handles(&self, key: &AgentKey) -> Vec<(String, H)> {
-        let pods = self.agents.get(key).into_iter().flatten();
-        let staying = pods.filter(|(_, pod)| !pod.activity.draining);
-        staying.map(|(_, pod)| (pod.name.clone(), pod.handle.clone())).collect()
+        self.handles_of(key, |_, activity| !activity.draining)
     }
 
     /// The same, those that end included.
     pub(super) fn all_handles(&self, key: &AgentKey) -> Vec<(String, H)> {
+        self.handles_of(key, |_, _| true)
+    }
+
+    /// How to reach some of the pods of an agent, by their names and what they do.
+    pub(super) fn handles_of(&self, key: &AgentKey, whom: impl Fn(&str, &Activity) -> bool) -> Vec<(String, H)> {
         let pods = self.agents.get(key).into_iter().flatten();
-        pods.map(|(_, pod)| (pod.name.clone(), pod.handle.clone())).collect()
+        let picked = pods.filter(|(_, pod)| whom(&pod.name, &pod.activity));
+        picked.map(|(_, pod)| (pod.name.clone(), pod.handle.clone())).collect()
     }
 
     /// Number of connected pods.

@@ -73,7 +73,7 @@ async fn a_pod_that_is_lost_is_followed_by_another_or_its_session_ends() {
     place.model_was_asked("Think long.", 0).await;
     place.until("the Task runs", "task/again", |task| task["status"]["phase"] == "Running").await;
     place.kubectl(&["delete", "pod/again-pod", "--wait=false"]);
-    let tried = |task: &Value| task["status"]["tries"][0]["reason"] == "PodLost";
+    let tried = |task: &Value| task["status"]["tries"][0]["reason"] == "PodDeleted";
     place.until("the first try is over", "task/again", tried).await;
     place.until("the next one runs", "task/again", |task| task["status"]["phase"] == "Running").await;
     place.model_was_asked("Think long.", 1).await;

@@ -24,6 +24,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Pod, args, door::Echo, eventually};
+use crate::common::agent_server::{AgentServer, Setup};
 
 /// A token of the right form. Only the reviewer knows which signature is right.
 pub(super) fn token(signature: &str) -> String {
@@ -108,13 +109,17 @@ fn sha256(text: &str) -> String {
 
 /// A sidecar that speaks to `address` with this token.
 pub(super) async fn pod(server: &Echo, material: &Material, address: SocketAddr, token: &str) -> Pod {
+    pod_at(server.port, material, address, token).await
+}
+
+async fn pod_at(port: u16, material: &Material, address: SocketAddr, token: &str) -> Pod {
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("ca.crt"), material.authority_pem()).unwrap();
     std::fs::write(files.path().join("token"), token).unwrap();
     let context = files.path().join("context");
     std::fs::create_dir(&context).unwrap();
     std::fs::write(context.join("context.md"), "be kind").unwrap();
-    let mut args = args(&files, server.port);
+    let mut args = args(&files, port);
     args.voice_address = Some(format!("localhost:{}", address.port()));
     args.context_dir = Some(context);
     Pod { sidecar: Sidecar::start(&args).await.unwrap(), files }
@@ -159,6 +164,27 @@ async fn a_sidecar_reports_and_carries_out_orders() {
     pod.sidecar.stop().await;
     eventually("it is gone", || replica.seen().is_none()).await;
     assert_eq!(replica.hub.connected(), 0);
+}
+
+/// What a Task left behind is stopped where it is asked for, and it is known where that was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_stopped_in_the_pods_that_are_meant() {
+    let (material, server) = (material(), AgentServer::start(Setup::default()).await);
+    let replica = Replica::start(&material, Leadership::Leader).await;
+    let pod = pod_at(server.port, &material, replica.address, &good_token()).await;
+    eventually("it is idle", || replica.seen().is_some_and(|a| a.idle && a.server_ready)).await;
+    let client = pod.client();
+    let session = client.create_session("pilothouse/team/t/1/2", None, &[]).await.unwrap();
+    client.prompt_async(&session.id, &pilothouse::pod::opencode::Prompt::text("[[hold]]")).await.unwrap();
+    eventually("it is at work", || server.at_work() > 0).await;
+
+    let ending = |_: &str, activity: &Activity| activity.draining;
+    let stop = || replica.hub.abort("team", "coder", "pilothouse/team/t/1", ending);
+    assert!(stop().await.is_empty() && server.at_work() > 0, "the pod does not end");
+    pod.sidecar.work.drain();
+    eventually("it ends", || replica.seen().is_none()).await;
+    assert_eq!(stop().await, [("coder-server-6c9f-x1b2c".to_owned(), true)].into());
+    assert_eq!(server.at_work(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,17 +34,40 @@ async fn a_failed_try_gives_its_place_away_and_is_followed_by_another() {
     };
     assert!(title(&second).ends_with("/2"), "what failed in a session gets another one: {}", title(&second));
 
-    // A pod that is lost is followed by one that goes on with the same session; of any number of controllers.
+    // A pod that is lost may wake up and abort the session that it knows. Nobody here says that this one is over.
     stage.pods.delete("a-pod", &DeleteParams::default().grace_period(0)).await.unwrap();
     stage.tries_are("a", &["AgentError", "PodLost"]).await;
+    stage.tells("a", "have stopped what the last try left behind").await;
     stage.phase("a", TaskPhase::Running).await;
-    assert_eq!(title(&stage.pods.get("a-pod").await.unwrap()), title(&second));
+    let third = title(&stage.pods.get("a-pod").await.unwrap());
+    assert!(third.ends_with("/3"), "{third}");
 
     stage.end_pod("a", 137, "OOMKilled").await;
     let task = stage.phase("a", TaskPhase::Failed).await;
     assert_eq!(stage.condition("a", "Stalled").await, ("True".into(), "OOMKilled".into()));
     assert_eq!(task.status.unwrap().tries.len(), 2, "as many as there may be");
     stage.nothing_is_written_for(Duration::from_secs(2)).await;
+}
+
+/// A pod that has aborted its session on its way out is followed by one that goes on with it.
+#[tokio::test]
+async fn a_pod_that_was_told_to_end_leaves_its_session_to_the_next_one() {
+    let stage = Stage::with_agent("deleted").await;
+    stage.task("a", json!({"retry": {"limit": 1, "backoff": "1s"}})).await;
+    stage.phase("a", TaskPhase::Running).await;
+    stage.bind_pod("a").await;
+    let title = || async {
+        let pod = stage.pods.get("a-pod").await.unwrap();
+        let env = pod.spec.unwrap().containers.remove(0).env.unwrap();
+        env.into_iter().find(|e| e.name == "PILOTHOUSE_SESSION_TITLE").unwrap().value
+    };
+    let first = title().await;
+    stage.pods.delete("a-pod", &DeleteParams::default()).await.unwrap();
+    stage.end_pod("a", 30, r#"{"reason": "Aborted", "message": "aborted", "session": {"id": "ses_1"}}"#).await;
+    stage.tries_are("a", &["PodDeleted"]).await;
+    stage.pods.delete("a-pod", &DeleteParams::default().grace_period(0)).await.unwrap();
+    stage.phase("a", TaskPhase::Running).await;
+    assert_eq!(title().await, first);
 }
 
 #[tokio::test]
