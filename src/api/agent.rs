@@ -37,6 +37,12 @@ use super::{
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
     printcolumn(name = "Tasks", type_ = "string", json_path = ".status.tasks"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = "1"
+    ),
     printcolumn(name = "Profile", type_ = "string", json_path = ".spec.profile", priority = "1"),
     printcolumn(name = "Image", type_ = "string", json_path = ".status.image", priority = "1")
 )]

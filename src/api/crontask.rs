@@ -27,18 +27,13 @@ pub const MAX_NAME: usize = 52;
     validation = Rule::new("self.metadata.name.size() <= 52")
         .message("a CronTask's name has at most 52 characters, because those of its Tasks are made from it"),
     printcolumn(name = "Schedule", type_ = "string", json_path = ".spec.schedule"),
-    printcolumn(name = "Suspend", type_ = "boolean", json_path = ".spec.suspend"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Last Schedule", type_ = "date", json_path = ".status.lastScheduleTime"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Active", type_ = "integer", json_path = ".status.active", priority = "1"),
     // As text: a column of type date shows how long ago something was, and this is still to come.
-    printcolumn(name = "Next Schedule", type_ = "string", json_path = ".status.nextScheduleTime", priority = "1"),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
-        priority = "1"
-    )
+    printcolumn(name = "Next Schedule", type_ = "string", json_path = ".status.nextScheduleTime", priority = "1")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct CronTaskSpec {

@@ -168,7 +168,7 @@ fn forbidden(account: &Account, tried: Tried<'_>, message: &str) -> String {
         _ => "create that namespace if it is not there, and ",
     };
     format!(
-        "ServiceAccount {name} of namespace {namespace} may not {verb} {} {place}, or does not exist; {first}bind a role that \
+        "ServiceAccount {name} of namespace {namespace} may not {verb} {} {place}; {first}bind a role that \
          allows it, for example: kubectl create {binding} pilothouse-sync-{name} --clusterrole={role} \
          --serviceaccount={namespace}:{name}{flag}",
         tried.plural

@@ -159,11 +159,37 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", explain(&error));
             ExitCode::FAILURE
         }
     }
 }
+
+/// What went wrong, in one line. Of a refusal of the API server its own words, once, and what helps.
+fn explain(error: &anyhow::Error) -> String {
+    let mut words = vec![];
+    for cause in error.chain() {
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
+            words.push(refusal(status));
+            break;
+        }
+        words.push(cause.to_string());
+    }
+    words.join(": ")
+}
+
+fn refusal(status: &kube::core::Status) -> String {
+    match status.code {
+        401 => "the API server does not accept your credentials; see kubectl auth whoami".into(),
+        // An object that is not there has this reason; a kind that is not there has no answer of its own.
+        404 if status.reason != "NotFound" => NO_KIND.into(),
+        _ if status.message.is_empty() => format!("the API server answered {}", status.code),
+        _ => status.message.clone(),
+    }
+}
+
+/// The definitions are not installed.
+const NO_KIND: &str = "the cluster does not know the kind: pilothouse crds | kubectl apply --server-side -f -";
 
 /// What only pods and the controller call is suggested to nobody.
 fn without_hidden(mut error: clap::Error) -> clap::Error {
@@ -232,4 +258,31 @@ fn block_on(
 ) -> anyhow::Result<ExitCode> {
     let runtime = builder.enable_all().build();
     runtime.context("cannot start the async runtime")?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_api_server_is_said_once_in_its_own_words() {
+        let status = |code: u16, reason: &str, message: &str| {
+            let status = serde_json::json!({"status": "Failure", "code": code, "reason": reason, "message": message});
+            kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
+        };
+        let table = [
+            (status(404, "NotFound", "syncs \"a\" not found"), "syncs \"a\" not found"),
+            (status(404, "Failed to parse error data", "404 page not found"), NO_KIND),
+            (status(401, "Unauthorized", "Unauthorized"), "see kubectl auth whoami"),
+            (status(403, "Forbidden", "user x cannot list tasks"), "user x cannot list tasks"),
+            (status(500, "", ""), "answered 500"),
+        ];
+        for (error, expected) in table {
+            let said = explain(&anyhow::Error::from(error).context("cannot read it"));
+            assert!(said.starts_with("cannot read it: ") && said.ends_with(expected), "{said}");
+            assert!(!said.contains("Status"), "{said}");
+        }
+        let other = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(explain(&other), "outer: inner");
+    }
 }

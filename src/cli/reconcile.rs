@@ -119,10 +119,8 @@ async fn others(api: &Api<DynamicObject>) -> String {
             let names: Vec<_> = list.items.into_iter().filter_map(|o| o.metadata.name).collect();
             format!("; there are: {}", names.join(", "))
         }
-        Ok(_) => "; there is none at all".into(),
-        Err(kube::Error::Api(status)) if status.is_not_found() => {
-            "; the cluster does not know the kind: pilothouse crds | kubectl apply --server-side -f -".into()
-        }
+        Ok(_) => "; there is none there at all".into(),
+        Err(kube::Error::Api(status)) if status.is_not_found() => format!("; {}", super::NO_KIND),
         Err(_) => String::new(),
     }
 }

@@ -78,7 +78,7 @@ impl Target {
             (None, Some(name)) => Ok((self.kind.as_str(), name.as_str())),
             (Some((kind, name)), None) if !name.is_empty() => Ok((kind, name)),
             (Some(_), Some(_)) => bail!("write either KIND NAME or KIND/NAME"),
-            _ => bail!("the name of the object is missing: pilothouse {command} {} NAME", self.kind),
+            _ => bail!("both KIND and NAME are needed, for example: pilothouse {command} agent coder"),
         }
     }
 
@@ -117,8 +117,11 @@ pub(super) async fn find<K: Kind>(api: &Api<K>, namespace: &str, name: &str) -> 
     }
     let others = api.list_metadata(&ListParams::default().limit(10)).await.map(|list| list.items).unwrap_or_default();
     let names: Vec<_> = others.into_iter().filter_map(|o| o.metadata.name).collect();
-    let others =
-        if names.is_empty() { "there is none at all".into() } else { format!("there are: {}", names.join(", ")) };
+    let others = if names.is_empty() {
+        format!("there is none in namespace {namespace}; another one: -n NAMESPACE")
+    } else {
+        format!("there are: {}", names.join(", "))
+    };
     bail!("there is no {kind} {namespace}/{name}; {others}")
 }
 

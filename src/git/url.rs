@@ -71,6 +71,9 @@ pub enum UrlError {
     /// A scheme that is not supported.
     #[error("the scheme {0:?} is not supported; use https, http or ssh")]
     Scheme(String),
+    /// A scheme without what follows it.
+    #[error("write {0}:// with two slashes")]
+    Slashes(String),
     /// A local path, or `file:` while it is not allowed.
     #[error(
         "local repositories are refused; the controller needs --allow-file-repositories, and the form file:///path"
@@ -163,6 +166,12 @@ impl RemoteUrl {
         let (authority, path) = (&text[..colon], &text[colon + 1..]);
         if authority.contains('/') {
             return Err(UrlError::File);
+        }
+        // Whoever forgot the slashes does not mean a host of this name.
+        match authority {
+            "file" => return Err(UrlError::File),
+            "http" | "https" | "ssh" => return Err(UrlError::Slashes(authority.into())),
+            _ => {}
         }
         let (user, host) = split_user(authority, Scheme::Ssh)?;
         let host = check_host(host)?;
@@ -334,6 +343,8 @@ mod tests {
             ("fd::7/x", E::Helper("fd".into())),
             ("foo::https://a/b", E::Helper("foo".into())),
             ("git://example.com/a", E::Scheme("git".into())),
+            ("file:/srv/a.git", E::File),
+            ("https:example.com/a.git", E::Slashes("https".into())),
             ("ftp://example.com/a", E::Scheme("ftp".into())),
             ("file:///srv/a.git", E::File),
             ("/srv/a.git", E::File),

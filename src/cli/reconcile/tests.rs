@@ -50,7 +50,7 @@ fn the_name_comes_after_a_space_or_a_slash() {
     assert_eq!(found("ag/x", None), Ok(("Agent", "x".into())));
     assert_eq!(found("ag/x", Some("y")), Err("write either KIND NAME or KIND/NAME".into()));
     for (kind, name) in [("ag", None), ("ag/", None)] {
-        assert!(found(kind, name).unwrap_err().starts_with("the name of the object is missing"), "{kind}");
+        assert!(found(kind, name).unwrap_err().starts_with("both KIND and NAME are needed"), "{kind}");
     }
 }
 

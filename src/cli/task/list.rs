@@ -56,7 +56,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode
     let mut rows = rows(tasks);
     rows.retain(|row| args.agent.as_ref().is_none_or(|agent| *agent == row.agent));
     rows.retain(|row| args.phase.as_ref().is_none_or(|phase| phase.eq_ignore_ascii_case(&row.phase)));
-    output::print(global.output, &rows, || table(&rows))?;
+    output::print(global.output, &rows, || table(&rows, &namespace))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,9 +98,9 @@ fn rows(mut tasks: Vec<Task>) -> Vec<Row> {
     tasks.into_iter().map(row).collect()
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row], namespace: &str) -> String {
     if rows.is_empty() {
-        return "there is no Task".into();
+        return format!("there is no such Task in namespace {namespace}; another one: -n NAMESPACE");
     }
     let head = ["NAME", "AGENT", "PHASE", "PLACE", "PRIORITY", "REASON", "COST"].map(str::to_owned);
     let cells = |row: &Row| {
@@ -149,8 +149,8 @@ mod tests {
         let expected =
             [("runs", None), ("first", Some(1)), ("second", Some(2)), ("third", Some(3)), ("new", None), ("old", None)];
         assert_eq!(order, expected);
-        let text = table(&rows);
+        let text = table(&rows, "agents");
         assert!(text.starts_with("NAME    AGENT  PHASE      PLACE  PRIORITY  REASON  COST\nruns "), "{text}");
-        assert_eq!(table(&[]), "there is no Task");
+        assert!(table(&[], "agents").contains("in namespace agents"));
     }
 }

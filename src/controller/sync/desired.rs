@@ -7,7 +7,11 @@ use serde_json::Value;
 
 use super::{has_verdict, pass::Pass, state::Input};
 use crate::{
-    api::{self, Artifact, Repository, names::reasons, not_yet},
+    api::{
+        self, Artifact, Repository,
+        names::{condition, reasons},
+        not_yet,
+    },
     apply::{self, Problem},
     artifact::Digest,
     controller::sandbox::{Place, Room},
@@ -40,7 +44,11 @@ impl Pass<'_> {
             Failure::waiting(reasons::REPOSITORY_NOT_FOUND, message)
         })?;
         let artifact = repository.status.as_ref().and_then(|s| s.artifact.clone()).ok_or_else(|| {
-            let message = format!("Repository {name} has no artifact yet; see its conditions");
+            let conditions = repository.status.iter().flat_map(|s| &s.conditions);
+            let mut problems = conditions.filter(|c| c.type_ == condition::READY && c.status == "False");
+            let why =
+                problems.next().map_or_else(|| "see its conditions".into(), |c| format!("{}: {}", c.reason, c.message));
+            let message = format!("Repository {name} has no artifact yet; {why}");
             Failure::waiting(reasons::REPOSITORY_NOT_READY, message)
         })?;
         Ok((repository, artifact))

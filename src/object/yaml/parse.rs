@@ -367,5 +367,14 @@ fn place(span: &Span) -> (usize, usize) {
 
 fn scan_error(error: &ScanError) -> YamlError {
     let at = error.marker();
-    YamlError::new(at.line(), at.col() + 1, error.info())
+    let info = error.info();
+    // What people meant when they wrote the commonest of these.
+    let help = if info.contains("anchor") || info.contains("alias") {
+        "; a value that begins with * or & is written in quotes"
+    } else if info.contains("mapping values are not allowed") {
+        "; see the indentation of this line and of the one above, and whether a value with a colon lacks quotes"
+    } else {
+        ""
+    };
+    YamlError::new(at.line(), at.col() + 1, format!("{info}{help}"))
 }

@@ -130,3 +130,15 @@ proptest! {
         let _ = parse_documents(&text);
     }
 }
+
+#[test]
+fn what_beginners_write_gets_the_cure() {
+    for (text, cure) in [
+        ("schedule: */5 * * * *\n", "written in quotes"),
+        ("schedule: * 2 * * *\n", "written in quotes"),
+        ("a: b\n  c: d\n", "indentation"),
+    ] {
+        let error = parse_documents(text).unwrap_err();
+        assert!(error.message.contains(cure), "{text}: {}", error.message);
+    }
+}

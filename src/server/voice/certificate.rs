@@ -219,6 +219,10 @@ fn broken(error: &dyn std::error::Error) -> Failure {
 fn unavailable(error: &kube::Error, what: &str) -> Failure {
     // The error's text may hold the Secret.
     let why = match error {
+        // A Secret that is not there is no error: its namespace is not.
+        kube::Error::Api(status) if status.code == 404 => {
+            "its namespace does not exist: create it, or name another by --namespace".to_owned()
+        }
         kube::Error::Api(status) => format!("the API server answered {} {}", status.code, status.reason),
         _ => "the API server does not answer".to_owned(),
     };

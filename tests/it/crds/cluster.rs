@@ -208,7 +208,7 @@ const SHOWN: [(&str, &[&str], &str, &str); 10] = [
     (
         "agent",
         &["-o", "wide"],
-        "NAME STATUS REVISION TASKS AGE PROFILE IMAGE",
+        "NAME STATUS REVISION TASKS AGE REASON PROFILE IMAGE",
         "a RolloutPending main@0 1/2 AGE codes image:1",
     ),
     ("task", &[], "NAME PHASE AGENT POD AGE", "a Running coder a-pod AGE"),
