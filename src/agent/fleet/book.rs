@@ -16,7 +16,8 @@ use super::{Labels, Pace, Steps};
 /// For how long an agent of a later wave waits at least: a push reaches all agents within that, so it is known by then
 /// who of an earlier wave has the same change.
 pub(super) const SETTLE: SignedDuration = SignedDuration::from_secs(10);
-/// For how long after a start agents that could not be looked at are waited for.
+/// For how long after a start agents that could not be looked at are waited for; and those of earlier waves that were
+/// not looked at since a later one heard of a change.
 const START: SignedDuration = SignedDuration::from_secs(60);
 
 /// A change keeps its place for this long at most: how long its pods may take is a setting of its own, without a bound.
@@ -138,6 +139,8 @@ struct Record {
     /// Whether `member` was ever told.
     noted: bool,
     changes: BTreeMap<Of, Change>,
+    /// When it was looked at last, by the steady clock.
+    looked: Option<Timestamp>,
     /// Times of `member` by the steady clock.
     settled: BTreeMap<String, Timestamp>,
     healthy: Option<Timestamp>,
@@ -152,6 +155,10 @@ pub struct Book {
     /// Agents that exist and were not looked at yet.
     unknown: BTreeSet<Key>,
     began: Option<Timestamp>,
+    /// Steps that wait somewhere: when that was known first, by the steady clock.
+    steps: BTreeMap<String, Timestamp>,
+    /// Agents that later waves wait for, until they were looked at.
+    awaited: BTreeSet<Key>,
     dirty: bool,
 }
 
@@ -178,14 +185,17 @@ impl Book {
     pub fn forget(&mut self, key: &Key) {
         let known = self.records.remove(key).is_some();
         self.dirty |= self.unknown.remove(key) || known;
+        self.awaited.remove(key);
     }
 
     /// What a reconcile found at the end.
     pub fn note(&mut self, key: &Key, member: Member, now: Now) {
         self.began.get_or_insert(now.steady);
         self.dirty |= self.unknown.remove(key) && self.unknown.is_empty();
+        self.dirty |= self.awaited.remove(key);
         let record = self.records.entry(key.clone()).or_default();
         let new = !std::mem::replace(&mut record.noted, true);
+        record.looked = Some(now.steady);
         for change in record.changes.values_mut().filter(|c| c.turn == Turn::Taken) {
             // It was told to go, and did not, yet: its place is kept.
             change.turn = Turn::Granted;
@@ -272,7 +282,7 @@ impl Book {
     /// Nobody has looked at any agent: what is known is forgotten.
     pub fn restart(&mut self) {
         self.unknown.extend(std::mem::take(&mut self.records).into_keys());
-        self.began = None;
+        (self.began, self.steps, self.awaited) = (None, BTreeMap::new(), BTreeSet::new());
         self.dirty = true;
     }
 
@@ -281,6 +291,7 @@ impl Book {
     pub fn plan(&mut self, pace: &Pace, now: Now) -> Plan {
         self.dirty = false;
         let mut plan = Plan::default();
+        self.know_steps();
         if self.records.values().all(|record| record.changes.is_empty()) {
             return plan;
         }
@@ -294,7 +305,11 @@ impl Book {
             let refusal = Refusal::Closed { why };
             self.candidates().into_iter().map(|(key, of)| (key, of, Some(refusal.clone()))).collect()
         } else {
-            self.verdicts(pace, now.steady, &mut plan.at)
+            let (looks, verdicts) = self.verdicts(pace, now.steady, &mut plan.at);
+            let unheard = self.unheard(pace, &looks);
+            plan.wake.extend(unheard.difference(&self.awaited).cloned());
+            self.awaited = unheard;
+            verdicts
         };
         for (key, of, refusal) in verdicts {
             let Some(change) = self.records.get_mut(&key).and_then(|r| r.changes.get_mut(&of)) else { continue };
@@ -326,8 +341,57 @@ impl Book {
         all.into_iter().map(|(_, key, of)| (key.clone(), of)).collect()
     }
 
-    fn verdicts(&self, pace: &Pace, now: Timestamp, at: &mut Option<Timestamp>) -> Vec<(Key, Of, Option<Refusal>)> {
-        let (stops, holds) = (self.stops(), self.holds(pace, now));
+    /// Notes since when it is known that steps wait.
+    fn know_steps(&mut self) {
+        let mut steps = BTreeMap::new();
+        for change in self.records.values().flat_map(|record| record.changes.values()) {
+            for step in &change.waiting.steps {
+                let known = self.steps.get(step).copied().unwrap_or(change.known).min(change.known);
+                let first = steps.entry(step.clone()).or_insert(known);
+                *first = known.min(*first);
+            }
+        }
+        self.steps = steps;
+    }
+
+    /// When the last of these steps was first known.
+    fn known(&self, steps: &Steps) -> Option<Timestamp> {
+        steps.iter().filter_map(|step| self.steps.get(step)).max().copied()
+    }
+
+    /// By wave: when its last agent was looked at; in the past for one that never was.
+    fn looked(&self, pace: &Pace) -> BTreeMap<usize, Timestamp> {
+        let mut waves = BTreeMap::new();
+        for record in self.records.values().filter(|r| !r.member.suspended) {
+            let looked = record.looked.unwrap_or(Timestamp::MIN);
+            let last = waves.entry(pace.wave(&record.member.labels)).or_insert(looked);
+            *last = looked.min(*last);
+        }
+        waves
+    }
+
+    /// Agents that were not looked at since the time of their wave.
+    fn unheard(&self, pace: &Pace, looks: &BTreeMap<usize, Timestamp>) -> BTreeSet<Key> {
+        let mut unheard = BTreeSet::new();
+        for (key, record) in self.records.iter().filter(|(_, r)| !looks.is_empty() && !r.member.suspended) {
+            let since = looks.get(&pace.wave(&record.member.labels));
+            if since.is_some_and(|since| record.looked.is_none_or(|looked| looked <= *since)) {
+                unheard.insert(key.clone());
+            }
+        }
+        unheard
+    }
+
+    /// By wave, since when its agents are to be looked at before others go on; and what is decided.
+    #[allow(clippy::type_complexity, reason = "nobody else reads it")]
+    fn verdicts(
+        &self,
+        pace: &Pace,
+        now: Timestamp,
+        at: &mut Option<Timestamp>,
+    ) -> (BTreeMap<usize, Timestamp>, Vec<(Key, Of, Option<Refusal>)>) {
+        let (stops, holds, looked) = (self.stops(), self.holds(pace, now), self.looked(pace));
+        let mut looks = BTreeMap::new();
         let agents = self.records.len() + self.unknown.len();
         let mut free = pace.most(agents).saturating_sub(self.changing(now));
         let mut placed: BTreeSet<Key> = BTreeSet::new();
@@ -337,7 +401,14 @@ impl Book {
                 continue;
             };
             let own = pace.wave(&record.member.labels);
-            let refusal = stopped(&stops, &key, change).or_else(|| waits(&holds, own, change, now, at));
+            let refusal = stopped(&stops, &key, change).or_else(|| waits(&holds, own, change, now, at)).or_else(|| {
+                let since = self.known(&change.waiting.steps).filter(|since| now < end(*since, START))?;
+                let first = *looked.iter().find(|(wave, looked)| **wave < own && **looked <= since)?.0;
+                *at = Some(at.map_or(end(since, START), |at| at.min(end(since, START))));
+                let wave = looks.entry(first).or_insert(since);
+                *wave = since.max(*wave);
+                Some(Refusal::Wave { own, first })
+            });
             let refusal = match refusal {
                 None if !change.waiting.knocks || record.has_place(now) || placed.contains(&key) => None,
                 None if free > 0 => {
@@ -354,7 +425,7 @@ impl Book {
             let ends = self.records.values().filter_map(Record::leaves_at).filter(|end| *end > now);
             *at = ends.chain(*at).min();
         }
-        verdicts
+        (looks, verdicts)
     }
 
     /// By step, the first agent that has failed with it.

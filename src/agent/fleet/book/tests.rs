@@ -49,6 +49,13 @@ fn book(rings: &[(&str, u32)]) -> Book {
     book
 }
 
+/// A reconcile of these that finds nothing new.
+fn look(book: &mut Book, rings: &[(&str, u32)], second: i64) {
+    for (name, ring) in rings {
+        book.note(&key(name), member(*ring), at(second));
+    }
+}
+
 fn goes(book: &mut Book, name: &str) -> bool {
     book.take(&key(name), Of::Server)
 }
@@ -113,6 +120,7 @@ fn a_wave_waits_for_the_one_before_it_and_for_its_soak() {
     }
     // The push has not reached the first wave yet.
     assert_eq!(book.plan(&pace, at(1)).at, Some(at(10).steady));
+    look(&mut book, &[("a", 0), ("b", 1)], 3);
     assert_eq!(refusal(&book, "b").cloned(), first(1, 0));
     book.wait(&key("a"), Of::Server, waiting(&["image=1"], 2, false), at(2));
     book.wait(&key("other"), Of::Server, waiting(&["image=7"], 2, true), at(2));
@@ -217,9 +225,51 @@ fn what_a_person_keeps_from_an_agent_holds_later_waves_and_nobody_else() {
     assert_eq!(refusal(&book, "b"), Some(&Refusal::Wave { own: 1, first: 0 }));
     assert!(goes(&mut book, "c"), "its own wave goes on");
     book.done(&key("c"), Of::Server);
-    book.note(&key("a"), member(0), at(31));
+    look(&mut book, &[("a", 0), ("c", 0)], 31);
     book.plan(&pace, at(31));
     assert!(goes(&mut book, "b"), "released");
+}
+
+/// A busy controller may look at the first wave long after others have heard of a change: nobody knows before that whether
+/// it has the same one.
+#[test]
+fn a_wave_goes_when_those_before_it_have_been_looked_at_since() {
+    let first = |own, first| Some(Refusal::Wave { own, first });
+    let heard = |looks: &[(&str, u32, i64)], now: i64| {
+        let (mut book, pace) = (book(&[("a", 0), ("b", 0), ("c", 1), ("d", 2)]), pace(waves("0s")));
+        book.wait(&key("d"), Of::Server, waiting(&["image=1"], 5, true), at(5));
+        for (name, ring, second) in looks {
+            look(&mut book, &[(name, *ring)], *second);
+        }
+        let plan = book.plan(&pace, at(now));
+        let woken: Vec<_> = plan.wake.iter().map(|(_, name)| name.as_str().to_owned()).collect();
+        (woken.join(" "), plan.at.map(|at| at.as_second() - 1_000_000), refusal(&book, "d").cloned())
+    };
+    let (ab, abc) = ([("a", 0, 6), ("b", 0, 6)], [("a", 0, 6), ("b", 0, 6), ("c", 1, 6)]);
+    assert_eq!(heard(&abc, 14), ("d".into(), Some(15), first(2, 1)), "the least that it waits");
+    assert_eq!(heard(&abc, 15), ("d".into(), None, None));
+    assert_eq!(heard(&ab, 15), ("c d".into(), Some(65), first(2, 1)), "who was not looked at is woken");
+    assert_eq!(heard(&[("a", 0, 6), ("b", 0, 5)], 15), ("b d".into(), Some(65), first(2, 0)), "in that second is before");
+    assert_eq!(heard(&[], 64), ("a b d".into(), Some(65), first(2, 0)));
+    assert_eq!(heard(&[], 65), ("d".into(), None, None), "one that cannot be looked at is not waited for without end");
+
+    // It is looked at late, and has the same change.
+    let (mut book, pace) = (book(&[("a", 0), ("b", 1)]), pace(waves("0s")));
+    book.wait(&key("b"), Of::Server, waiting(&["image=1"], 5, true), at(5));
+    assert_eq!(book.plan(&pace, at(15)).wake.len(), 2);
+    assert_eq!(book.plan(&pace, at(16)).wake.len(), 0, "woken once");
+    book.wait(&key("a"), Of::Server, waiting(&["image=1"], 20, true), at(20));
+    book.note(&key("a"), member(0), at(20));
+    assert!(book.is_dirty(), "that is what is waited for");
+    book.plan(&pace, at(20));
+    assert!(goes(&mut book, "a") && !goes(&mut book, "b"));
+    assert_eq!(refusal(&book, "b").cloned(), first(1, 0));
+    // Nothing of it is left, and one without a pod is not waited for.
+    book.done(&key("a"), Of::Server);
+    book.note(&key("a"), Member { suspended: true, ..member(0) }, at(21));
+    book.wait(&key("b"), Of::Server, waiting(&["image=2"], 30, true), at(30));
+    book.plan(&pace, at(40));
+    assert!(goes(&mut book, "b"));
 }
 
 /// What a whole rollout costs: each agent is woken to learn that it waits and when its turn has come, and not with the turn
