@@ -249,7 +249,11 @@ fn a_wave_goes_when_those_before_it_have_been_looked_at_since() {
     assert_eq!(heard(&abc, 14), ("d".into(), Some(15), first(2, 1)), "the least that it waits");
     assert_eq!(heard(&abc, 15), ("d".into(), None, None));
     assert_eq!(heard(&ab, 15), ("c d".into(), Some(65), first(2, 1)), "who was not looked at is woken");
-    assert_eq!(heard(&[("a", 0, 6), ("b", 0, 5)], 15), ("b d".into(), Some(65), first(2, 0)), "in that second is before");
+    assert_eq!(
+        heard(&[("a", 0, 6), ("b", 0, 5)], 15),
+        ("b d".into(), Some(65), first(2, 0)),
+        "in that second is before"
+    );
     assert_eq!(heard(&[], 64), ("a b d".into(), Some(65), first(2, 0)));
     assert_eq!(heard(&[], 65), ("d".into(), None, None), "one that cannot be looked at is not waited for without end");
 
