@@ -249,9 +249,9 @@ async fn a_task_for_one_pod_shows_its_password_to_that_pod_alone() {
         let asked = async {
             let asked = || heard.lock().matches("/pilothouse/proof").count() > 1;
             if uid == "uid-1" {
-                eventually("it is asked again", asked).await
+                eventually("it is asked again", asked).await;
             } else {
-                tokio::time::sleep(Duration::from_secs(2)).await
+                tokio::time::sleep(Duration::from_secs(2)).await;
             }
         };
         let mut out = Printed::default();
