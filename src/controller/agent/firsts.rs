@@ -22,6 +22,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Nor does anybody for pods that fetch: theirs may be a server that works.
 const FETCH: Duration = Duration::from_secs(2);
 
+/// Asks for another look at an agent: its namespace and name.
+type Wake = Box<dyn Fn(&str, &str) + Send + Sync>;
+
 /// Namespace and name of an agent.
 type Key = (String, String);
 
@@ -36,7 +39,7 @@ struct Shared {
     running: AtomicUsize,
     late: Mutex<HashMap<Key, Late>>,
     /// Called for whoever has put something off, when nobody is left to wait for.
-    wake: Box<dyn Fn(&str, &str) + Send + Sync>,
+    wake: Wake,
 }
 
 /// What an agent has put off.

@@ -48,7 +48,7 @@ impl Kept {
 impl Tasks {
     /// Whether somebody would make a finished Task again if it were gone. Its maker's next change wakes it.
     pub(super) fn is_kept(&self, task: &Task) -> bool {
-        for maker in [self.cron(task), self.sync(task)].into_iter().flatten() {
+        for maker in [cron(task), self.sync(task)].into_iter().flatten() {
             if self.is_owed(&maker, task) {
                 self.kept.add(maker.clone(), task);
                 // It may have changed before it knew whom to wake.
@@ -77,11 +77,6 @@ impl Tasks {
                 caches.syncs.get(namespace, name).is_some_and(|sync| is_owed_by_sync(&sync, task))
             }
         }
-    }
-
-    fn cron(&self, task: &Task) -> Option<Maker> {
-        let (_, name) = schedule::child::owner(task)?;
-        Some(Maker::Cron(task.namespace().unwrap_or_default(), name.to_owned()))
     }
 
     fn sync(&self, task: &Task) -> Option<Maker> {
@@ -116,6 +111,11 @@ fn is_owed_by_sync(sync: &Sync, task: &Task) -> bool {
     let entry = entries.unwrap_or_default().iter().find(|entry| entry.id == id.to_string());
     sync.metadata.deletion_timestamp.is_none()
         && entry.is_some_and(|entry| once::is_owed(entry, task.annotations().get(annotation::SPEC_HASH)))
+}
+
+fn cron(task: &Task) -> Option<Maker> {
+    let (_, name) = schedule::child::owner(task)?;
+    Some(Maker::Cron(task.namespace().unwrap_or_default(), name.to_owned()))
 }
 
 #[cfg(test)]

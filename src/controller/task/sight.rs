@@ -56,6 +56,7 @@ pub(super) struct Lag {
 
 impl Sight {
     /// What is known without a look; `Some(None)`: the caches show everything.
+    #[allow(clippy::option_option, reason = "not known is not the same as known to lack nothing")]
     fn known(&self, namespace: &str, now: Instant) -> Option<Option<Lag>> {
         let all = self.0.lock();
         let known = all.get(namespace)?;
