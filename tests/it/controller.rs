@@ -4,7 +4,11 @@ mod edges;
 mod everywhere;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
+};
+use serde_json::json;
 
 use crate::common::{
     cluster::control_plane,
@@ -20,7 +24,7 @@ async fn holder(leases: &Api<Lease>, name: &str) -> Option<String> {
 async fn a_replica_takes_over_from_one_that_stops_and_from_one_that_vanishes() {
     let cluster = control_plane();
     let agents = cluster.namespace("leader").await;
-    let release = Release::install(cluster, &[agents]).await;
+    let release = Release::install(cluster, std::slice::from_ref(&agents)).await;
     let leases: Api<Lease> = Api::namespaced(cluster.client().await, &release.namespace);
 
     let mut first = release.start_as("first", &[]);
@@ -46,6 +50,30 @@ async fn a_replica_takes_over_from_one_that_stops_and_from_one_that_vanishes() {
     let _third = release.start_as("third", &[]);
     second.kill();
     eventually("third leads after a crash", 20, leads("third")).await;
+    every_kind_is_looked_at(&cluster.client().await, &agents).await;
+}
+
+/// One object of each kind, of which a controller that works says something.
+async fn every_kind_is_looked_at(client: &Client, namespace: &str) {
+    let of_agent = json!({"agentRef": {"name": "nobody"}, "description": "Say hello."});
+    let kinds = [
+        ("Repository", json!({"url": "https://127.0.0.1:1/a.git", "ref": {"branch": "main"}})),
+        ("Sync", json!({"repositoryRef": {"name": "nothing"}, "path": "."})),
+        ("Agent", json!({"workspaceDir": "/workspace", "serviceAccountName": "default"})),
+        ("Task", of_agent.clone()),
+        ("CronTask", json!({"schedule": "0 2 * * *", "taskTemplate": {"spec": of_agent}})),
+    ];
+    for (kind, spec) in kinds {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("pilothouse.dev", "v1alpha1", kind));
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let object = DynamicObject::new("after", &resource).data(json!({ "spec": spec }));
+        api.create(&PostParams::default(), &object).await.unwrap();
+        eventually(&format!("{kind} is looked at"), 60, || async {
+            let seen = api.get("after").await.unwrap();
+            seen.data.pointer("/status/conditions/0/type").map(|_| ())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

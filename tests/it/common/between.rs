@@ -183,7 +183,9 @@ async fn pass(State(between): State<Between>, request: Request<Body>) -> Respons
     let path = parts.uri.path().to_owned();
     if let Some(carried_out) = between.silence(&parts.method, &path) {
         if carried_out {
-            between.send(Request::from_parts(parts, body)).await;
+            // Also when whoever asked dies before this is through.
+            let request = Request::from_parts(parts, body);
+            tokio::spawn(async move { between.send(request).await });
         }
         // Whoever asks dies before it hears.
         return std::future::pending().await;
