@@ -212,12 +212,12 @@ const SHOWN: [(&str, &[&str], &str, &str); 10] = [
         "a RolloutPending main@0 1/2 AGE codes image:1",
     ),
     ("task", &[], "NAME PHASE AGENT POD AGE", "a Running coder a-pod AGE"),
-    ("ct", &[], "NAME SCHEDULE SUSPEND LAST SCHEDULE AGE", "a 0 2 * * * false AGE"),
+    ("ct", &[], "NAME SCHEDULE READY REASON LAST SCHEDULE AGE", "a 0 2 * * * True R AGE"),
     (
         "ct",
         &["-o", "wide"],
-        "NAME SCHEDULE SUSPEND LAST SCHEDULE AGE ACTIVE NEXT SCHEDULE REASON",
-        "a 0 2 * * * false AGE 1 2026-01-02T02:00:00Z R",
+        "NAME SCHEDULE READY REASON LAST SCHEDULE AGE ACTIVE NEXT SCHEDULE",
+        "a 0 2 * * * True R AGE 1 2026-01-02T02:00:00Z",
     ),
     ("task", &["-o", "wide"], "NAME PHASE AGENT POD AGE TEMPLATE REASON", "a Running coder a-pod AGE"),
 ];
