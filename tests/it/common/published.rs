@@ -1,5 +1,7 @@
 //! A Repository with an artifact that the test put into the controller's store, published as the controller does it.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, ResourceExt,
@@ -11,7 +13,7 @@ use pilothouse::{
 };
 use serde_json::json;
 
-use super::wait::eventually;
+use super::wait::{eventually, poll};
 
 /// What the controllers seal with; `release` is the namespace of their release.
 pub(crate) async fn seal(client: &Client, release: &str) -> Seal {
@@ -28,6 +30,11 @@ pub(crate) async fn publish(repositories: &Api<Repository>, seal: &Seal, name: &
     object["spec"] = json!({"url": "https://git.invalid/repo", "suspend": true});
     let apply = PatchParams::apply("test").force();
     let there = repositories.patch(name, &apply, &Patch::Apply(object)).await.unwrap();
+    // Its own reconciler says once that it is suspended: on a busy machine with what the status had a moment before.
+    if there.status.is_none() {
+        let said = || async { repositories.get(name).await.unwrap().status?.observed_generation };
+        poll(Duration::from_secs(10), Duration::from_millis(20), said).await;
+    }
     let (namespace, uid) = (there.namespace().unwrap(), there.uid().unwrap());
     let sealed = seal.of(Purpose::Published, &namespace, &uid, &format!("{revision}\n{digest}"));
     status["status"] = json!({"artifact": {"revision": revision, "digest": digest, "seal": sealed,
