@@ -17,10 +17,14 @@ use crate::controller::{self, Settings};
 /// What the chart tells the controller of its own pod and its node; each may be missing.
 const OWN_ADDRESSES: [&str; 3] = ["POD_IP", "POD_IPS", "HOST_IP"];
 
+/// A connection to the API server on which nothing was heard for so long is dead: a watch stays open for less.
+const SILENCE: Duration = Duration::from_secs(90);
+
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(global: &Global, mut settings: Settings) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signal()?;
-    let config = config(global).await?;
+    let mut config = config(global).await?;
+    config.read_timeout = Some(SILENCE);
     settings.api_hosts = api_hosts(&config);
     settings.own_addresses = addresses(OWN_ADDRESSES.iter().filter_map(|name| std::env::var(name).ok()));
     let client = client_of(config)?;

@@ -17,6 +17,7 @@ use kube::{
     },
 };
 use parking_lot::{Mutex, RwLock};
+use rand::Rng as _;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
@@ -24,6 +25,10 @@ use super::Kind;
 
 /// `kubectl apply` keeps the whole object here, so also what a Secret held.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// For how many seconds a watch stays open. It goes on in another one where it was. One that has died in silence (a firewall
+/// that forgot it, a node that is gone) is noticed 5 s after that: until then this replica would lead without seeing anything.
+const OPEN: std::ops::RangeInclusive<u32> = 30..=60;
 
 /// Where a watch looks: everywhere, or in one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,8 +177,8 @@ impl Watches {
     where
         K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {
-        let client = self.client.clone();
-        let open = move |scope: &Scope| watcher::watcher(api(&client, scope), config.clone()).boxed();
+        let (client, config) = (self.client.clone(), config.clone());
+        let open = move |scope: &Scope| watcher::watcher(api(&client, scope), for_a_while(&config)).boxed();
         self.start(self.scopes.clone(), open, trim)
     }
 
@@ -184,8 +189,8 @@ impl Watches {
         K: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
         PartialObjectMeta<K>: Kind + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {
-        let client = self.client.clone();
-        let open = move |scope: &Scope| watcher::watcher(api(&client, scope), config.clone()).boxed();
+        let (client, config) = (self.client.clone(), config.clone());
+        let open = move |scope: &Scope| watcher::watcher(api(&client, scope), for_a_while(&config)).boxed();
         self.start(self.scopes.clone(), open, without_last_applied::<PartialObjectMeta<K>>)
     }
 
@@ -194,8 +199,8 @@ impl Watches {
     where
         K: Kind + Resource<Scope = k8s_openapi::ClusterResourceScope>,
     {
-        let api = Api::<K>::all(self.client.clone());
-        self.start(vec![Scope::All], move |_| watcher::watcher(api.clone(), config.clone()).boxed(), |_| {})
+        let (api, config) = (Api::<K>::all(self.client.clone()), config.clone());
+        self.start(vec![Scope::All], move |_| watcher::watcher(api.clone(), for_a_while(&config)).boxed(), |_| {})
     }
 
     /// Resolves when every cache is filled.
@@ -233,6 +238,11 @@ impl Watches {
         self.ready.push(Box::pin(async move { waiting.ready().await }));
         cache
     }
+}
+
+/// Not all of them end at a time.
+fn for_a_while(config: &watcher::Config) -> watcher::Config {
+    config.clone().timeout(rand::rng().random_range(OPEN))
 }
 
 fn api<K>(client: &Client, scope: &Scope) -> Api<K>

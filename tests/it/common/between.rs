@@ -1,26 +1,30 @@
-//! Stands between a controller and the API server: loses the answer to one write, or stops time at one.
+//! Stands between a controller and the API server: loses the answer to one write, stops time at one, or lets watches die.
 
 use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
-    body::{Body, Bytes, to_bytes},
+    body::{Body, BodyDataStream, Bytes, to_bytes},
     extract::State,
     http::{Method, Request, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use futures::StreamExt as _;
 use kube::{
     Client, Config,
     config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::watch;
 
 /// One that passes everything on until it is told to lose something.
 #[derive(Clone)]
 pub(crate) struct Between {
     client: Client,
     state: Arc<Mutex<Lost>>,
+    /// How often all watches that were open fell silent.
+    silences: watch::Sender<u64>,
 }
 
 #[allow(clippy::large_enum_variant, reason = "one at a time")]
@@ -63,7 +67,7 @@ impl Between {
         // Who asks says itself who it is.
         config.auth_info = AuthInfo::default();
         config.read_timeout = None;
-        let between = Self { client: Client::try_from(config).unwrap(), state: Arc::default() };
+        let between = Self { client: Client::try_from(config).unwrap(), state: Arc::default(), silences: watch::Sender::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let cluster = file.clusters[0].cluster.as_mut().unwrap();
         cluster.server = Some(format!("http://{}", listener.local_addr().unwrap()));
@@ -146,6 +150,11 @@ impl Between {
         Some(carried_out)
     }
 
+    /// On the watches that are open now nothing comes any more, and nobody closes them. Others may be opened.
+    pub(crate) fn silence_watches(&self) {
+        self.silences.send_modify(|n| *n += 1);
+    }
+
     /// What became of the write in the end.
     pub(crate) fn late(&self) -> Option<StatusCode> {
         self.state.lock().late
@@ -168,8 +177,11 @@ impl Between {
 
     async fn send(&self, request: Request<Bytes>) -> Response {
         let (parts, body) = request.into_parts();
+        let watches = parts.uri.query().is_some_and(|query| query.contains("watch=true"));
+        let silence = self.silences.subscribe();
         let request = Request::from_parts(parts, kube::client::Body::from(body.to_vec()));
         match self.client.send(request).await {
+            Ok(answer) if watches => answer.map(|body| until(Body::new(body).into_data_stream(), silence)),
             Ok(answer) => answer.map(Body::new),
             Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
         }
@@ -206,6 +218,18 @@ async fn pass(State(between): State<Between>, request: Request<Body>) -> Respons
         between.state.lock().late = Some(answer.status());
     }
     between.send(asked).await
+}
+
+/// What comes, until it is to be silent.
+fn until(stream: BodyDataStream, silence: watch::Receiver<u64>) -> Body {
+    Body::from_stream(futures::stream::unfold((stream, silence), |(mut stream, mut silence)| async move {
+        let next = tokio::select! {
+            biased;
+            _ = silence.changed() => std::future::pending().await,
+            next = stream.next() => next,
+        };
+        next.map(|next| (next, (stream, silence)))
+    }))
 }
 
 fn gave_up() -> Response {

@@ -138,3 +138,29 @@ async fn it_ends_in_order_at_either_signal() {
         assert!(get(&format!("{}/healthz", controller.health)).await.is_none(), "{signal}: nobody listens any more");
     }
 }
+
+/// Watches that are dead and not closed, as behind a firewall that has forgotten their connections, while the Lease is renewed.
+#[tokio::test]
+async fn a_replica_whose_watches_die_in_silence_sees_again_in_a_minute() {
+    let cluster = control_plane();
+    let namespace = cluster.namespace("silence").await;
+    let mut release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
+    let between = release.between().await;
+    let _controller = release.start(&[]);
+    apply(cluster, &namespace);
+    eventually("the first are seen", 60, || async {
+        reported(cluster, &namespace).iter().any(|seen| seen == "Agent/a").then_some(())
+    })
+    .await;
+    between.silence_watches();
+    let file = cluster.ready.state.join(format!("{namespace}.late.yaml"));
+    let late = "{apiVersion: pilothouse.dev/v1alpha1, kind: Agent, metadata: {name: late}, spec: {workspaceDir: /w, serviceAccountName: default}}";
+    std::fs::write(&file, late).unwrap();
+    let out = cluster.kubectl(["apply", "--server-side", "-n", &namespace, "-f", file.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // 60 s, 5 s, and what a busy machine takes.
+    eventually("what came meanwhile is seen", 100, || async {
+        reported(cluster, &namespace).iter().any(|seen| seen == "Agent/late").then_some(())
+    })
+    .await;
+}
