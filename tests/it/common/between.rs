@@ -67,7 +67,11 @@ impl Between {
         // Who asks says itself who it is.
         config.auth_info = AuthInfo::default();
         config.read_timeout = None;
-        let between = Self { client: Client::try_from(config).unwrap(), state: Arc::default(), silences: watch::Sender::default() };
+        let between = Self {
+            client: Client::try_from(config).unwrap(),
+            state: Arc::default(),
+            silences: watch::Sender::default(),
+        };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let cluster = file.clusters[0].cluster.as_mut().unwrap();
         cluster.server = Some(format!("http://{}", listener.local_addr().unwrap()));
