@@ -298,6 +298,7 @@ impl Shared {
             self.complete(session, &answer, Some("APIError"));
             return End::Failed;
         }
+        let mut released = self.released.subscribe();
         for (n, word) in script.words.iter().enumerate() {
             let part = format!("prt_{answer}");
             self.grow(session, &answer, word);
@@ -307,7 +308,6 @@ impl Shared {
                 "field": "text", "delta": word }),
             );
             if n == 0 && script.hold {
-                let mut released = self.released.subscribe();
                 let _ = released.changed().await;
             }
             tokio::time::sleep(script.delay).await;

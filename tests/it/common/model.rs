@@ -208,13 +208,15 @@ async fn complete(State(shared): State<Arc<Shared>>, Json(body): Json<Value>) ->
     if let Some(call) = call {
         return (headers, call).into_response();
     }
-    let stream = futures::stream::unfold((0, script, shared), speak);
+    // Whoever heard the first word may release: that is not to be missed.
+    let released = shared.released.subscribe();
+    let stream = futures::stream::unfold((0, script, released), speak);
     (headers, Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>))).into_response()
 }
 
-type Speech = (usize, Script, Arc<Shared>);
+type Speech = (usize, Script, watch::Receiver<u64>);
 
-async fn speak((n, script, shared): Speech) -> Option<(Bytes, Speech)> {
+async fn speak((n, script, mut released): Speech) -> Option<(Bytes, Speech)> {
     let total = script.words.len();
     if n > total {
         return None;
@@ -223,12 +225,10 @@ async fn speak((n, script, shared): Speech) -> Option<(Bytes, Speech)> {
         tokio::time::sleep(script.delay).await;
     }
     if n == 1 && script.hold {
-        let mut released = shared.released.subscribe();
-        released.mark_unchanged();
         let _ = released.changed().await;
     }
     let text = if n < total { chunk(&script.words[n]) } else { last_chunk(total) };
-    Some((Bytes::from(text), (n + 1, script, shared)))
+    Some((Bytes::from(text), (n + 1, script, released)))
 }
 
 fn chunk(word: &str) -> String {

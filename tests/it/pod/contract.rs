@@ -173,7 +173,7 @@ async fn prompts(subject: &Subject) {
     // Begin and end are told, in all directories and in this one.
     let (mut global, mut own) = (client.global_events(), client.events());
     assert_eq!((global.next().await, own.next().await), (Signal::Connected, Signal::Connected));
-    client.prompt_async(&session.id, &Prompt::text("[[words=4 delay_ms=100]]")).await.unwrap();
+    client.prompt_async(&session.id, &Prompt::text("[[words=4 hold]]")).await.unwrap();
     loop {
         if let Signal::Event(event) = global.next().await
             && event.payload.kind == "session.status"
@@ -185,6 +185,7 @@ async fn prompts(subject: &Subject) {
     }
     heard(&mut own, &session.id, "message.part.delta").await;
     assert_eq!(client.status().await.unwrap().get(&session.id), Some(&SessionStatus::Busy));
+    subject.release();
     heard(&mut own, &session.id, "session.idle").await;
     assert!(!subject.is_listed(&session.id).await, "who is idle is not listed");
     let messages = client.messages(&session.id, 10).await.unwrap();

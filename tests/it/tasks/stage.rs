@@ -120,15 +120,20 @@ impl Stage {
     /// Plays the agent's node until all pods of the newest revision are ready.
     pub(super) async fn roll_out(&self) {
         eventually("the rollout is over", PATIENCE, || async {
-            let status = self.agents().get("coder").await.unwrap().status.unwrap_or_default();
-            let rollout = status.rollout.clone().unwrap_or_default();
-            if rollout.applied.is_some() && rollout.applied == rollout.rolled_out_revision {
+            // The status may be that of before what the Deployment has already.
+            let deployed = self.deployment().await?.annotations().get("pilothouse.dev/template-hash").cloned();
+            let rollout = self.agents().get("coder").await.unwrap().status?.rollout?;
+            if deployed.is_some() && rollout.applied == deployed && rollout.rolled_out_revision == deployed {
                 return Some(());
             }
             self.all_ready().await;
             None
         })
         .await;
+    }
+
+    async fn deployment(&self) -> Option<Deployment> {
+        Api::namespaced(self.client.clone(), &self.namespace).get_opt("coder-server").await.unwrap()
     }
 
     async fn all_ready(&self) {
@@ -143,9 +148,7 @@ impl Stage {
 
     /// The agent, and the image of its Deployment.
     pub(super) async fn rollout(&self) -> (Agent, String) {
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.namespace);
-        let deployment = deployments.get("coder-server").await.unwrap();
-        let pod = deployment.spec.unwrap().template.spec.unwrap();
+        let pod = self.deployment().await.unwrap().spec.unwrap().template.spec.unwrap();
         (self.agents().get("coder").await.unwrap(), pod.containers[0].image.clone().unwrap())
     }
 
