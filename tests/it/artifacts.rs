@@ -110,7 +110,7 @@ impl Fleet {
         let (listen, service) = (format!("127.0.0.1:{port}"), format!("localhost:{}", service.unwrap_or(port)));
         let data = data.unwrap_or_else(|| Arc::new(tempfile::tempdir().unwrap()));
         let (at, token) = ((listen.as_str(), service.as_str()), self.token_file());
-        let controller = self.release.start_among(name, data, at, &token, &["--lease-duration", "4"]);
+        let controller = self.release.start_among(name, data, at, &token, &["--lease-duration", "10"]);
         Replica { controller, port }
     }
 

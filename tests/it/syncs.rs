@@ -73,7 +73,8 @@ impl World {
     fn restart(&mut self, meanwhile: impl FnOnce()) {
         self.controller.kill();
         meanwhile();
-        self.controller = self.release.start_on("again", self.controller.data.clone(), &["--lease-duration", "4"]);
+        let arguments = ["--leader-elect", "false"];
+        self.controller = self.release.start_on("again", self.controller.data.clone(), &arguments);
     }
 
     /// The Syncs' account may change what an editor may in `namespace`.
@@ -287,9 +288,9 @@ async fn a_restart_writes_nothing() {
     let first = w.commit(1, &[("a.yaml", map("a", "one")), ("d.yaml", deployment("d"))]).await;
     w.sync("app", json!({"wait": false})).await;
     w.until_applied("app", &first).await;
-    w.controller.kill();
-    let log = w.log();
-    w.controller = w.release.start_on("again", w.controller.data.clone(), &[]);
+    let cluster = w.cluster;
+    let mut log = w.log();
+    w.restart(|| log = cluster.audit().later());
     // What this Sync does is done after everything that was there before.
     w.sync("other", json!({"path": "nowhere"})).await;
     w.until_reason("other", "PathNotFound").await;

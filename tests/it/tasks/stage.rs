@@ -281,8 +281,8 @@ impl Stage {
 
     /// Kills the controller and starts another.
     pub(super) fn restart(&mut self) {
-        self.controller.kill();
-        self.controller = self.release.start(&["--lease-duration", "4"]);
+        self.kill();
+        self.resume();
     }
 
     /// Waits until a Task has had these tries, by their reasons.
@@ -313,7 +313,7 @@ impl Stage {
 
     /// Starts another one after [`kill`](Self::kill).
     pub(super) fn resume(&mut self) {
-        self.controller = self.release.start(&["--lease-duration", "4"]);
+        self.controller = self.release.start(&["--leader-elect", "false"]);
     }
 
     /// Waits until the message of a Task's condition `Queued` ends like this.
