@@ -7,6 +7,7 @@
 //! * [`beside`]: a new revision beside the old one, which ends its work.
 //! * [`effect`]: what changed between two versions of it, and how mildly it can arrive.
 //! * [`leaving`]: whether the time of a pod that ends suffices for its work.
+//! * [`once`]: what a Task with a pod of its own has in the place of an agent.
 //! * [`preview`](preview::preview): the same for who sees manifests alone.
 //! * [`forecast`]: when a change would reach an agent that runs.
 //! * [`gate`]: whether a new pod template may replace the running one now.
@@ -34,6 +35,7 @@ pub mod history;
 pub mod inputs;
 pub mod leaving;
 pub mod merge;
+pub mod once;
 pub mod own;
 pub mod pieces;
 pub mod preview;

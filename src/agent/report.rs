@@ -193,7 +193,7 @@ fn text(value: Option<&String>) -> Option<String> {
 }
 
 /// `main@sha1:<40 hex>` as `main@1a2b3c4`.
-pub(super) fn short(revision: &str) -> String {
+pub fn short(revision: &str) -> String {
     let (reference, commit) = revision.rsplit_once('@').unwrap_or(("", revision));
     let commit: String = commit.rsplit(':').next().unwrap_or(commit).chars().take(7).collect();
     if reference.is_empty() { commit } else { format!("{reference}@{commit}") }

@@ -39,7 +39,7 @@ pub use pod::{AgentPodSpec, Credential, ExtraPort, Persistence, Quota, Standby, 
 pub use repository::{Forge, GitReference, Repository, RepositorySpec, RepositoryStatus, Webhook};
 pub use rollout::{Live, OnTimeout, Protect, Rollout, RolloutStatus, Strategy, Verifying};
 pub use sync::{DeletionPolicy, HistoryEntry, Inventory, InventoryEntry, Sync, SyncSpec, SyncStatus};
-pub use task::{SessionSummary, Task, TaskPhase, TaskSession, TaskSpec, TaskStatus, TaskTry, TokenUsage};
+pub use task::{SessionSummary, Task, TaskInput, TaskPhase, TaskSession, TaskSpec, TaskStatus, TaskTry, TokenUsage};
 pub use template::{AgentTemplate, AgentTemplateSpec, AgentTemplateStatus};
 
 /// API group of all kinds.

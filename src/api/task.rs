@@ -125,6 +125,11 @@ pub struct TaskStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub revisions: Vec<TaskRevision>,
+    /// Contexts and skills from Git that it was started with, sorted by id. Of a Task that was tried again: those of the last
+    /// try.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "atomic"))]
+    pub inputs: Vec<TaskInput>,
     /// Tries that failed and were followed by another one, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
@@ -132,6 +137,15 @@ pub struct TaskStatus {
     /// When the next try is made, while it waits for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_try_time: Option<Time>,
+}
+
+/// A context or a source of skills from Git, at the commit with which a Task was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskInput {
+    /// contexts/NAME or skills/NAME.
+    pub id: String,
+    /// Its commit, 40 digits.
+    pub commit: String,
 }
 
 /// A try that failed and was followed by another one.

@@ -47,7 +47,8 @@ pub struct AgentTemplateSpec {
     /// Absolute path of the workspace.
     #[schemars(length(min = 1), regex(pattern = form::ABSOLUTE.pattern))]
     pub workspace_dir: String,
-    /// Replaces the command of the executor container.
+    /// Replaces the command of the executor container. In the pod of a Task that names this template it runs in the place of
+    /// the server and of our client, and its exit code is the outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
     /// Knowledge the agent gets.

@@ -48,7 +48,7 @@ use contents::Contents;
 use fresh::Fresh;
 use index::{ByAgent, OpenTasks, Referrers};
 use observe::Seen;
-use sources::GitInputs;
+use sources::{GitInputs, Whose};
 use voice::AgentVoice;
 
 /// How often a name that somebody else has is looked at again.
@@ -109,7 +109,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         referrers: Referrers::default(),
         tasks: OpenTasks::default(),
         contents: Contents::new(context.client.clone(), context.caches.clone()),
-        git: GitInputs::new(context, triggers.clone()),
+        git: GitInputs::new(context, wake(&triggers)),
         deployments: Fresh::new(context.caches.deployments.clone()),
         services: Fresh::new(context.caches.services.clone()),
         config_maps: Fresh::new(context.caches.config_maps.clone()),
@@ -134,6 +134,11 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
     });
     listen::attach(&agents);
     start(agents, context.caches.agents.clone(), triggers)
+}
+
+fn wake(triggers: &Triggers<Agent>) -> Whose {
+    let triggers = triggers.clone();
+    Whose::agents(move |namespace, agent| triggers.now(namespace, agent))
 }
 
 impl Reconcile for Agents {

@@ -108,7 +108,8 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     };
     let (known, leadership) =
         watch::channel(if settings.leader_elect { Leadership::Unknown } else { Leadership::Leader });
-    let named = Named::new(&context.caches.config_maps, &context.caches.repositories, context.seal.clone());
+    let caches = &context.caches;
+    let named = Named::new(&caches.config_maps, &caches.repositories, &caches.tasks, context.seal.clone());
     let shelf = artifacts::shelf(context.artifacts.clone(), &named, &context.caches, &settings);
     metrics.register(|registry| shelf.register(registry));
     let voices =

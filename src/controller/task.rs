@@ -8,10 +8,11 @@ mod left;
 mod listen;
 mod places;
 mod sight;
+mod template;
 mod view;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 
 use super::{
     Context, Loop,
+    agent::sources::{GitInputs, Whose},
     runtime::{Reconcile, Triggers},
     start,
     voice::Voices,
@@ -37,6 +39,7 @@ use crate::{
         step,
     },
 };
+use contexts::Awaited;
 use index::Index;
 use keep::Kept;
 use left::Left;
@@ -54,8 +57,10 @@ pub struct Tasks {
     triggers: Triggers<Task>,
     index: Index,
     ledger: Mutex<Ledger>,
-    /// Tasks that wait for their contexts, by namespace and name of the ConfigMap.
-    awaited: Mutex<HashMap<(String, String), BTreeSet<String>>>,
+    /// What pods of their own get from Git.
+    git: Arc<GitInputs>,
+    /// Tasks that wait for their contexts, or for what their template is made of.
+    awaited: Mutex<Awaited>,
     sight: Sight,
     kept: Kept,
     left: Left,
@@ -78,6 +83,7 @@ pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
         triggers: triggers.clone(),
         index: Index::default(),
         ledger: Mutex::default(),
+        git: GitInputs::new(context, wake(&triggers)),
         awaited: Mutex::default(),
         sight: Sight::default(),
         kept: Kept::default(),
@@ -91,6 +97,11 @@ pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
     start(tasks, context.caches.tasks.clone(), triggers)
 }
 
+fn wake(triggers: &Triggers<Task>) -> Whose {
+    let triggers = triggers.clone();
+    Whose::tasks(move |namespace, task| triggers.now(namespace, task))
+}
+
 impl Reconcile for Tasks {
     type Object = Task;
 
@@ -100,6 +111,10 @@ impl Reconcile for Tasks {
         }
         let task = self.newest(&object);
         let world = self.observe(&task).await?;
+        let world = match self.with_template(&task, world).await {
+            Ok(world) => world,
+            Err(failure) => return self.start_failed(&task, failure).await,
+        };
         let decision = self.decide(&task, &world);
         let (world, decision) = match self.inform(&task, world, decision).await {
             Ok(informed) => informed,
@@ -157,13 +172,16 @@ impl Tasks {
         let cleanup = config.as_ref().and_then(|c| c.spec.cleanup.clone()).filter(|_| !verifies);
         let cleanup = cleanup.filter(|_| task::is_finished(task) && !self.is_kept(task)).unwrap_or_default();
         let retained = cleanup.max_retained_tasks.and_then(|n| usize::try_from(n).ok());
+        let (pod, waits, has_own) = (self.pod(task).await?, waits(task), task::template_of(task).is_some());
         Ok(World {
             agent,
+            // Read last, for a Task that would start: see `with_template`.
+            template: Ok(None),
             // Places are given last, to a Task that would start: see `admit`.
             place: Place::Held,
-            contexts: if waits(task) { self.missing(task).map(|()| String::new()) } else { Ok(String::new()) },
+            contexts: if waits && !has_own { self.missing(task).map(|()| String::new()) } else { Ok(String::new()) },
             rank: self.rank(task),
-            pod: self.pod(task).await?,
+            pod,
             settings: view::settings(config.as_deref(), &self.context.settings),
             cleanup: Cleanup {
                 ttl_seconds: cleanup.ttl_seconds_after_finished.and_then(|n| u32::try_from(n).ok()),
@@ -217,9 +235,18 @@ impl Tasks {
         step(task, world, self.context.now())
     }
 
+    /// Gives a Task that would start the pod that its template comes to. Nothing else needs to be read for it.
+    async fn with_template(&self, task: &Task, world: World) -> Result<World, Failure> {
+        let starts = waits(task) && world.pod == PodState::Absent && !task::stop_asked(task);
+        if !starts || step::refused(task).is_some() {
+            return Ok(world);
+        }
+        Ok(World { template: self.template(task).await?, ..world })
+    }
+
     /// Gives a Task that would start the text of its contexts, or decides again without.
     async fn inform(&self, task: &Task, world: World, decision: Decision) -> Result<(World, Decision), Failure> {
-        if !matches!(decision.act, Act::Start(_)) || task.spec.contexts.is_none() {
+        if !matches!(decision.act, Act::Start(_)) || task.spec.contexts.is_none() || world.template != Ok(None) {
             return Ok((world, decision));
         }
         let world = World { contexts: self.contexts(task).await?, ..world };
@@ -232,7 +259,8 @@ impl Tasks {
     async fn go(&self, task: &Task, world: &World, objects: &Start) -> Result<Option<Decision>, Failure> {
         let namespace = task.namespace().unwrap_or_default();
         let verifies = world.agent.as_ref().is_some_and(|a| a.verified_by(task).is_some());
-        if !verifies {
+        // A pod of its own takes nobody's place, and its name makes it one.
+        if !verifies && task::agent_of(task).is_some() {
             if let Some(lag) = self.lag(&namespace).await? {
                 return Ok(self.behind(task, &lag));
             }
@@ -311,7 +339,9 @@ impl Tasks {
     fn count(&self, task: &Task, status: &TaskStatus) {
         let ends = status.phase.is_some_and(TaskPhase::is_terminal) && !task::is_finished(task);
         let (Some(start), Some(end)) = (&status.start_time, &status.completion_time) else { return };
-        if let (true, Some(agent)) = (ends, task::agent_of(task)) {
+        if ends {
+            // One with a pod of its own has none.
+            let agent = task::agent_of(task).unwrap_or_default();
             let took = Duration::try_from(end.0.duration_since(start.0)).unwrap_or_default();
             self.context.metrics.task_ended(&task.namespace().unwrap_or_default(), agent, took);
         }

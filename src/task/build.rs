@@ -14,14 +14,17 @@ use k8s_openapi::{
     },
 };
 
-use super::{AgentView, GRACE_SECONDS, Server};
-use crate::api::{
-    PullPolicy, Task,
-    names::{self, annotation, label, value},
+use super::{AgentView, GRACE_SECONDS, Server, Template};
+use crate::{
+    agent::build::{Alone, alone},
+    api::{
+        PullPolicy, Task, TaskInput,
+        names::{self, annotation, label, value},
+    },
 };
 
-/// Name of the only container.
-pub const CONTAINER: &str = "task";
+/// Name of the container that the pod ends with.
+pub const CONTAINER: &str = alone::MAIN;
 /// Where the prompt is mounted.
 const PROMPT_DIR: &str = "/pilothouse/task";
 /// Where the agent's password is mounted.
@@ -48,6 +51,8 @@ pub struct Settings {
 pub struct Start {
     /// The prompt; created first.
     pub prompt: ConfigMap,
+    /// What a pod of its own reads; created next.
+    pub files: Option<ConfigMap>,
     /// The pod.
     pub pod: Pod,
 }
@@ -63,7 +68,61 @@ pub fn start(
     settings: &Settings,
     contexts: &str,
 ) -> Start {
-    Start { prompt: prompt(task, contexts), pod: pod(task, agent, server, image, settings) }
+    Start { prompt: prompt(task, contexts), files: None, pod: pod(task, agent, server, image, settings) }
+}
+
+/// The objects that start `task` in a pod of its own.
+pub fn start_alone(task: &Task, template: &Template, image: &str, settings: &Settings) -> Start {
+    let pod = alone_pod(task, template, image, settings);
+    Start { prompt: prompt(task, ""), files: Some(files(task, &template.alone)), pod }
+}
+
+/// What the pod reads beside the prompt.
+fn files(task: &Task, alone: &Alone) -> ConfigMap {
+    let digests = (annotation::ARTIFACTS.to_owned(), alone.digests.clone());
+    let annotations = Some([digests].into()).filter(|_| !alone.digests.is_empty());
+    ConfigMap {
+        metadata: ObjectMeta { annotations, ..meta(task, alone.files.clone(), BTreeMap::new()) },
+        data: Some(alone.data.clone()),
+        binary_data: Some(alone.binary.clone()).filter(|data| !data.is_empty()),
+        immutable: Some(true),
+    }
+}
+
+fn alone_pod(task: &Task, template: &Template, image: &str, settings: &Settings) -> Pod {
+    let alone = &template.alone;
+    let mut labels = alone.labels.clone();
+    // Not an agent's: its Service would send requests to this pod.
+    labels.remove(label::AGENT);
+    labels.insert(label::AGENT_TEMPLATE.into(), names::label_value(&template.name));
+    let mut metadata = meta(task, names::task::pod(&name(task)), labels);
+    let command = alone.has_command().then(|| (annotation::COMMAND.to_owned(), "true".to_owned()));
+    metadata.annotations = annotations(task, template.revision.as_ref(), &template.inputs(), command);
+    let mut spec = alone.spec.clone();
+    spec.termination_grace_period_seconds = Some(GRACE_SECONDS);
+    if !alone.has_command() {
+        let mut client = container(task, Server { url: &alone.url, pod: None }, image, settings);
+        client.volume_mounts = Some(vec![mount("task", PROMPT_DIR), Alone::auth_mount()]);
+        spec.containers = vec![client];
+        spec.volumes.get_or_insert_default().push(prompt_volume(task));
+    }
+    Pod { metadata, spec: Some(spec), ..Pod::default() }
+}
+
+/// What a pod remembers for its Task: of what it was made, and for which try.
+fn annotations(
+    task: &Task,
+    revision: Option<&String>,
+    inputs: &[TaskInput],
+    further: Option<(String, String)>,
+) -> Option<BTreeMap<String, String>> {
+    let revision = revision.map(|revision| (annotation::REVISION.to_owned(), revision.clone()));
+    let attempt = Some(super::tries(task)).filter(|n| *n > 0).map(|n| (annotation::ATTEMPT.to_owned(), n.to_string()));
+    let commits: BTreeMap<_, _> = inputs.iter().map(|input| (&input.id, &input.commit)).collect();
+    let commits = serde_json::to_string(&commits).ok().filter(|_| !inputs.is_empty());
+    let inputs = commits.map(|text| (annotation::INPUTS.to_owned(), text));
+    Some(revision.into_iter().chain(attempt).chain(inputs).chain(further).collect())
+        .filter(|all: &BTreeMap<_, _>| !all.is_empty())
 }
 
 fn prompt(task: &Task, contexts: &str) -> ConfigMap {
@@ -83,10 +142,7 @@ fn pod(task: &Task, agent: &AgentView, server: Server<'_>, image: &str, settings
     let mut labels = agent.labels.clone();
     labels.remove(label::AGENT);
     let mut metadata = meta(task, names::task::pod(&name(task)), labels);
-    let revision = agent.revision.as_ref().map(|r| (annotation::REVISION.to_owned(), r.clone()));
-    let attempt = Some(super::tries(task)).filter(|n| *n > 0).map(|n| (annotation::ATTEMPT.to_owned(), n.to_string()));
-    metadata.annotations =
-        Some(revision.into_iter().chain(attempt).collect()).filter(|a: &BTreeMap<_, _>| !a.is_empty());
+    metadata.annotations = annotations(task, agent.revision.as_ref(), &agent.inputs, None);
     Pod { metadata, spec: Some(pod_spec(task, agent, server, image, settings)), ..Pod::default() }
 }
 
@@ -150,12 +206,13 @@ fn environment(task: &Task, server: Server<'_>) -> Vec<EnvVar> {
 }
 
 fn volumes(task: &Task, agent: &AgentView) -> Vec<Volume> {
-    let prompt = ConfigMapVolumeSource { name: names::task::context(&name(task)), ..Default::default() };
     let auth = SecretVolumeSource { secret_name: Some(names::agent::auth(&agent.name)), ..Default::default() };
-    vec![
-        Volume { name: "task".into(), config_map: Some(prompt), ..Volume::default() },
-        Volume { name: "auth".into(), secret: Some(auth), ..Volume::default() },
-    ]
+    vec![prompt_volume(task), Volume { name: "auth".into(), secret: Some(auth), ..Volume::default() }]
+}
+
+fn prompt_volume(task: &Task) -> Volume {
+    let prompt = ConfigMapVolumeSource { name: names::task::context(&name(task)), ..Default::default() };
+    Volume { name: "task".into(), config_map: Some(prompt), ..Volume::default() }
 }
 
 fn mount(name: &str, path: &str) -> VolumeMount {

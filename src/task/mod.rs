@@ -32,8 +32,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::PodSecurityContext;
 
 use crate::{
-    api::{ImagePullSecret, Task, TaskPhase, TaskStatus, Verifying, names, pod::Scheduling},
-    status::{Next, Note},
+    agent::build::Alone,
+    api::{ImagePullSecret, Task, TaskInput, TaskPhase, TaskStatus, Verifying, names, pod::Scheduling},
+    status::{Failure, Next, Note},
 };
 
 /// Seconds that a pod has to abort its session.
@@ -47,6 +48,8 @@ const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
 pub struct World {
     /// The Agent that `agentRef` names.
     pub agent: Option<AgentView>,
+    /// The template that `templateRef` names, or why it cannot be used now.
+    pub template: Result<Option<Box<Template>>, Failure>,
     /// Whether the agent has a place for this Task now.
     pub place: Place,
     /// The text of its contexts, or what of them is missing.
@@ -87,6 +90,8 @@ pub struct AgentView {
     pub url: Option<String>,
     /// Revision of its definition, short.
     pub revision: Option<String>,
+    /// Commits of its contexts and skills from Git, as far as they are known, sorted by id.
+    pub inputs: Vec<TaskInput>,
     /// How many Tasks may run at the same time; none: no limit.
     pub max_running: Option<usize>,
     /// How often Tasks may start; none: no limit.
@@ -118,6 +123,28 @@ pub struct Server<'a> {
     pub url: &'a str,
     /// Uid of the pod that must answer there, where it is the address of a pod and not of a Service.
     pub pod: Option<&'a str>,
+}
+
+/// A template, made into a pod for one Task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    /// Its name.
+    pub name: String,
+    /// Revision of its definition, short.
+    pub revision: Option<String>,
+    /// The pod.
+    pub alone: Alone,
+}
+
+impl Template {
+    /// Commits of contexts and skills from Git, sorted by id.
+    pub fn inputs(&self) -> Vec<TaskInput> {
+        let input = |(id, resolved): (&String, &crate::agent::Resolved)| TaskInput {
+            id: id.clone(),
+            commit: resolved.revision.rsplit([':', '@']).next().unwrap_or_default().to_owned(),
+        };
+        self.alone.pieces.iter().map(input).collect()
+    }
 }
 
 /// Whether a Task is there to verify a revision: no other one's answer counts, so it runs nowhere else.
@@ -169,7 +196,18 @@ pub fn stop_asked(task: &Task) -> bool {
 /// Name of the Agent of this Task. Once it has started, the spec's changes do not move it.
 pub fn agent_of(task: &Task) -> Option<&str> {
     let started = task.status.as_ref().filter(|s| s.start_time.is_some()).and_then(|s| s.agent_ref.as_ref());
-    started.or(task.spec.agent_ref.as_ref()).map(|agent| agent.name.as_str())
+    let named = started.or(task.spec.agent_ref.as_ref()).map(|agent| agent.name.as_str());
+    named.filter(|_| template_of(task).is_none())
+}
+
+/// Name of the template of this Task, where it has a pod of its own. Once it has started, the spec's changes do not move it.
+pub fn template_of(task: &Task) -> Option<&str> {
+    let started = task.status.as_ref().filter(|s| s.start_time.is_some());
+    let named = match started {
+        Some(status) => status.template_ref.as_ref(),
+        None => task.spec.template_ref.as_ref(),
+    };
+    named.map(|template| template.name.as_str())
 }
 
 /// Phase of the Task.

@@ -10,7 +10,7 @@ use crate::{
         names::{self, annotation, condition, reasons},
         task::{TaskRevision, TaskTry},
     },
-    status::{Condition, Next, Note, condition::remove_condition, set_condition},
+    status::{Class, Condition, Failure, Next, Note, condition::remove_condition, set_condition},
 };
 
 /// A status in the making.
@@ -63,13 +63,9 @@ impl<'a> Report<'a> {
         {
             status.revisions.push(TaskRevision { revision: revision.clone(), since: start });
         }
-        let title = retry::session_title(self.task);
-        let session = self.status.session.get_or_insert_with(TaskSession::default);
-        session.title.get_or_insert(title);
-        if let Some(told) = &pod.session {
-            session.id = told.id.clone().or(session.id.take());
-            session.title = told.title.clone().or(session.title.take());
-            session.summary = told.summary.clone().or(session.summary.take());
+        status.inputs.clone_from(&pod.inputs);
+        if !pod.has_command {
+            self.session(pod);
         }
         let (said, status) = (&pod.said, &mut self.status);
         status.result = said.result.clone().or(status.result.take());
@@ -78,6 +74,17 @@ impl<'a> Report<'a> {
         let reason = if limited { reasons::CAPACITY_AVAILABLE } else { reasons::NO_LIMITS };
         if !self.has(condition::QUEUED, "False") {
             self.set(&Condition::no(condition::QUEUED, reason, ""));
+        }
+    }
+
+    fn session(&mut self, pod: &PodView) {
+        let title = retry::session_title(self.task);
+        let session = self.status.session.get_or_insert_with(TaskSession::default);
+        session.title.get_or_insert(title);
+        if let Some(told) = &pod.session {
+            session.id = told.id.clone().or(session.id.take());
+            session.title = told.title.clone().or(session.title.take());
+            session.summary = told.summary.clone().or(session.summary.take());
         }
     }
 
@@ -145,6 +152,14 @@ impl<'a> Report<'a> {
         Decision { act: Act::StandAside, ..decision }
     }
 
+    /// Its template, or what that refers to, is not there or cannot be used.
+    pub(super) fn without_template(self, failure: &Failure) -> Decision {
+        match failure.class {
+            Class::Stalled => self.held(failure.reason, &failure.message),
+            Class::Waiting | Class::Transient => self.queued(failure.reason, &failure.message),
+        }
+    }
+
     /// Queued, and nothing but somebody's change helps.
     pub(super) fn held(mut self, reason: &'static str, message: &str) -> Decision {
         let notes = self.enqueue(reason, message);
@@ -199,11 +214,12 @@ impl<'a> Report<'a> {
         self.unset(condition::RECONCILING);
     }
 
-    pub(super) fn completed(mut self, at: Option<Timestamp>) -> Decision {
+    pub(super) fn completed(mut self, pod: &PodView, at: Option<Timestamp>) -> Decision {
+        let message = if pod.has_command { "the command has ended with exit code 0" } else { "the agent has answered" };
         self.end(TaskPhase::Completed, at);
         self.unset(condition::STALLED);
-        self.set(&Condition::yes(condition::READY, reasons::COMPLETED, "the agent has answered"));
-        let note = Note::normal(reasons::COMPLETED, "Complete", "the agent has answered");
+        self.set(&Condition::yes(condition::READY, reasons::COMPLETED, message));
+        let note = Note::normal(reasons::COMPLETED, "Complete", message);
         self.with(Act::Nothing, Next::OnEvent, vec![note])
     }
 
@@ -261,6 +277,7 @@ impl<'a> Report<'a> {
         });
         status.next_try_time = Some(Time(next));
         (status.pod_name, status.result) = (None, None);
+        status.inputs.clear();
         self.follow_spec();
         let note = Note::warning(reasons::RETRYING, "Retry", format!("{reason}: {message}"));
         let decision = self.between();

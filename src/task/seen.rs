@@ -1,12 +1,15 @@
 //! What a pod's status says about its Task.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 use serde::Deserialize;
 
 use crate::{
     api::{
-        TaskSession,
+        TaskInput, TaskSession,
+        content::MAX_PIECES,
         names::{annotation, reasons},
     },
     status::{plain, truncate},
@@ -43,6 +46,10 @@ pub struct PodView {
     pub gone_by: Option<Timestamp>,
     /// Revision of the agent's definition when it was created.
     pub revision: Option<String>,
+    /// Commits of contexts and skills from Git that it was made with, sorted by id.
+    pub inputs: Vec<TaskInput>,
+    /// Whether it runs a command of the user's, which has no session.
+    pub has_command: bool,
     /// How many tries were before it.
     pub attempt: usize,
     /// The session, as far as it is known.
@@ -125,12 +132,15 @@ pub fn read(pod: Option<&Pod>, task_uid: &str) -> PodState {
     let annotated = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key));
     let status = pod.status.clone().unwrap_or_default();
     let terminated = container(&status).and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
-    let words = terminated.map(last_words).unwrap_or_default();
+    let has_command = annotated(annotation::COMMAND).is_some_and(|value| value == "true");
+    let words = terminated.map(|ended| last_words(ended, has_command)).unwrap_or_default();
     PodState::Ours(Box::new(PodView {
         uid: meta.uid.clone().unwrap_or_default(),
         created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
         gone_by: meta.deletion_timestamp.as_ref().map(|t| t.0),
         revision: annotated(annotation::REVISION).cloned(),
+        inputs: annotated(annotation::INPUTS).map(|text| inputs(text)).unwrap_or_default(),
+        has_command,
         attempt: annotated(annotation::ATTEMPT).and_then(|n| n.parse().ok()).unwrap_or_default(),
         ending: ending(&status, terminated, &words),
         held_up: held_up(&status),
@@ -143,8 +153,30 @@ fn container(status: &PodStatus) -> Option<&ContainerStatus> {
     status.container_statuses.iter().flatten().find(|c| c.name == super::build::CONTAINER)
 }
 
-fn last_words(terminated: &ContainerStateTerminated) -> LastWords {
-    terminated.message.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+/// A command's last words are the end of its log, whatever they look like.
+fn last_words(terminated: &ContainerStateTerminated, has_command: bool) -> LastWords {
+    let text = terminated.message.as_deref();
+    if has_command {
+        return LastWords { log: text.map(log_end).unwrap_or_default(), ..LastWords::default() };
+    }
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// The end of a log, in whole lines where it was cut and has several.
+fn log_end(text: &str) -> String {
+    let text = text.trim_end();
+    let from = text.char_indices().map(|(at, _)| at).find(|at| text.len() - at <= LOG).unwrap_or_default();
+    let cut = from > 0 || text.len() + 1 >= LOG;
+    let kept = text[from..].trim_start_matches('\u{fffd}');
+    match kept.split_once('\n') {
+        Some((_, whole)) if cut => whole.to_owned(),
+        _ => kept.to_owned(),
+    }
+}
+
+fn inputs(text: &str) -> Vec<TaskInput> {
+    let commits: BTreeMap<String, String> = serde_json::from_str(text).unwrap_or_default();
+    commits.into_iter().take(MAX_PIECES).map(|(id, commit)| TaskInput { id, commit }).collect()
 }
 
 fn ending(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words: &LastWords) -> Option<Ending> {
@@ -181,9 +213,14 @@ fn why(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words:
             status.message.clone().unwrap_or_else(|| "the node evicted the Task's pod".into()),
         );
     }
-    let mut message = match terminated {
-        Some(t) => format!("the Task's pod ended with exit code {}", t.exit_code),
-        None => "the Task's pod failed".into(),
+    let before = status.init_container_statuses.iter().flatten().find_map(|container| {
+        let ended = container.state.as_ref()?.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
+        Some(format!("its container {} ended with exit code {}", container.name, ended.exit_code))
+    });
+    let mut message = match (terminated, before) {
+        (Some(t), _) => format!("the Task's pod ended with exit code {}", t.exit_code),
+        (None, Some(before)) => format!("the Task's pod failed: {before}"),
+        (None, None) => "the Task's pod failed".into(),
     };
     let last = Some(words.message.as_str()).filter(|m| !m.is_empty());
     for detail in [status.reason.as_deref(), status.message.as_deref(), last].into_iter().flatten() {
@@ -206,25 +243,32 @@ fn known_reason(text: &str) -> Option<&'static str> {
 }
 
 fn held_up(status: &PodStatus) -> Option<(&'static str, String)> {
-    let waiting = container(status).and_then(|c| c.state.as_ref()).and_then(|s| s.waiting.as_ref());
-    if let Some(waiting) = waiting {
-        let reason = match waiting.reason.as_deref().unwrap_or_default() {
-            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
-                reasons::IMAGE_PULL_FAILED
-            }
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-                reasons::CONTAINER_NOT_CREATED
-            }
-            _ => return None,
-        };
-        let text = waiting.message.as_deref().or(waiting.reason.as_deref()).unwrap_or_default();
-        return Some((reason, told(text, MESSAGE)));
+    let before = status.init_container_statuses.iter().flatten();
+    if let Some(problem) = before.chain(container(status)).find_map(not_running) {
+        return Some(problem);
     }
     let unscheduled =
         status.conditions.iter().flatten().find(|c| {
             c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
         })?;
     Some((reasons::POD_UNSCHEDULABLE, told(unscheduled.message.as_deref().unwrap_or_default(), MESSAGE)))
+}
+
+/// Why a container does not run.
+fn not_running(container: &ContainerStatus) -> Option<(&'static str, String)> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = match waiting.reason.as_deref().unwrap_or_default() {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => reasons::IMAGE_PULL_FAILED,
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => reasons::CONTAINER_NOT_CREATED,
+        // The kubelet shows it in turn with a moment in which the container runs.
+        "CrashLoopBackOff" => {
+            let message = format!("container {} ends again and again; its log says why", container.name);
+            return Some((reasons::CONTAINER_NOT_CREATED, message));
+        }
+        _ => return None,
+    };
+    let text = waiting.message.as_deref().or(waiting.reason.as_deref()).unwrap_or_default();
+    Some((reason, told(text, MESSAGE)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Act, AgentView, Decision, LOST_AFTER, Server, World, build,
+    Act, AgentView, Decision, LOST_AFTER, Server, Template, World, build,
     queue::Place,
     report::Report,
     retry::Retry,
@@ -16,6 +16,9 @@ use crate::{
     api::{GoDuration, Task, TaskPhase, names::reasons, not_yet},
     status::{Failure, Next},
 };
+
+const NO_IMAGE: &str = "no image of Pilothouse is set: set spec.systemImage.image of PilothouseConfig cluster, or start the \
+                        controller with --system-image";
 
 /// What happens to `task` now. Total: every Task and every world have an answer.
 pub fn step(task: &Task, world: &World, now: Timestamp) -> Decision {
@@ -88,7 +91,7 @@ fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, n
     report.started(pod, world.agent.as_ref());
     let cause = Cause::of(task, &report, now);
     match (&pod.ending, cause) {
-        (Some(Ending::Done { at }), _) => report.completed(*at),
+        (Some(Ending::Done { at }), _) => report.completed(pod, *at),
         // The session was aborted because we, or the limit of time, said so.
         (Some(Ending::Broken { at, .. }), Some(cause)) if pod.gone_by.is_some() => report.stopped(&cause, *at, ""),
         (Some(Ending::Broken { reason: reasons::TIMEOUT, at, .. }), _) => {
@@ -179,6 +182,12 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
     if report.next_try().is_some_and(|next| next > now) {
         return report.between();
     }
+    match &world.template {
+        Ok(None) if super::template_of(task).is_none() => {}
+        Ok(None) => return report.queued(reasons::TEMPLATE_NOT_FOUND, "its template was not looked at yet"),
+        Ok(Some(template)) => return alone(task, world, template, report),
+        Err(failure) => return report.without_template(failure),
+    }
     let place = world.rank.map(|rank| format!("; {rank}")).unwrap_or_default();
     let Some(agent) = &world.agent else {
         let message = format!("waiting for Agent {named}, which does not exist in this namespace{place}");
@@ -195,11 +204,7 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
         Err(missing) => return report.lacking(missing),
     };
     let Some(image) = &world.settings.image else {
-        return report.held(
-            reasons::IMAGE_MISSING,
-            "no image of Pilothouse is set: set spec.systemImage.image of PilothouseConfig cluster, or start the \
-             controller with --system-image",
-        );
+        return report.held(reasons::IMAGE_MISSING, NO_IMAGE);
     };
     let service = || agent.url.as_deref().map(|url| Server { url, pod: None });
     let Some(server) = verified.or_else(service) else {
@@ -225,6 +230,14 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
     }
 }
 
+/// A Task with a pod of its own waits for nobody.
+fn alone(task: &Task, world: &World, template: &Template, report: Report<'_>) -> Decision {
+    match &world.settings.image {
+        None => report.held(reasons::IMAGE_MISSING, NO_IMAGE),
+        Some(image) => report.decide(Act::Start(Box::new(build::start_alone(task, template, image, &world.settings)))),
+    }
+}
+
 /// What a start that did not come about does to the Task: it waits and is tried again, and others go first.
 pub fn start_failed(task: &Task, failure: &Failure, now: Timestamp) -> Decision {
     Report::new(task, now).held(failure.reason, &failure.message)
@@ -235,9 +248,13 @@ pub fn delayed(task: &Task, reason: &'static str, message: &str, wait: Duration,
     Decision { next: Next::After(wait), ..Report::new(task, now).queued(reason, message) }
 }
 
-/// Whether the Task stands in the queue of its agent. One that verifies waits for no place.
+/// Whether the Task stands in the queue of its agent. One that verifies, or has a pod of its own, waits for no place.
 pub fn stands_in_queue(task: &Task) -> bool {
-    !super::verifies(task) && task.metadata.deletion_timestamp.is_none() && !stop_asked(task) && refused(task).is_none()
+    super::template_of(task).is_none()
+        && !super::verifies(task)
+        && task.metadata.deletion_timestamp.is_none()
+        && !stop_asked(task)
+        && refused(task).is_none()
 }
 
 /// Why the spec cannot be carried out at all: reason and message.
@@ -250,7 +267,7 @@ pub fn refused(task: &Task) -> Option<(&'static str, String)> {
     if let Err(message) = timeout(task).map(drop).and_then(|()| Retry::of(task).map(drop)) {
         return invalid(message);
     }
-    if task.spec.agent_ref.is_none() {
+    if task.spec.agent_ref.is_none() && task.spec.template_ref.is_none() {
         return invalid("either agentRef or templateRef must be specified".into());
     }
     let prompt = task.spec.description.as_deref().unwrap_or_default();

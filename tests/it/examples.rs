@@ -90,7 +90,7 @@ fn the_skills_and_folders_that_agents_take_are_there() {
     for overlay in ["dev", "prod"] {
         let text = rendered(overlay);
         let paths: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("path: ")).collect();
-        assert_eq!(paths.iter().filter(|path| **path == "handbook").count(), 3, "{text}");
+        assert_eq!(paths.iter().filter(|path| **path == "handbook").count(), 4, "{text}");
         assert!(paths.contains(&"skills"), "{text}");
         for path in paths {
             assert!(root.join(path).is_dir(), "{path} is not in the repository");

@@ -1,5 +1,6 @@
 //! Tests with real pods. `tests/run` runs them in namespaces of their own: see `common::node`.
 
+mod alone;
 mod beside;
 mod content;
 mod drains;

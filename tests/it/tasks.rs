@@ -1,5 +1,6 @@
 //! Tasks on a real API server. There is no node: the tests play the kubelet.
 
+mod alone;
 mod commands;
 mod draining;
 mod from_git;
@@ -152,7 +153,8 @@ async fn what_is_not_supported_is_refused_by_name() {
     stage.condition_is("a", "Stalled", "NotYetSupported").await;
     let message = stage.message("a", "Ready").await;
     assert!(message.contains("support spec.contexts[0].type (URL), spec.contexts[0].url;"), "{message}");
-    stage.task("b", json!({"agentRef": null, "templateRef": {"name": "t"}})).await;
+    // Files reach a pod of the Task's own, and not yet the pod of an agent.
+    stage.task("b", json!({"contexts": [{"type": "Text", "text": "t", "mountPath": "a.md"}]})).await;
     stage.condition_is("b", "Stalled", "NotYetSupported").await;
     // Taking the fields away is enough.
     stage.set_spec("a", json!({"contexts": null})).await;

@@ -1,5 +1,6 @@
 //! Every object of an agent, from its inputs: same inputs, same bytes.
 
+pub mod alone;
 mod containers;
 mod credentials;
 mod env;
@@ -14,6 +15,7 @@ mod reach;
 mod security;
 mod sidecar;
 
+pub use alone::{Alone, alone};
 pub use git::digests;
 pub use objects::{auth_secret, owner};
 

@@ -48,7 +48,8 @@ fn credentials_hash(plan: &Plan<'_>) -> String {
     crate::agent::hash::short(&serde_json::json!(plan.credentials.hashes))
 }
 
-fn spec(plan: &Plan<'_>) -> PodSpec {
+/// Its spec.
+pub(super) fn spec(plan: &Plan<'_>) -> PodSpec {
     let (spec, own) = (plan.inputs.spec, plan.inputs.spec.pod_spec.as_ref());
     let scheduling = own.and_then(|p| p.scheduling.as_ref());
     PodSpec {

@@ -1,3 +1,4 @@
+mod alone;
 mod git;
 mod reach;
 
@@ -49,6 +50,10 @@ impl World {
     }
 
     fn build(&self) -> Result<Desired, Invalid> {
+        self.inputs(build)
+    }
+
+    fn inputs<T>(&self, made: impl FnOnce(&Inputs<'_>) -> T) -> T {
         let spec: AgentSpec = serde_json::from_value(self.spec.clone()).unwrap();
         let mut agent = Agent::new("coder", spec.clone());
         agent.metadata.namespace = Some("team".into());
@@ -61,7 +66,7 @@ impl World {
             SecretKeys::new(PASSWORD, values.iter().map(|(k, v)| (k.as_str(), v.as_bytes())))
         };
         let each = |v: &Value| v.as_object().unwrap().clone();
-        build(&Inputs {
+        made(&Inputs {
             agent: &agent,
             spec: &merge(&spec, None),
             config: Some(&config),

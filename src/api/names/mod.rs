@@ -133,6 +133,10 @@ pub mod annotation {
     pub const STOP: &str = "pilothouse.dev/stop";
     /// Pod of a Task: how many tries were before this one; absent on the first.
     pub const ATTEMPT: &str = "pilothouse.dev/attempt";
+    /// Pod of a Task: commits of the contexts and skills that it was started with, as JSON by their ids.
+    pub const INPUTS: &str = "pilothouse.dev/inputs";
+    /// Pod of a Task: `"true"` where it runs a command of the template, whose exit code counts.
+    pub const COMMAND: &str = "pilothouse.dev/command";
     /// `CronTask`: `"true"` makes a Task now; the controller puts the time in its place, and takes it away when the Task is
     /// there.
     pub const TRIGGER: &str = "pilothouse.dev/trigger";
@@ -256,6 +260,17 @@ pub mod task {
     /// The `ConfigMap`. No Agent has one of this name, whatever the Task is called.
     pub fn context(task: &str) -> String {
         format!("{task}-task-context")
+    }
+
+    /// The `ConfigMap` of what a pod of its own reads; immutable, so its content (`hash`, ten digits of it) is in the name. No
+    /// Agent has one of this name, whatever the Task is called.
+    pub fn files(task: &str, hash: &str) -> String {
+        format!("{}{}", files_prefix(task), hash.chars().take(10).collect::<String>())
+    }
+
+    /// What the names of all such `ConfigMaps` of a Task begin with.
+    pub fn files_prefix(task: &str) -> String {
+        format!("{task}-task-files-")
     }
 
     /// Title of the session on the agent's server: `pilothouse/<namespace>/<task>/<first 8 of the uid>`.

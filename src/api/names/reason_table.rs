@@ -41,7 +41,7 @@ pub mod text {
 
     reasons! {
         // Common.
-        PROGRESSING "Progressing" &["Repository", "Sync", "Agent"],
+        PROGRESSING "Progressing" &["Repository", "Sync", "Agent", "Task"],
             "Work towards the spec is going on.", "Wait; the message says what for.";
         SUSPENDED "Suspended" &["Repository", "Sync", "Agent", "CronTask"],
             "The object is suspended and left as it is.", "Set spec.suspend to false to go on.";
@@ -85,9 +85,9 @@ pub mod text {
         FORBIDDEN "Forbidden" &["Sync", "Agent"],
             "The API server refuses the account that acts.",
             "Bind the role that the message names to that account.";
-        SECRET_NOT_FOUND "SecretNotFound" &["Repository", "Agent"],
+        SECRET_NOT_FOUND "SecretNotFound" &["Repository", "Agent", "Task"],
             "A Secret that the spec names does not exist.", "Create it; it is taken up at once.";
-        SECRET_INVALID "SecretInvalid" &["Repository", "Agent"],
+        SECRET_INVALID "SecretInvalid" &["Repository", "Agent", "Task"],
             "A Secret lacks the keys that are needed, or holds values that make no sense.",
             "Correct the keys that the message names.";
         CONFIG_MAP_NOT_FOUND "ConfigMapNotFound" &["Agent", "Task"],
@@ -98,42 +98,42 @@ pub mod text {
             "The artifact is what the remote has.", "Nothing.";
         PATH_PUBLISHED "PathPublished" &["Repository"],
             "status.webhookPath is what the forge is to call.", "Nothing.";
-        AUTHENTICATION_FAILED "AuthenticationFailed" &["Repository", "Agent"],
+        AUTHENTICATION_FAILED "AuthenticationFailed" &["Repository", "Agent", "Task"],
             "The remote refuses the credential, or wants one.",
             "Check the Secret of secretRef: its keys, and whether the token is still valid and may read.";
-        REPOSITORY_NOT_FOUND "RepositoryNotFound" &["Repository", "Sync", "Agent"],
+        REPOSITORY_NOT_FOUND "RepositoryNotFound" &["Repository", "Sync", "Agent", "Task"],
             "There is no such repository, or the credential may not see it.",
             "Check the URL or the name, and the rights of the credential.";
-        REFERENCE_NOT_FOUND "ReferenceNotFound" &["Repository", "Agent"],
+        REFERENCE_NOT_FOUND "ReferenceNotFound" &["Repository", "Agent", "Task"],
             "The remote has no such branch, tag or ref.", "Check the ref, or push it.";
-        COMMIT_NOT_FOUND "CommitNotFound" &["Repository", "Agent"],
+        COMMIT_NOT_FOUND "CommitNotFound" &["Repository", "Agent", "Task"],
             "The remote does not hand out that commit.",
             "Check the id; some forges only hand out commits that a branch or a tag reaches.";
-        HOST_KEY_MISMATCH "HostKeyMismatch" &["Repository", "Agent"],
+        HOST_KEY_MISMATCH "HostKeyMismatch" &["Repository", "Agent", "Task"],
             "The SSH host key is not among the known hosts.",
             "Compare the key with what the forge publishes and put it into known_hosts of the Secret.";
-        TLS_FAILED "TLSFailed" &["Repository", "Agent"],
+        TLS_FAILED "TLSFailed" &["Repository", "Agent", "Task"],
             "The certificate of the remote is not trusted or does not fit.",
             "Put the authority's certificate into ca.crt of the Secret, or correct the URL.";
         UNREACHABLE "Unreachable" &["Repository", "Agent", "Task"],
             "No connection to the remote.", "Check the address, DNS, proxies and NetworkPolicies.";
-        RATE_LIMITED "RateLimited" &["Repository", "Agent"],
+        RATE_LIMITED "RateLimited" &["Repository", "Agent", "Task"],
             "The remote asks for fewer requests.", "Use a credential with a higher limit, or longer intervals.";
-        TOO_LARGE "TooLarge" &["Repository", "Agent"],
+        TOO_LARGE "TooLarge" &["Repository", "Agent", "Task"],
             "A listing, a pack or a tree is larger than allowed, or a path that an Agent wants.",
             "Leave out files with spec.ignore where the tree is too large, choose a path below it, or use a smaller repository. The limits are fixed.";
-        CHECKOUT_REFUSED "CheckoutRefused" &["Agent"],
+        CHECKOUT_REFUSED "CheckoutRefused" &["Agent", "Task"],
             "A file of the commit has a name or a link that cannot be put into a pod, so the repository cannot be mounted as a whole.",
             "Rename the file that the message names, or set `path` to a directory without it.";
-        SUBMODULE_REFUSED "SubmoduleRefused" &["Repository", "Agent"],
+        SUBMODULE_REFUSED "SubmoduleRefused" &["Repository", "Agent", "Task"],
             "A submodule has no address in .gitmodules, or one that cannot be used, or there are too many or too deep ones.",
             "Correct .gitmodules at the path that the message names, remove the submodule, or do not set `recurseSubmodules`.";
-        ADDRESS_REFUSED "AddressRefused" &["Repository", "Agent"],
+        ADDRESS_REFUSED "AddressRefused" &["Repository", "Agent", "Task"],
             "The host of the URL, or of a redirect, leads to loopback, a link-local or metadata address, or the API server, where no Git server may be.",
             "Use another URL, or correct what the name resolves to. Where a Git server is there on purpose: `--allow-git-address` (chart: `controller.git.allowAddresses`).";
-        PROTOCOL_ERROR "ProtocolError" &["Repository", "Agent"],
+        PROTOCOL_ERROR "ProtocolError" &["Repository", "Agent", "Task"],
             "What the remote sent makes no sense as Git.", "Check that the URL is that of a Git repository.";
-        STORAGE_FAILED "StorageFailed" &["Repository", "Sync", "Agent"],
+        STORAGE_FAILED "StorageFailed" &["Repository", "Sync", "Agent", "Task"],
             "The controller's own disk failed or is full.", "Give the controller's volume more room.";
         CANCELLED "Cancelled" &["Repository"],
             "The fetch was given up because nobody wants it any more.", "Nothing.";
@@ -141,9 +141,9 @@ pub mod text {
         // Sync.
         APPLIED "Applied" &["Sync"],
             "Everything is applied and, where asked, healthy.", "Nothing.";
-        REPOSITORY_NOT_READY "RepositoryNotReady" &["Sync", "Agent"],
+        REPOSITORY_NOT_READY "RepositoryNotReady" &["Sync", "Agent", "Task"],
             "The Repository has no artifact yet, or fails.", "See the Repository's own conditions.";
-        PATH_NOT_FOUND "PathNotFound" &["Sync", "Agent"],
+        PATH_NOT_FOUND "PathNotFound" &["Sync", "Agent", "Task"],
             "The repository has no such file or directory at this commit.", "Correct the path, or push the directory.";
         RENDER_FAILED "RenderFailed" &["Sync"],
             "The files do not render; what was applied before stays.",
@@ -183,20 +183,20 @@ pub mod text {
         // Agent.
         AVAILABLE "Available" &["Agent"],
             "The server takes work.", "Nothing.";
-        TEMPLATE_NOT_FOUND "TemplateNotFound" &["Agent"],
+        TEMPLATE_NOT_FOUND "TemplateNotFound" &["Agent", "Task"],
             "The AgentTemplate does not exist.", "Create it, or correct templateRef; it is taken up at once.";
         IMAGE_MISSING "ImageMissing" &["Agent", "Task"],
             "No image is set, neither here nor in the template nor in PilothouseConfig.",
             "Set the field that the message names, best pinned, in PilothouseConfig for all.";
-        INVALID_CONFIG "InvalidConfig" &["Agent", "AgentTemplate"],
+        INVALID_CONFIG "InvalidConfig" &["Agent", "AgentTemplate", "Task"],
             "config is no JSON object.", "Correct it; the message has the position.";
-        CONTEXT_TOO_LARGE "ContextTooLarge" &["Agent"],
+        CONTEXT_TOO_LARGE "ContextTooLarge" &["Agent", "Task"],
             "The contexts are larger than a ConfigMap may be.",
             "Shorten the items that the message names, or move them to Git.";
-        NO_SKILLS "NoSkills" &["Agent"],
+        NO_SKILLS "NoSkills" &["Agent", "Task"],
             "A source of skills has none that the server could load.",
             "Correct the SKILL.md that the message names, or the path; what was applied before stays.";
-        CONTEXT_CONFLICT "ContextConflict" &["Agent"],
+        CONTEXT_CONFLICT "ContextConflict" &["Agent", "Task"],
             "Two items go to the same path.", "Give one of them another mountPath.";
         NAME_CONFLICT "NameConflict" &["Sync", "Agent", "Task", "CronTask"],
             "An object of a generated name exists and is not ours; it is left alone.",
@@ -269,7 +269,7 @@ pub mod text {
         TEXT_UNSEEN "TextUnseen" &["Agent"],
             "New text was written and the pods were touched, but none shows it.",
             "See whether the pod's node and its kubelet are well; a new pod has the text from its start.";
-        CONTENT_NOT_READY "ContentNotReady" &["Agent"],
+        CONTENT_NOT_READY "ContentNotReady" &["Agent", "Task"],
             "A Git context or a source of skills has no commit yet.",
             "Wait; where it lasts, see status.gitSyncStatuses and the Repository: address, credential, reference, path.";
         WAITING_FOR_RELOAD "WaitingForReload" &["Agent"],
@@ -382,11 +382,12 @@ pub mod text {
             "The Task's pod used more memory than its limit.", "Report it: the answer of the agent was very large.";
         IMAGE_PULL_FAILED "ImagePullFailed" &["Task"],
             "The image of the Task's pod cannot be pulled.",
-            "Check spec.systemImage of PilothouseConfig and the agent's imagePullSecrets.";
+            "Check spec.systemImage of PilothouseConfig, and images and imagePullSecrets of the agent or the template.";
         POD_UNSCHEDULABLE "PodUnschedulable" &["Task"],
             "No node takes the Task's pod.", "See the message: nodes, taints, resources.";
         CONTAINER_NOT_CREATED "ContainerNotCreated" &["Task"],
-            "The container of the Task's pod cannot be created.", "See the message, and the pod's events.";
+            "A container of the Task's pod cannot be created, or ends again and again.",
+            "See the message, the pod's events, and the container's log.";
         POD_CREATED "PodCreated" &["Task"],
             "The Task's pod was created.", "Nothing.";
         POD_CREATION_FAILED "PodCreationFailed" &["Task"],

@@ -30,6 +30,7 @@ fn no_task_takes_the_name_of_what_an_agent_has() {
             !of_agent.ends_with(&task::context("")),
             "{of_agent}: a Task of a like name would have the same ConfigMap"
         );
+        assert!(!of_agent.contains(&task::files_prefix("")), "{of_agent}: the same of what a pod of its own reads");
     }
 }
 

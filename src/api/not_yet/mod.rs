@@ -40,6 +40,11 @@ pub struct Gap {
 pub trait Spec: Serialize {
     /// What this release does not implement of it.
     const GAPS: &'static [Gap];
+
+    /// What it does not implement of this one, beside [`GAPS`](Self::GAPS).
+    fn further(&self) -> &'static [Gap] {
+        &[]
+    }
 }
 
 const fn all(path: &'static str) -> Gap {
@@ -87,16 +92,21 @@ impl Spec for AgentTemplateSpec {
 }
 
 impl Spec for TaskSpec {
-    const GAPS: &'static [Gap] = &[
-        all("contexts[].fileMode"),
-        all("contexts[].git"),
-        all("contexts[].mountPath"),
-        all("contexts[].runtime"),
-        only("contexts[].type", &["Git", "Runtime", "URL"]),
-        all("contexts[].url"),
-        all("templateRef"),
-    ];
+    const GAPS: &'static [Gap] =
+        &[all("contexts[].runtime"), only("contexts[].type", &["Runtime", "URL"]), all("contexts[].url")];
+
+    /// Files reach a pod of the Task's own, and not yet the pod of an agent.
+    fn further(&self) -> &'static [Gap] {
+        if self.template_ref.is_none() { ON_AN_AGENT } else { &[] }
+    }
 }
+
+const ON_AN_AGENT: &[Gap] = &[
+    all("contexts[].fileMode"),
+    all("contexts[].git"),
+    all("contexts[].mountPath"),
+    only("contexts[].type", &["Git"]),
+];
 
 impl Spec for CronTaskSpec {
     // The Task that it makes has gaps of its own: see [`unsupported_in_template`].
@@ -112,7 +122,7 @@ pub fn unsupported<S: Spec>(spec: &S) -> Vec<FieldPath> {
     // A spec that is no JSON cannot come from the API; then nothing can be said about its fields.
     let value = serde_json::to_value(spec).unwrap_or_default();
     let mut found = Vec::new();
-    for gap in S::GAPS {
+    for gap in S::GAPS.iter().chain(spec.further()) {
         find(&value, gap.path, "spec", gap.values, &mut found);
     }
     found.sort();

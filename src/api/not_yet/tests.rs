@@ -63,6 +63,26 @@ fn the_message_names_everything_and_says_what_to_do() {
     );
 }
 
+#[test]
+fn files_reach_a_pod_of_the_tasks_own_and_no_agents() {
+    let contexts = json!([
+        {"type": "Text", "text": "t", "mountPath": "a", "fileMode": 420},
+        {"type": "Git", "mountPath": "b", "git": {"repository": "https://example.org/r"}},
+        {"type": "Runtime"},
+    ]);
+    let of = |who: &str| paths::<TaskSpec>(json!({who: {"name": "x"}, "description": "d", "contexts": contexts}));
+    let runtime = "spec.contexts[2].type (Runtime)";
+    assert_eq!(of("templateRef"), [runtime]);
+    let files = [
+        "spec.contexts[0].fileMode",
+        "spec.contexts[0].mountPath",
+        "spec.contexts[1].git",
+        "spec.contexts[1].mountPath",
+        "spec.contexts[1].type (Git)",
+    ];
+    assert_eq!(of("agentRef"), [&files[..], &[runtime]].concat());
+}
+
 /// What is implemented, path by path. `.*` is a core type of Kubernetes, handed on as it is.
 fn supported(kind: &str) -> Vec<&'static str> {
     const CONTEXTS: &[&str] = &[
@@ -183,25 +203,22 @@ fn supported(kind: &str) -> Vec<&'static str> {
     match kind {
         "Agent" => [&["templateRef", "templateRef.name", "profile", "port", "suspend"], CONTEXTS, SHARED].concat(),
         "AgentTemplate" => [CONTEXTS, SHARED].concat(),
-        "Task" => vec![
-            "description",
-            "agentRef",
-            "agentRef.name",
-            "timeout",
-            "priority",
-            "retry",
-            "retry.limit",
-            "retry.backoff",
-            "contexts",
-            "contexts[].name",
-            "contexts[].description",
-            "contexts[].type",
-            "contexts[].text",
-            "contexts[].configMap",
-            "contexts[].configMap.name",
-            "contexts[].configMap.key",
-            "contexts[].configMap.optional",
-        ],
+        "Task" => {
+            const OWN: &[&str] = &[
+                "description",
+                "agentRef",
+                "agentRef.name",
+                "templateRef",
+                "templateRef.name",
+                "timeout",
+                "priority",
+                "retry",
+                "retry.limit",
+                "retry.backoff",
+            ];
+            let contexts = CONTEXTS.iter().filter(|path| path.starts_with("contexts"));
+            OWN.iter().chain(contexts).copied().collect()
+        }
         // Of the Task's own fields the Task's table speaks.
         "CronTask" => vec![
             "schedule",
@@ -409,6 +426,10 @@ fn every_gap_is_reported_when_it_is_set_and_nothing_implemented_is() {
             let mut spec = spec_with(schema, path.trim_end_matches(".*"));
             if let Some(item) = spec.pointer_mut("/contexts/0") {
                 item["type"] = json!("ConfigMap");
+            }
+            // On an agent it is another question.
+            if crd.kind == "Task" {
+                spec["templateRef"] = json!({"name": "t"});
             }
             if path == "rollout" {
                 spec["rollout"] = json!({"protect": "Tasks"});

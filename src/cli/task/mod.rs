@@ -33,7 +33,7 @@ pub struct Args {
 /// What to do with Tasks.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Give an agent something to do
+    /// Give an agent something to do, or a pod of its own
     Run(run::Args),
     /// Show Tasks, in the order in which they are next
     List(list::Args),

@@ -1,4 +1,4 @@
-//! `pilothouse task run`: something to do for an agent.
+//! `pilothouse task run`: something to do for an agent, or for a pod of its own.
 
 use std::{io::Read as _, process::ExitCode};
 
@@ -28,6 +28,7 @@ Examples:
   pilothouse task run --agent coder 'Review the open change.' --follow
   git diff main | pilothouse task run --agent reviewer - --timeout 20m
   pilothouse task run --agent coder --name nightly-report --priority 10 'Write the report.'
+  pilothouse task run --template assistant 'Check the licences of all dependencies.'
 
 With --follow it prints what the Task says until it ends; the exit code is 0 where it is completed, and 1 where it failed. Ending
 the command does not end the Task: pilothouse task stop NAME does.")]
@@ -36,9 +37,12 @@ pub struct Args {
     #[arg(value_name = "TEXT")]
     pub text: String,
     /// The Agent that does it
-    #[arg(short, long, env = "PILOTHOUSE_AGENT", value_name = "NAME")]
-    pub agent: String,
-    /// Name of the Task; made of the agent's otherwise
+    #[arg(short, long, env = "PILOTHOUSE_AGENT", value_name = "NAME", required_unless_present = "template")]
+    pub agent: Option<String>,
+    /// The agent template to do it with, in a pod of its own
+    #[arg(long, env = "PILOTHOUSE_TEMPLATE", value_name = "NAME", conflicts_with = "agent")]
+    pub template: Option<String>,
+    /// Name of the Task; made of the agent's or the template's otherwise
     #[arg(long, env = "PILOTHOUSE_TASK_NAME", value_name = "NAME")]
     pub name: Option<String>,
     /// How long it may run, as 90s or 1h30m
@@ -60,7 +64,13 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode
     let client = client(global).await?;
     let namespace = args.place.of(&client);
     // A Task of an agent that is not there would wait for it; that is for Git. A person has mistyped.
-    target::find::<crate::api::Agent>(&Api::namespaced(client.clone(), &namespace), &namespace, &args.agent).await?;
+    if let Some(agent) = &args.agent {
+        target::find::<crate::api::Agent>(&Api::namespaced(client.clone(), &namespace), &namespace, agent).await?;
+    }
+    if let Some(template) = &args.template {
+        let templates = Api::namespaced(client.clone(), &namespace);
+        target::find::<crate::api::AgentTemplate>(&templates, &namespace, template).await?;
+    }
     let api: Api<Task> = Api::namespaced(client.clone(), &namespace);
     let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
     let made = api.create(&params, &task).await.context("cannot create the Task")?;
@@ -93,13 +103,15 @@ impl Args {
             GoDuration::parse(&limit.as_str().into()).map_err(|e| anyhow::anyhow!("--timeout {limit}: {e}"))?;
         }
         let spec = TaskSpec {
-            agent_ref: Some(self.agent.as_str().into()),
+            agent_ref: self.agent.as_deref().map(Into::into),
+            template_ref: self.template.as_deref().map(Into::into),
             description: Some(text.to_owned()),
             timeout: self.timeout.as_deref().map(Into::into),
             priority: self.priority,
             ..TaskSpec::default()
         };
-        let generate = self.name.is_none().then(|| format!("{}-", self.agent));
+        let of = self.agent.as_ref().or(self.template.as_ref()).map(String::as_str).unwrap_or_default();
+        let generate = self.name.is_none().then(|| format!("{of}-"));
         let metadata = ObjectMeta { name: self.name.clone(), generate_name: generate, ..ObjectMeta::default() };
         Ok(Task { metadata, spec, status: None })
     }

@@ -14,12 +14,13 @@ use tokio::{sync::Notify, time::Instant};
 use super::{Purpose, Seal};
 use crate::{
     api::{
-        API_VERSION, Repository,
+        API_VERSION, Repository, Task,
         content::MAX_PIECES,
         names::{self, annotation, label},
     },
     artifact::Digest,
     controller::runtime::Cache,
+    task,
 };
 
 /// Digests that are read from one annotation. An agent's ConfigMap names one for each of its pieces, that of its history one
@@ -40,6 +41,7 @@ pub struct Named(Arc<Inner>);
 struct Inner {
     maps: Cache<PartialObjectMeta<ConfigMap>>,
     repositories: Cache<Repository>,
+    tasks: Cache<Task>,
     seal: Seal,
     known: RwLock<Known>,
     /// Until when to keep what was named.
@@ -52,6 +54,8 @@ struct Known {
     maps: HashMap<Name, Entry>,
     /// Names of `ConfigMaps` by namespace and agent.
     by_agent: HashMap<Name, BTreeSet<String>>,
+    /// `ConfigMaps` by the uid of the Task that owns them.
+    by_task: HashMap<String, BTreeSet<Name>>,
 }
 
 /// A ConfigMap that names artifacts.
@@ -60,14 +64,30 @@ struct Entry {
     agent: Option<String>,
     /// Uids of the Agent that owns it and whose seal it carries; none or one.
     owners: Vec<String>,
+    /// The Task that owns it and whose seal it carries.
+    task: Option<Whose>,
     digests: BTreeSet<Digest>,
+}
+
+/// Who owns a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Whose {
+    name: String,
+    uid: String,
 }
 
 impl Named {
     /// Follows the caches from now on.
-    pub fn new(maps: &Cache<PartialObjectMeta<ConfigMap>>, repositories: &Cache<Repository>, seal: Seal) -> Self {
+    pub fn new(
+        maps: &Cache<PartialObjectMeta<ConfigMap>>,
+        repositories: &Cache<Repository>,
+        tasks: &Cache<Task>,
+        seal: Seal,
+    ) -> Self {
         let (known, until, changed) = Default::default();
-        let inner = Inner { maps: maps.clone(), repositories: repositories.clone(), seal, known, until, changed };
+        let (maps, repositories, tasks) = (maps.clone(), repositories.clone(), tasks.clone());
+        let inner =
+            Inner { maps: maps.clone(), repositories: repositories.clone(), tasks, seal, known, until, changed };
         let named = Self(Arc::new(inner));
         let weak = Arc::downgrade(&named.0);
         maps.on_change(move |change| {
@@ -97,11 +117,19 @@ impl Named {
             .any(|map| map.owners.iter().any(|owner| owner == uid) && map.digests.contains(digest))
     }
 
-    /// All that somebody may need: what statuses name, and what agents' ConfigMaps with a seal do.
+    /// The same of the Task with this uid, which has a pod of its own.
+    pub fn by_task(&self, namespace: &str, task: &str, uid: &str, digest: &Digest) -> bool {
+        let (known, prefix) = (self.0.known.read(), names::task::files_prefix(task));
+        let maps = known.by_task.get(uid).into_iter().flatten();
+        maps.filter(|(of, map)| of == namespace && map.starts_with(&prefix))
+            .filter_map(|map| known.maps.get(map))
+            .any(|map| map.task.as_ref().is_some_and(|task| task.uid == uid) && map.digests.contains(digest))
+    }
+
+    /// All that somebody may need: what statuses name, and what ConfigMaps of agents and Tasks with a seal do.
     pub fn needed(&self) -> BTreeSet<Digest> {
         let mut needed = self.0.in_statuses();
-        let known = self.0.known.read();
-        needed.extend(known.maps.values().filter(|map| !map.owners.is_empty()).flat_map(|map| &map.digests));
+        needed.extend(self.0.in_maps(|map| !map.owners.is_empty() || map.task.is_some()));
         needed
     }
 
@@ -110,7 +138,7 @@ impl Named {
     pub fn lately(&self, now: Instant) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
         let mut until = self.0.until.lock();
         let statuses = self.0.in_statuses().into_iter().map(|digest| (digest, AFTER_STATUS));
-        for (digest, after) in self.0.in_maps().into_iter().map(|digest| (digest, AFTER_MAP)).chain(statuses) {
+        for (digest, after) in self.0.in_maps(|_| true).into_iter().map(|digest| (digest, AFTER_MAP)).chain(statuses) {
             let end = until.entry(digest).or_insert(now);
             *end = (*end).max(now + after);
         }
@@ -132,8 +160,17 @@ impl Named {
 }
 
 impl Inner {
-    fn in_maps(&self) -> BTreeSet<Digest> {
-        self.known.read().maps.values().flat_map(|map| &map.digests).copied().collect()
+    /// What `ConfigMaps` name. A Task that has ended may stay for years, and fetches nothing any more.
+    fn in_maps(&self, counts: impl Fn(&Entry) -> bool) -> BTreeSet<Digest> {
+        let known = self.known.read();
+        let maps = known.maps.iter().filter(|(key, map)| counts(map) && !self.is_over(&key.0, map));
+        maps.flat_map(|(_, map)| &map.digests).copied().collect()
+    }
+
+    fn is_over(&self, namespace: &str, map: &Entry) -> bool {
+        let Some(whose) = &map.task else { return false };
+        let task = self.tasks.get(namespace, &whose.name).filter(|task| task.uid().as_ref() == Some(&whose.uid));
+        task.is_some_and(|task| task::is_finished(&task))
     }
 
     fn in_statuses(&self) -> BTreeSet<Digest> {
@@ -157,7 +194,16 @@ impl Known {
         if self.maps.get(&key) == entry.as_ref() {
             return false;
         }
-        if let Some(agent) = self.maps.remove(&key).and_then(|before| before.agent) {
+        let before = self.maps.remove(&key);
+        if let Some(task) = before.as_ref().and_then(|before| before.task.clone())
+            && let Some(maps) = self.by_task.get_mut(&task.uid)
+        {
+            maps.remove(&key);
+            if maps.is_empty() {
+                self.by_task.remove(&task.uid);
+            }
+        }
+        if let Some(agent) = before.and_then(|before| before.agent) {
             let of_agent = (key.0.clone(), agent);
             if let Some(maps) = self.by_agent.get_mut(&of_agent) {
                 maps.remove(&key.1);
@@ -167,6 +213,9 @@ impl Known {
             }
         }
         if let Some(entry) = entry {
+            if let Some(task) = &entry.task {
+                self.by_task.entry(task.uid.clone()).or_default().insert(key.clone());
+            }
             if let Some(agent) = &entry.agent {
                 self.by_agent.entry((key.0.clone(), agent.clone())).or_default().insert(key.1.clone());
             }
@@ -185,14 +234,18 @@ fn entry(map: &PartialObjectMeta<ConfigMap>, seal: &Seal) -> Option<Entry> {
     }
     let (namespace, sealed) = (map.namespace().unwrap_or_default(), map.annotations().get(annotation::ARTIFACTS_SEAL));
     let fits = |uid: &str| sealed.is_some_and(|sealed| seal.fits(Purpose::Artifacts, &namespace, uid, named, sealed));
-    let owners = map.owner_references().iter().filter(|owner| is_agent(owner) && fits(&owner.uid));
-    let owners = owners.map(|owner| owner.uid.clone()).collect();
-    Some(Entry { agent: map.labels().get(label::AGENT).cloned(), owners, digests })
+    let sealed = |kind: &str| {
+        let owners = map.owner_references().iter().filter(|owner| is_a(kind, owner) && fits(&owner.uid));
+        owners.map(|owner| Whose { name: owner.name.clone(), uid: owner.uid.clone() }).collect::<Vec<_>>()
+    };
+    let owners = sealed("Agent").into_iter().map(|agent| agent.uid).collect();
+    let task = sealed("Task").pop();
+    Some(Entry { agent: map.labels().get(label::AGENT).cloned(), owners, task, digests })
 }
 
-/// Whether an owner is an Agent and the only one in control.
-fn is_agent(owner: &OwnerReference) -> bool {
-    owner.kind == "Agent" && owner.api_version == API_VERSION && owner.controller == Some(true)
+/// Whether an owner is of this kind of ours, and the only one in control.
+fn is_a(kind: &str, owner: &OwnerReference) -> bool {
+    owner.kind == kind && owner.api_version == API_VERSION && owner.controller == Some(true)
 }
 
 /// Whether an agent's ConfigMap of content or of files has this name.
@@ -207,6 +260,7 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::controller::runtime::Scope;
 
     fn digest(n: u8) -> Digest {
         Digest::of(&[n])
@@ -252,9 +306,18 @@ pub(super) mod tests {
 
     /// With nothing in it.
     pub(in super::super) fn named() -> Named {
+        with_tasks(vec![])
+    }
+
+    fn with_tasks(tasks: Vec<Task>) -> Named {
         let (maps, repositories) = (Cache::of(vec![]), Cache::of(vec![]));
+        let (store, mut writer) = kube::runtime::reflector::store();
+        for task in tasks {
+            writer.apply_watcher_event(&kube::runtime::watcher::Event::Apply(task));
+        }
+        let tasks = Cache::of(vec![(Scope::All, store)]);
         let (known, until, changed) = Default::default();
-        Named(Arc::new(Inner { maps, repositories, seal: SEAL.clone(), known, until, changed }))
+        Named(Arc::new(Inner { maps, repositories, tasks, seal: SEAL.clone(), known, until, changed }))
     }
 
     #[test]
@@ -317,6 +380,50 @@ pub(super) mod tests {
         assert!(may("coder", "u", 9) && !may("coder", "u", 1));
         set(content, None);
         assert!(!may("coder", "u", 9) && may("coder", "u", 2));
+    }
+
+    #[test]
+    fn a_tasks_own_map_counts_for_its_own_pod() {
+        let named = named();
+        let set = |name: &str, entry: Option<Entry>| {
+            named.0.known.write().set(("ns".to_owned(), name.to_owned()), entry);
+        };
+        let task =
+            |uid: &str| json!({"apiVersion": API_VERSION, "kind": "Task", "name": "t", "uid": uid, "controller": true});
+        let files = names::task::files("t", "0123456789abcdef");
+        set(&files, map(&files, "", &task("u"), &[digest(1)]));
+        set("t-task-files-forged", sealed("t-task-files-forged", "", &task("u"), &[digest(2)], |_| "0".repeat(64)));
+        set("else", map("else", "", &task("u"), &[digest(3)]));
+        set("t-task-files-other", map("t-task-files-other", "", &owner("u"), &[digest(4)]));
+        let may = |uid: &str, n: u8| named.by_task("ns", "t", uid, &digest(n));
+        assert_eq!([1, 2, 3, 4].map(|n| may("u", n)), [true, false, false, false]);
+        assert!(!may("another", 1) && !named.by_task("elsewhere", "t", "u", &digest(1)));
+        assert!(!named.by_task("ns", "other", "u", &digest(1)) && !named.by_agent("ns", "t", "u", &digest(1)));
+        assert!(named.needed().contains(&digest(1)) && !named.needed().contains(&digest(2)));
+        set(&files, None);
+        assert!(!may("u", 1));
+    }
+
+    #[test]
+    fn a_task_that_has_ended_keeps_no_artifacts() {
+        let object = |name: &str, phase: &str| -> Task {
+            let object = json!({"apiVersion": API_VERSION, "kind": "Task",
+                "metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": {}, "status": {"phase": phase}});
+            serde_json::from_value(object).unwrap()
+        };
+        let of = [("runs", "Running"), ("waits", "Queued"), ("done", "Completed"), ("failed", "Failed")];
+        let named = with_tasks(of.map(|(name, phase)| object(name, phase)).into());
+        // Of the last one nothing is known; and the one that has ended was another one.
+        for (n, (name, uid)) in (1..)
+            .zip(of.map(|(name, _)| (name, name)).into_iter().chain([("unknown", "unknown"), ("done", "of-that-name")]))
+        {
+            let owner =
+                json!({"apiVersion": API_VERSION, "kind": "Task", "name": name, "uid": uid, "controller": true});
+            let key = ("ns".to_owned(), format!("{uid}-task-files-0"));
+            named.0.known.write().set(key.clone(), map(&key.1, "", &owner, &[digest(n)]));
+        }
+        let kept = BTreeSet::from([1, 2, 5, 6].map(digest));
+        assert_eq!((named.needed(), named.lately(Instant::now()).0), (kept.clone(), kept));
     }
 
     #[test]

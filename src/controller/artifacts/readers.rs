@@ -5,7 +5,10 @@ use kube::ResourceExt;
 
 use super::Named;
 use crate::{
-    api::names::{self, label},
+    api::{
+        API_VERSION,
+        names::{self, label},
+    },
     artifact::Digest,
     controller::{Settings, caches::Caches},
     server::voice::{
@@ -17,7 +20,8 @@ use crate::{
 /// Label that the Deployment's controller gives its `ReplicaSets` and their pods.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
-/// A pod of an agent's server reads what its agent names, in its namespace. A replica of the controller reads all.
+/// A pod of an agent's server reads what its agent names, in its namespace; the pod of a Task of its own what that Task
+/// names. A replica of the controller reads all.
 ///
 /// Who may create pods in a namespace may mount its Secrets, among them the credentials of its Repositories, and run as
 /// any of its accounts; so what keeps agents apart is the namespace. All the same a label that somebody set by hand is
@@ -45,6 +49,19 @@ impl Readers {
         let may = is_own && pod.uid().as_deref() == Some(&who.pod_uid) && is_servers(&pod, &agent);
         may.then_some((agent, uid))
     }
+
+    /// Name and uid of the Task whose pod it is.
+    fn task_of(&self, who: &Identity) -> Option<(String, String)> {
+        let pod = self.caches.task_pods.get(&who.namespace, &who.pod)?;
+        let owner = pod
+            .owner_references()
+            .iter()
+            .find(|owner| owner.kind == "Task" && owner.api_version == API_VERSION && owner.controller == Some(true))?;
+        let task = self.caches.tasks.get(&who.namespace, &owner.name)?;
+        let own = task.uid().as_deref() == Some(&owner.uid) && names::task::pod(&owner.name) == who.pod;
+        let may = own && pod.uid().as_deref() == Some(&who.pod_uid);
+        may.then(|| (owner.name.clone(), owner.uid.clone()))
+    }
 }
 
 /// Whether a pod is what the Deployment of an agent makes: by its labels, its name, and the `ReplicaSet` in control.
@@ -67,7 +84,10 @@ impl Rights for Readers {
             .own
             .as_ref()
             .is_some_and(|(namespace, account)| *namespace == who.namespace && *account == who.account);
-        own || self.agent_of(who).is_some_and(|(agent, uid)| self.named.by_agent(&who.namespace, &agent, &uid, digest))
+        let by_agent =
+            || self.agent_of(who).map(|(name, uid)| self.named.by_agent(&who.namespace, &name, &uid, digest));
+        let by_task = || self.task_of(who).map(|(name, uid)| self.named.by_task(&who.namespace, &name, &uid, digest));
+        own || by_agent().or_else(by_task).unwrap_or_default()
     }
 }
 

@@ -19,17 +19,17 @@ use crate::{
 };
 
 impl Tasks {
-    /// Sets the agent's label on the Task where there is none. Whether it was written now; the change comes back as an
+    /// Sets the label of its agent or template on the Task where there is none. Whether it was written now; the change comes back as an
     /// event. A merge patch: unlike an apply it cannot create the Task, and what a Sync wrote stays the Sync's.
     pub(super) async fn set_label(&self, task: &Task) -> Result<bool, Failure> {
         let uid = task.uid().unwrap_or_default();
-        let Some(agent) = task::agent_of(task).filter(|_| !task.labels().contains_key(label::AGENT)) else {
-            return Ok(false);
-        };
+        let agent = task::agent_of(task).map(|agent| (label::AGENT, agent));
+        let of = agent.or_else(|| Some((label::AGENT_TEMPLATE, task::template_of(task)?)));
+        let Some((key, name)) = of.filter(|(key, _)| !task.labels().contains_key(*key)) else { return Ok(false) };
         if task.metadata.deletion_timestamp.is_some() || !self.labelled.lock().insert(uid.clone()) {
             return Ok(false);
         }
-        let labels = json!({ label::AGENT: names::label_value(agent) });
+        let labels = json!({ key: names::label_value(name) });
         let patch = json!({ "metadata": { "uid": uid, "labels": labels } });
         let params = PatchParams { field_manager: Some(manager::TASK.into()), ..PatchParams::default() };
         let (api, name, patch) = (self.api::<Task>(task), task.name_any(), Patch::Merge(patch));
@@ -48,7 +48,10 @@ impl Tasks {
     /// no harm, and no pod is made twice.
     pub(super) async fn start(&self, task: &Task, objects: &Start) -> Result<PodState, Failure> {
         let not_there = || self.context.task_starts.settle(&task.uid().unwrap_or_default());
-        self.create_prompt(task, &objects.prompt).await.inspect_err(|_| not_there())?;
+        self.create_map(task, &objects.prompt).await.inspect_err(|_| not_there())?;
+        if let Some(files) = self.sealed(task, objects) {
+            self.create_map(task, &files).await.inspect_err(|_| not_there())?;
+        }
         let pod = self.create_pod(task, &objects.pod).await?;
         if !matches!(pod, PodState::Ours(_)) {
             not_there();
@@ -56,15 +59,15 @@ impl Tasks {
         Ok(pod)
     }
 
-    async fn create_prompt(&self, task: &Task, prompt: &ConfigMap) -> Result<(), Failure> {
-        let prompts: Api<ConfigMap> = self.api(task);
-        match limited("creating the ConfigMap of the Task", prompts.create(&as_task(), prompt)).await? {
+    async fn create_map(&self, task: &Task, map: &ConfigMap) -> Result<(), Failure> {
+        let maps: Api<ConfigMap> = self.api(task);
+        match limited("creating the ConfigMap of the Task", maps.create(&as_task(), map)).await? {
             Ok(_) => return Ok(()),
             Err(error) if exists(&error) => {}
             Err(error) => return Err(failed("cannot create the ConfigMap of the Task", &error)),
         }
-        let name = prompt.name_any();
-        let read = limited("reading the ConfigMap of the Task", prompts.get_opt(&name)).await?;
+        let name = map.name_any();
+        let read = limited("reading the ConfigMap of the Task", maps.get_opt(&name)).await?;
         let found = read.map_err(|e| failed("cannot read the ConfigMap of the Task", &e))?;
         let Some(found) = found else {
             return Err(Failure::transient(reasons::POD_CREATION_FAILED, format!("ConfigMap {name} was just deleted")));

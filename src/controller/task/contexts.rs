@@ -1,6 +1,6 @@
 //! ConfigMaps that the contexts of Tasks need.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt};
@@ -13,11 +13,23 @@ use crate::{
     task::contexts::{self, Maps},
 };
 
+/// What Tasks wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum On {
+    ConfigMap,
+    Secret,
+    Template,
+}
+
+/// Who waits for what: Tasks by namespace and what it is.
+pub(super) type Awaited = HashMap<(String, On, String), BTreeSet<String>>;
+
 impl Tasks {
     /// What of the contexts is missing, as far as the cache knows: whether the objects are there.
     pub(super) fn missing(&self, task: &Task) -> Result<(), String> {
         let namespace = task.namespace().unwrap_or_default();
-        self.await_maps(&namespace, &task.name_any(), contexts::config_maps(task));
+        let maps = contexts::config_maps(task).into_iter().map(|name| (On::ConfigMap, name.to_owned()));
+        self.await_on(&namespace, &task.name_any(), maps);
         let gone = |name: &&&str| self.context.caches.config_maps.get(&namespace, name).is_none();
         match contexts::required(task).iter().find(gone) {
             Some(name) => Err(format!("ConfigMap {name} does not exist")),
@@ -49,31 +61,28 @@ impl Tasks {
         Ok(contexts::gather(task, &maps, most))
     }
 
-    /// Notes which ConfigMaps wake a Task.
-    fn await_maps(&self, namespace: &str, task: &str, names: BTreeSet<&str>) {
-        if names.is_empty() {
-            return;
-        }
+    /// Notes what wakes a Task.
+    pub(super) fn await_on(&self, namespace: &str, task: &str, objects: impl IntoIterator<Item = (On, String)>) {
         let mut awaited = self.awaited.lock();
-        for name in names {
-            awaited.entry((namespace.to_owned(), name.to_owned())).or_default().insert(task.to_owned());
+        for (on, name) in objects {
+            awaited.entry((namespace.to_owned(), on, name)).or_default().insert(task.to_owned());
         }
     }
 
     /// The Task is gone.
-    pub(super) fn await_no_maps(&self, task: &Task) {
-        let (namespace, mut awaited) = (task.namespace().unwrap_or_default(), self.awaited.lock());
-        for name in contexts::config_maps(task) {
-            let key = (namespace.clone(), name.to_owned());
-            if awaited.get_mut(&key).is_some_and(|tasks| tasks.remove(&task.name_any()) && tasks.is_empty()) {
-                awaited.remove(&key);
+    pub(super) fn await_nothing(&self, task: &Task) {
+        let (namespace, name) = (task.namespace().unwrap_or_default(), task.name_any());
+        self.awaited.lock().retain(|(of, ..), tasks| {
+            if *of == namespace {
+                tasks.remove(&name);
             }
-        }
+            !tasks.is_empty()
+        });
     }
 
-    /// A ConfigMap has changed: Tasks that wait for it are looked at, and ask again for what they wait for.
-    pub(super) fn map_changed(&self, namespace: &str, name: &str) {
-        let waiting = self.awaited.lock().remove(&(namespace.to_owned(), name.to_owned()));
+    /// Something has changed: Tasks that wait for it are looked at, and ask again for what they wait for.
+    pub(super) fn changed(&self, on: On, namespace: &str, name: &str) {
+        let waiting = self.awaited.lock().remove(&(namespace.to_owned(), on, name.to_owned()));
         for task in waiting.into_iter().flatten() {
             self.triggers.now(namespace, &task);
         }

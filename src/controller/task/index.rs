@@ -37,8 +37,14 @@ struct Entry {
 
 #[derive(Clone, PartialEq)]
 enum Filed {
-    Queue { agent: String },
-    Finished { at: Timestamp },
+    Queue {
+        agent: String,
+    },
+    /// It has a pod of its own, and waits for nobody.
+    Alone,
+    Finished {
+        at: Timestamp,
+    },
 }
 
 impl Filed {
@@ -46,18 +52,20 @@ impl Filed {
     fn agent(self) -> Option<String> {
         match self {
             Self::Queue { agent } => Some(agent),
-            Self::Finished { .. } => None,
+            Self::Alone | Self::Finished { .. } => None,
         }
     }
 }
 
 impl Index {
-    /// Files `task` as it is now, or takes it out. Returns the agents whose queue is another one now.
-    pub(super) fn update(&self, task: &Task, deleted: bool) -> Vec<String> {
+    /// Files `task` as it is now, or takes it out. Returns the agents whose queue is another one now, and whether the Task
+    /// was known and is somewhere else now.
+    pub(super) fn update(&self, task: &Task, deleted: bool) -> (Vec<String>, bool) {
         let key = (task.namespace().unwrap_or_default(), task.name_any());
         let place = (!deleted).then(|| filed(task)).flatten();
         let mut inner = self.0.lock();
         let before = inner.places.get(&key).cloned();
+        let moved = before.is_some() && before != place;
         if before != place {
             inner.remove(&key);
         }
@@ -67,7 +75,7 @@ impl Index {
             (before, now) => before.into_iter().chain(now).collect(),
         };
         agents.dedup();
-        agents.into_iter().filter_map(Filed::agent).collect()
+        (agents.into_iter().filter_map(Filed::agent).collect(), moved)
     }
 
     /// The Tasks in the queue of an agent, running ones included.
@@ -125,7 +133,7 @@ impl Inner {
                     }
                 }
             }
-            None => {}
+            Some(Filed::Alone) | None => {}
         }
     }
 
@@ -139,6 +147,7 @@ impl Inner {
                 queue.insert(key.1.clone(), entry);
                 changed
             }
+            Filed::Alone => false,
             Filed::Finished { at } => {
                 self.finished.entry(key.0.clone()).or_default().insert((*at, key.1.clone()));
                 false
@@ -153,6 +162,9 @@ fn filed(task: &Task) -> Option<Filed> {
     if task::is_finished(task) {
         let ended = task.status.as_ref().and_then(|s| s.completion_time.as_ref());
         return Some(Filed::Finished { at: ended.map_or_else(|| task::created(task), |t| t.0) });
+    }
+    if task::template_of(task).is_some() {
+        return Some(Filed::Alone);
     }
     Some(Filed::Queue { agent: task::agent_of(task)?.into() })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::{Tasks, keep::Maker, view};
+use super::{Tasks, contexts::On, keep::Maker, view};
 use crate::{
     api::{Agent, Task, TaskPhase, names},
     controller::runtime::Change,
@@ -28,12 +28,17 @@ pub(super) fn attach(tasks: &Arc<Tasks>) {
         for agent in this.context.caches.agents.filter(uses) {
             this.look_at_agent(&agent.namespace().unwrap_or_default(), &agent.name_any());
         }
+        this.changed(On::Template, &namespace.unwrap_or_default(), &name);
     });
     let this = tasks.clone();
     caches.task_pods.on_change(move |change| this.pod_changed(change));
     let this = tasks.clone();
     caches.config_maps.on_change(move |change| {
-        this.map_changed(&change.object.namespace().unwrap_or_default(), &change.object.name_any());
+        this.changed(On::ConfigMap, &change.object.namespace().unwrap_or_default(), &change.object.name_any());
+    });
+    let this = tasks.clone();
+    caches.secrets.on_change(move |change| {
+        this.changed(On::Secret, &change.object.namespace().unwrap_or_default(), &change.object.name_any());
     });
     let this = tasks.clone();
     caches.crontasks.on_change(move |change| {
@@ -66,11 +71,15 @@ impl Tasks {
             let pod = (task.namespace().unwrap_or_default(), names::task::pod(&task.name_any()));
             self.farewells.lock().remove(&pod);
         }
+        if deleted || !super::waits(task) || task::template_of(task).is_none() {
+            // What it has been given is named by what was made for it.
+            self.git.forget(&task.namespace().unwrap_or_default(), &task.name_any());
+        }
         if deleted && task::retry::is_begun(task) {
             self.abort(task);
         }
         if deleted {
-            self.await_no_maps(task);
+            self.await_nothing(task);
             self.written.lock().remove(&uid);
             self.labelled.lock().remove(&uid);
         }
@@ -83,7 +92,7 @@ impl Tasks {
     /// Takes in where a Task is now, and wakes whom that lets go on.
     pub(super) fn file(&self, task: &Task, deleted: bool) {
         let namespace = task.namespace().unwrap_or_default();
-        let changed = self.index.update(task, deleted);
+        let (changed, moved) = self.index.update(task, deleted);
         let finished = task::is_finished(task);
         if deleted || finished || task::phase(task) == Some(TaskPhase::Running) {
             self.ledger.lock().settle(&task.uid().unwrap_or_default());
@@ -92,7 +101,7 @@ impl Tasks {
         for agent in &changed {
             self.wake(&namespace, agent);
         }
-        if finished && !deleted && !changed.is_empty() {
+        if finished && !deleted && moved {
             self.wake_surplus(&namespace);
         }
     }

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use crate::{
     agent::{drain::draining, limit, merge, wants_suspension},
-    api::{Agent, AgentTemplate, PilothouseConfig, names},
+    api::{
+        Agent, AgentTemplate, PilothouseConfig, TaskInput,
+        agent::GitSyncStatus,
+        content::{CONTEXTS, SKILLS},
+        names,
+    },
     controller::{Settings as Flags, caches::Caches},
     task::{AgentView, Quota, Settings},
 };
@@ -31,6 +36,7 @@ fn view(agent: &Agent, template: Option<&AgentTemplate>) -> AgentView {
         verifying: status.rollout.and_then(|r| r.verifying),
         url: status.url,
         revision: status.revision,
+        inputs: inputs(&status.git_sync_statuses),
         max_running: limit(&agent.spec, template.map(|t| &t.spec)),
         quota: spec.quota.as_ref().map(Quota::of),
         image_pull_secrets: spec.image_pull_secrets.unwrap_or_default(),
@@ -38,6 +44,20 @@ fn view(agent: &Agent, template: Option<&AgentTemplate>) -> AgentView {
         labels: pod.labels,
         pod_security_context: pod.pod_security_context,
     }
+}
+
+/// What the agent works with, under the ids that its pieces have.
+fn inputs(statuses: &[GitSyncStatus]) -> Vec<TaskInput> {
+    let input = |status: &GitSyncStatus| {
+        let id = match &status.name {
+            name if name.starts_with(SKILLS) => name.clone(),
+            name => format!("{CONTEXTS}{name}"),
+        };
+        Some(TaskInput { id, commit: status.commit_hash.clone()? })
+    };
+    let mut inputs: Vec<_> = statuses.iter().filter_map(input).collect();
+    inputs.sort_by(|a, b| a.id.cmp(&b.id));
+    inputs
 }
 
 /// The configuration of the cluster.

@@ -2,7 +2,10 @@
 
 use std::{fmt, path::Path};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use http::{HeaderMap, HeaderValue, header};
 use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
@@ -111,6 +114,24 @@ pub fn read_secret(dir: &Path) -> std::io::Result<Credentials> {
     Ok(Credentials { username: read("username")?, password: read("password")? })
 }
 
+/// Makes a password where there is none: in a pod of a Task's own nobody outside of it has to know one. It stays when the
+/// sidecar starts again.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn make_secret(dir: &Path) -> std::io::Result<()> {
+    if read_secret(dir).is_ok() {
+        return Ok(());
+    }
+    let random: [u8; 32] = rand::random();
+    for (name, text) in [("username", "opencode".to_owned()), ("password", BASE64_URL_SAFE_NO_PAD.encode(random))] {
+        let (path, new) = (dir.join(name), dir.join(format!(".{name}")));
+        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &path));
+        written.map_err(|e| named(&path, &e.to_string(), e.kind()))?;
+    }
+    Ok(())
+}
+
 fn named(path: &Path, what: &str, kind: std::io::ErrorKind) -> std::io::Error {
     std::io::Error::new(kind, format!("{}: {what}", path.display()))
 }
@@ -163,5 +184,18 @@ mod tests {
         assert!(missing.contains("password"), "{missing}");
         std::fs::write(dir.path().join("password"), "x").unwrap();
         assert_eq!(read_secret(dir.path()).unwrap().username, "opencode");
+        make_secret(dir.path()).unwrap();
+        assert_eq!(read_secret(dir.path()).unwrap().password, "x", "what is there stays");
+    }
+
+    #[test]
+    fn a_password_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        make_secret(dir.path()).unwrap();
+        let made = read_secret(dir.path()).unwrap();
+        assert!(made.password.len() > 40, "32 random bytes");
+        make_secret(dir.path()).unwrap();
+        assert_eq!(read_secret(dir.path()).unwrap().password, made.password, "of a sidecar that starts again");
+        assert!(make_secret(&dir.path().join("nowhere")).is_err());
     }
 }

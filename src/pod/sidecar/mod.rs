@@ -113,6 +113,9 @@ pub struct SidecarArgs {
     /// Whether the pod goes on with its sessions when it is told to end, beside a newer one
     #[arg(long, env = "PILOTHOUSE_BESIDE")]
     pub beside: bool,
+    /// Whether the pod is one Task's own: the password is made here, and no controller orders anything
+    #[arg(long, env = "PILOTHOUSE_ALONE")]
+    pub alone: bool,
     /// Version of the pod's layout
     #[arg(long, env = "PILOTHOUSE_LAYOUT", default_value_t = 1, value_name = "N")]
     pub layout: u32,
@@ -183,6 +186,9 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts all parts. The door answers at once; it is ready when the server is.
     pub async fn start(args: &SidecarArgs) -> Result<Self, SidecarError> {
+        if args.alone {
+            auth::make_secret(&args.auth_dir).map_err(SidecarError::Auth)?;
+        }
         let lock = Lock::new(&auth::read_secret(&args.auth_dir).map_err(SidecarError::Auth)?);
         let server_auth = args.server_auth_dir.as_deref().map(auth::read_secret).transpose();
         let server_auth = server_auth.map_err(SidecarError::Auth)?;
@@ -224,7 +230,7 @@ impl Sidecar {
         let fetcher = endpoint.clone().map(Fetcher::new);
         let parts = content::Parts { fetcher, work: work.clone(), server: server.clone(), orders, report };
         tasks.spawn(content::place(args.places(), parts, placed));
-        if let Some(endpoint) = endpoint {
+        if let Some(endpoint) = endpoint.filter(|_| !args.alone) {
             let (endpoint, hello, work, peers) = (Arc::new(endpoint), args.hello(), work.clone(), peers.clone());
             tasks.spawn(Voice { endpoint, hello, work, server, text, content, loads, peers, hurry }.speak());
         }

@@ -145,3 +145,66 @@ fn words_steer_no_terminal() {
     let Some(Ending::Broken { message, .. }) = view.ending else { panic!("it failed") };
     assert_eq!(message, "the answer\n");
 }
+
+#[test]
+fn a_commands_last_words_are_its_log() {
+    let of_command = |message: &str, exit: i32| {
+        let mut pod = pod(ended(if exit == 0 { "Succeeded" } else { "Failed" }, exit, "Error", message));
+        let annotations = pod.metadata.annotations.as_mut().unwrap();
+        annotations.insert(annotation::COMMAND.into(), "true".into());
+        match read(Some(&pod), "u") {
+            PodState::Ours(view) => *view,
+            other => panic!("{other:?}"),
+        }
+    };
+    let log = |view: PodView| view.said.log.unwrap_or_default();
+    assert_eq!(log(of_command("one\ntwo\n", 0)), "one\ntwo");
+    let words = r#"{"reason": "AgentError", "message": "m", "session": {"id": "ses_1"}}"#;
+    let lookalike = of_command(words, 3);
+    assert_eq!((lookalike.session.clone(), lookalike.said.result.clone()), (None, None));
+    assert!(matches!(&lookalike.ending, Some(Ending::Broken { reason: reasons::POD_FAILED, message, .. })
+        if message == "the Task's pod ended with exit code 3"));
+    assert_eq!(log(lookalike), words);
+    // The kubelet gives more where it takes the words from the log itself.
+    for text in ["x".repeat(2000), "\u{e9}".repeat(1000), format!("cut\n{}", "line\n".repeat(300))] {
+        let kept = log(of_command(&text, 1));
+        assert!(kept.len() <= LOG && text.trim_end().ends_with(&kept) && !kept.is_empty(), "{}", kept.len());
+    }
+}
+
+#[test]
+fn what_a_pod_was_made_with_is_read_back() {
+    let mut pod = pod(json!({}));
+    let inputs = |pod: &Pod| match read(Some(pod), "u") {
+        PodState::Ours(view) => view.inputs,
+        other => panic!("{other:?}"),
+    };
+    assert!(inputs(&pod).is_empty());
+    let text = r#"{"skills/team": "2", "contexts/docs": "1"}"#;
+    pod.metadata.annotations.as_mut().unwrap().insert(annotation::INPUTS.into(), text.into());
+    let read: Vec<_> = inputs(&pod).into_iter().map(|input| (input.id, input.commit)).collect();
+    let expected =
+        [("contexts/docs", "1"), ("skills/team", "2")].map(|(id, commit)| (id.to_owned(), commit.to_owned()));
+    assert_eq!(read, expected, "sorted");
+    pod.metadata.annotations.as_mut().unwrap().insert(annotation::INPUTS.into(), "no json".into());
+    assert!(inputs(&pod).is_empty());
+}
+
+#[test]
+fn what_comes_before_the_container_says_what_is_wrong() {
+    let status = |name: &str, state: Value| {
+        json!({"phase": "Pending", "initContainerStatuses": [
+            {"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 2, "state": state}],
+            "containerStatuses": [container_status(json!({"waiting": {"reason": "PodInitializing"}}))]})
+    };
+    let held = |state| view(status("opencode-server", state)).held_up;
+    let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "back-off 10s"}});
+    assert_eq!(held(waiting("ImagePullBackOff")), Some((reasons::IMAGE_PULL_FAILED, "back-off 10s".into())));
+    let again = "container opencode-server ends again and again; its log says why";
+    assert_eq!(held(waiting("CrashLoopBackOff")), Some((reasons::CONTAINER_NOT_CREATED, again.into())));
+    assert_eq!(held(json!({"running": {}})), None);
+    let mut failed = status("opencode-init", json!({"terminated": {"exitCode": 4}}));
+    failed["phase"] = json!("Failed");
+    let Some(Ending::Broken { message, .. }) = view(failed).ending else { panic!("it has failed") };
+    assert_eq!(message, "the Task's pod failed: its container opencode-init ended with exit code 4");
+}

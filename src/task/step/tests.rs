@@ -1,14 +1,18 @@
 use std::fmt::Write as _;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::{
+    api::core::v1::{Container, PodSpec},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{TaskStatus, Verifying},
+    agent::build::Alone,
+    api::{TaskInput, TaskStatus, Verifying},
     status::Note,
-    task::{Cleanup, Quota, Settings, seen::Said},
+    task::{Cleanup, Quota, Settings, Template, seen::Said},
 };
 
 const UID: &str = "0123456789-uid";
@@ -75,6 +79,7 @@ fn agent() -> AgentView {
 fn world(pod: PodState) -> World {
     World {
         agent: Some(agent()),
+        template: Ok(None),
         place: Place::Held,
         contexts: Ok(String::new()),
         rank: None,
@@ -90,6 +95,8 @@ fn view() -> PodView {
         created: at(START),
         gone_by: None,
         revision: Some("main@1a2b3c4".into()),
+        inputs: vec![],
+        has_command: false,
         attempt: 0,
         session: None,
         said: Said::default(),
@@ -201,6 +208,64 @@ fn with_gone(second: i64) -> World {
     world(PodState::Ours(Box::new(PodView { gone_by: Some(at(second)), ..view() })))
 }
 
+/// Tasks with a pod of their own.
+fn alone() -> Vec<(&'static str, Task, World, i64)> {
+    let of_template = || task(json!({"templateRef": {"name": "base"}, "description": "do it", "priority": 3}));
+    let template = |command: bool| {
+        let mut spec = PodSpec::default();
+        spec.containers.extend(command.then(Container::default));
+        let resolved = crate::agent::Resolved { revision: "main@sha1:1a2b".into(), ..Default::default() };
+        let alone = Alone {
+            spec,
+            labels: [].into(),
+            files: "t-task-files-0123456789".into(),
+            data: [].into(),
+            binary: [].into(),
+            digests: String::new(),
+            pieces: [("contexts/docs".to_owned(), resolved)].into(),
+            url: "http://127.0.0.1:14096".into(),
+        };
+        Template { name: "base".into(), revision: Some("main@1a2b3c4".into()), alone }
+    };
+    let with = |template| World { agent: None, template, ..world(PodState::Absent) };
+    let there = move |command| with(Ok(Some(Box::new(template(command)))));
+    let waiting =
+        Failure::waiting(reasons::SECRET_NOT_FOUND, "with AgentTemplate base: credential \"k\" waits for Secret \"k\"");
+    let stalled = Failure::stalled(reasons::INVALID_CONFIG, "with AgentTemplate base: spec.config is no object");
+    let pod = |change: fn(&mut PodView)| {
+        let inputs = vec![TaskInput { id: "contexts/docs".into(), commit: "1a2b".into() }];
+        let mut pod = PodView { inputs, ..view() };
+        change(&mut pod);
+        World { agent: None, ..world(PodState::Ours(Box::new(pod))) }
+    };
+    let runs = move |change: fn(&mut PodView)| {
+        let status = step(&of_template(), &pod(change), at(START)).status;
+        Task { status: Some(status), ..of_template() }
+    };
+    vec![
+        ("alone, its template is missing something", of_template(), with(Err(waiting)), 900),
+        ("alone, its template is wrong", of_template(), with(Err(stalled)), 900),
+        ("alone, its template was not looked at", of_template(), with(Ok(None)), 900),
+        ("alone, everything is there", of_template(), there(false), 900),
+        ("alone, no place in any queue", of_template(), World { place: Place::Full, ..there(false) }, 900),
+        ("alone, no image", of_template(), World { settings: Settings::default(), ..there(true) }, 900),
+        ("alone, stopped before", stopped(of_template()), there(false), 900),
+        ("alone, the pod is there", of_template(), pod(|_| {}), START),
+        ("alone, the agent has answered", runs(|_| {}), pod(|p| p.ending = Some(Ending::Done { at: None })), 1_051),
+        (
+            "alone, the command is over",
+            runs(|p| p.has_command = true),
+            pod(|p| {
+                p.has_command = true;
+                p.said.log = Some("the log".into());
+                p.ending = Some(Ending::Done { at: None });
+            }),
+            1_051,
+        ),
+        ("alone, the pod is lost", runs(|_| {}), there(false), 1_051),
+    ]
+}
+
 #[test]
 fn decisions() {
     let absent = || world(PodState::Absent);
@@ -253,7 +318,6 @@ fn decisions() {
         ("new, stopped", stopped(plain()), absent(), 950),
         ("queued, a strange pod", queued(plain()), world(PodState::Foreign), 950),
         ("queued, being deleted", leaving(queued(plain())), absent(), 950),
-        ("refused: templateRef", task(json!({"templateRef": {"name": "x"}, "description": "d"})), absent(), 900),
         (
             "refused: two fields",
             task(json!({"agentRef": {"name": "a"}, "description": "d", "contexts": [
@@ -337,7 +401,7 @@ fn decisions() {
         ("finished, being deleted", leaving(done()), surplus(), 1_200),
     ];
     let mut text = String::new();
-    for (name, task, world, now) in table.into_iter().chain(tries()) {
+    for (name, task, world, now) in table.into_iter().chain(tries()).chain(alone()) {
         let _ = writeln!(text, "## {name}\n{}", show(&step(&task, &world, at(now))));
     }
     insta::assert_snapshot!(text);
@@ -434,6 +498,7 @@ fn any_world() -> impl Strategy<Value = World> {
     let cleanup = (prop::option::of(any::<u32>()), any::<bool>())
         .prop_map(|(ttl_seconds, surplus)| Cleanup { ttl_seconds, surplus });
     (agent, place, any_pod(), any::<bool>(), cleanup).prop_map(|(agent, place, pod, image, cleanup)| World {
+        template: Ok(None),
         agent,
         place,
         contexts: Ok(String::new()),

@@ -39,7 +39,8 @@ pub(super) const ROOMS: &[Room] = &[
     pure("schedule", &["api", "status"]),
     // Windows of the fleet open by schedule.
     pure("agent", &["api", "object", "tree", "status", "schedule"]),
-    pure("task", &["api", "object", "status"]),
+    // A pod of a Task's own is an agent's without the Deployment around it.
+    pure("task", &["api", "object", "status", "agent"]),
     effects("git", &["tree", "api", "status"]),
     effects("artifact", &["tree", "api", "status", "net"]),
     effects("apply", &["object", "plan", "api", "status"]),

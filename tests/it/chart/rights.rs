@@ -43,7 +43,7 @@ const AGENTS: &[(&str, &str, &str, &str)] = &[
     ("secrets", "create", "controller/agent", "write::post_object(client, &namespace, &secret)"),
     ("configmaps", "list watch", "controller/caches.rs", "config_maps: watches.metadata"),
     ("configmaps", "get", "controller/agent", "write::get::<ConfigMap>"),
-    ("configmaps", "create", "controller/task", "prompts.create("),
+    ("configmaps", "create", "controller/task", "maps.create("),
     ("configmaps", "patch", "controller/agent", "write::apply::<ConfigMap>"),
     ("configmaps", "delete", "controller/agent", "write::delete::<ConfigMap>"),
     ("services", "list watch", "controller/caches.rs", "services: watches.objects"),

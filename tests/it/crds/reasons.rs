@@ -28,14 +28,18 @@ fn literal(arguments: &str, skip: usize) -> Option<&str> {
 
 /// Folders and files below `src` that speak for some kinds only; all other places may speak for each.
 const SPEAKERS: &[(&str, &[&str])] = &[
-    ("git/", &["Repository", "Agent"]),
+    ("git/", &["Repository", "Agent", "Task"]),
     ("controller/repository", &["Repository"]),
-    ("artifact/", &["Repository", "Sync", "Agent"]),
+    ("artifact/", &["Repository", "Sync", "Agent", "Task"]),
     ("render/", &["Sync"]),
     ("plan/", &["Sync"]),
     ("apply/", &["Sync"]),
     ("controller/sync/", &["Sync"]),
+    // A Task with a pod of its own is built as an agent is, and gets from Git what one would.
+    ("agent/build/", &["Agent", "Task"]),
+    ("agent/config.rs", &["Agent", "Task"]),
     ("agent/", &["Agent"]),
+    ("controller/agent/sources/", &["Agent", "Task"]),
     ("controller/agent", &["Agent"]),
     ("task/", &["Task"]),
     ("controller/task", &["Task"]),
@@ -128,7 +132,7 @@ fn every_documented_reason_is_said_of_its_kinds() {
 
 #[test]
 fn a_file_speaks_for_its_kinds() {
-    assert_eq!(speaks_for("/x/src/git/error.rs"), Some(&["Repository", "Agent"][..]));
+    assert_eq!(speaks_for("/x/src/git/error.rs"), Some(&["Repository", "Agent", "Task"][..]));
     assert_eq!(speaks_for("/x/src/controller/repository/hook.rs"), Some(&["Repository"][..]));
     assert_eq!(speaks_for("/x/src/controller/runtime/mod.rs"), None);
 }

@@ -20,9 +20,9 @@ use crate::common::{
 pub(crate) const NEXT_EXECUTOR: &str = "localhost/executor:next";
 /// Where the release that the tests share lives.
 pub(crate) const SYSTEM: &str = "pilothouse-system";
-const PLACES: [&str; 13] = [
+const PLACES: [&str; 14] = [
     "sessions", "jobs", "lost", "texts", "pauses", "drains", "content", "orders", "beside", "files", "wholes",
-    "verify", "cuts",
+    "verify", "cuts", "alone",
 ];
 
 /// What the tests share: a node, one release of the chart, one Git server.

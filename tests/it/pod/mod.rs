@@ -65,6 +65,7 @@ fn args(files: &tempfile::TempDir, server_port: u16) -> SidecarArgs {
         pod: "coder-server-6c9f-x1b2c".into(),
         pod_uid: "uid-1".into(),
         beside: false,
+        alone: false,
         layout: 1,
     }
 }

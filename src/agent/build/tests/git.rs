@@ -49,7 +49,7 @@ fn slow() -> Value {
 }
 
 /// One of each kind.
-fn rich() -> World {
+pub(super) fn rich() -> World {
     let contexts = vec![
         context("live", "docs/live", &hot()),
         context("pinned", "docs/pinned", &Value::Null),

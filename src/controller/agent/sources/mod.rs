@@ -28,7 +28,7 @@ use crate::{
     agent::{Pieces, Resolved, Wanted, pieces::PieceState},
     api::{Agent, names::reasons},
     artifact::Digest,
-    controller::{Context, bundles::Bundles, credentials::Credentials, repository, runtime::Triggers},
+    controller::{Context, bundles::Bundles, credentials::Credentials, repository},
     git::{GitError, Reason, Subscriber},
     status::Failure,
 };
@@ -39,27 +39,47 @@ use select::Selection;
 use settle::{Before, Found, Settled, commit_of, settle};
 use tracks::{Progress, Tracks};
 
-/// Follows a remote for an input of an agent.
-const FOLLOWS: &str = "Agent";
-/// Fetches again what was applied and is in the store no more.
-const RESTORES: &str = "Agent, applied";
+/// For whom inputs are resolved. What differs is who is woken, and under which name remotes and artifacts are held.
+#[derive(Clone)]
+pub(in crate::controller) struct Whose {
+    /// Follows a remote for an input.
+    follows: &'static str,
+    /// Fetches again what was applied and is in the store no more.
+    restores: &'static str,
+    /// Wakes one, by namespace and name. It must not block.
+    wake: Wake,
+}
+
+type Wake = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+impl Whose {
+    /// Agents.
+    pub(in crate::controller) fn agents(wake: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
+        Self { follows: "Agent", restores: "Agent, applied", wake: Arc::new(wake) }
+    }
+
+    /// Tasks with a pod of their own.
+    pub(in crate::controller) fn tasks(wake: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
+        Self { follows: "Task", restores: "Task, applied", wake: Arc::new(wake) }
+    }
+}
 /// How long an agent's decisions wait for artifacts that are being made, so that what one push changes is one decision.
 const HOLD: Duration = Duration::from_secs(10);
 
 /// What is known of an agent's inputs.
 #[derive(Debug, Default)]
-pub(super) struct Read {
+pub(in crate::controller) struct Read {
     /// Those that have a commit.
-    pub(super) pieces: Pieces,
+    pub(in crate::controller) pieces: Pieces,
     /// Of all of them: what was seen, and what is wrong.
-    pub(super) states: BTreeMap<String, PieceState>,
+    pub(in crate::controller) states: BTreeMap<String, PieceState>,
     /// Artifacts are being made: who decides now decides again in a moment. At most this long; their end wakes the agent.
-    pub(super) hold: Option<Duration>,
+    pub(in crate::controller) hold: Option<Duration>,
 }
 
 impl Read {
     /// Why inputs have no commit at all, where some have none: each of them is named.
-    pub(super) fn missing(&self) -> Option<Failure> {
+    pub(in crate::controller) fn missing(&self) -> Option<Failure> {
         let missing = self.states.iter().filter(|(id, _)| !self.pieces.contains_key(*id));
         let (known, unknown): (Vec<_>, Vec<_>) = missing.partition(|(_, state)| state.problem.is_some());
         let problems: Vec<&Failure> = known.iter().filter_map(|(_, state)| state.problem.as_ref()).collect();
@@ -86,10 +106,11 @@ struct Memory {
     is_stamped: bool,
 }
 
-/// Resolves the inputs of all agents.
-pub(super) struct GitInputs {
+/// Resolves the inputs of all agents, or of all Tasks with a pod of their own, each of which stands here as an agent of
+/// its name.
+pub(in crate::controller) struct GitInputs {
     context: Context,
-    triggers: Triggers<Agent>,
+    whose: Whose,
     credentials: Credentials,
     bundles: Bundles,
     packer: Arc<Packer>,
@@ -120,7 +141,12 @@ impl Asking<'_> {
 
 impl GitInputs {
     /// What each of `wanted` is now. `applied` is what the generated objects remember. An error is the API server's.
-    pub(super) async fn read(&self, agent: &Agent, wanted: &[Wanted], applied: &Pieces) -> Result<Read, Failure> {
+    pub(in crate::controller) async fn read(
+        &self,
+        agent: &Agent,
+        wanted: &[Wanted],
+        applied: &Pieces,
+    ) -> Result<Read, Failure> {
         let mut read = Read::default();
         if wanted.is_empty() && !self.memories.lock().contains_key(&name_of(agent)) {
             return Ok(read);
@@ -152,7 +178,7 @@ impl GitInputs {
     fn asking<'a>(&self, agent: &'a Agent, wanted: &'a Wanted, applied: &'a Pieces) -> Asking<'a> {
         let (namespace, name) = name_of(agent);
         let hash = wanted.source_hash();
-        let who = subscriber(FOLLOWS, &namespace, &name, &wanted.id);
+        let who = subscriber(self.whose.follows, &namespace, &name, &wanted.id);
         let applied = applied.get(&wanted.id).filter(|resolved| resolved.source_hash == hash);
         let memories = self.memories.lock();
         let last = memories.get(&(namespace, name)).and_then(|memory| memory.last.get(&wanted.id));
@@ -210,7 +236,7 @@ impl GitInputs {
     /// What an input stays must be in the store. Where it is not (another disk), its commit is fetched again, unless
     /// that is the one that is looked at anyway.
     async fn restore(&self, asking: &Asking<'_>, newest: Option<&str>, settled: &mut Settled) -> Result<(), Failure> {
-        let who = Subscriber { kind: RESTORES, ..asking.who.clone() };
+        let who = Subscriber { kind: self.whose.restores, ..asking.who.clone() };
         let lost = settled.resolved.clone().filter(|resolved| !settled.busy && !self.has(&resolved.digest));
         let commit = lost.as_ref().and_then(|resolved| commit_of(&resolved.revision));
         let (Some(lost), Some(commit)) = (lost, commit.filter(|c| newest.and_then(commit_of).as_ref() != Some(c)))
@@ -242,17 +268,22 @@ impl GitInputs {
     }
 
     /// The agent is gone.
-    pub(super) fn forget(&self, namespace: &str, agent: &str) {
-        let memory = self.memories.lock().remove(&(namespace.into(), agent.into()));
-        for id in memory.into_iter().flat_map(|memory| memory.ids) {
+    pub(in crate::controller) fn forget(&self, namespace: &str, agent: &str) {
+        let Some(memory) = self.memories.lock().remove(&(namespace.into(), agent.into())) else { return };
+        for id in memory.ids {
             self.leave(namespace, agent, &id);
         }
         self.index(namespace, agent, vec![]);
-        self.context.artifacts.hold(&owner(namespace, agent), BTreeSet::new());
+        self.context.artifacts.hold(&self.owner(namespace, agent), BTreeSet::new());
+    }
+
+    /// Who holds artifacts in the store.
+    fn owner(&self, namespace: &str, agent: &str) -> String {
+        format!("{} {namespace}/{agent}", self.whose.follows)
     }
 
     fn leave(&self, namespace: &str, agent: &str, id: &str) {
-        for kind in [FOLLOWS, RESTORES] {
+        for kind in [self.whose.follows, self.whose.restores] {
             let who = subscriber(kind, namespace, agent, id);
             self.tracks.leave(&who);
             self.packer.leave(&who);
@@ -284,11 +315,6 @@ fn name_of(agent: &Agent) -> (String, String) {
 
 fn subscriber(kind: &'static str, namespace: &str, agent: &str, id: &str) -> Subscriber {
     Subscriber { kind, namespace: namespace.into(), name: format!("{agent}/{id}") }
-}
-
-/// Who holds artifacts in the store.
-fn owner(namespace: &str, agent: &str) -> String {
-    format!("{namespace}/{agent}")
 }
 
 /// A remote's failure, for an agent: pollers try again, and their news wake it.

@@ -122,7 +122,7 @@ impl World {
     }
 
     fn who(agent: usize) -> Subscriber {
-        subscriber(FOLLOWS, "ns", &format!("a{agent}"), "contexts/c")
+        subscriber("Agent", "ns", &format!("a{agent}"), "contexts/c")
     }
 
     /// Follows again until the artifact of that commit is made, or cannot be.

@@ -10,10 +10,7 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{
-    FOLLOWS, GitInputs, HOLD, Memory, RESTORES, Read, name_of, owner, packer::Packer, revisions::Revisions,
-    tracks::Tracks,
-};
+use super::{GitInputs, HOLD, Memory, Read, Whose, name_of, packer::Packer, revisions::Revisions, tracks::Tracks};
 use crate::{
     agent::{Wanted, pieces::Source},
     api::{
@@ -26,18 +23,17 @@ use crate::{
         agent::index::{Of, Referrers},
         bundles::Bundles,
         credentials::Credentials,
-        runtime::Triggers,
     },
     git::Subscriber,
 };
 
 impl GitInputs {
     /// Listens to everything that may change what an input is. On a replica that does not lead nothing is followed.
-    pub(in crate::controller::agent) fn new(context: &Context, triggers: Triggers<Agent>) -> Arc<Self> {
+    pub(in crate::controller) fn new(context: &Context, whose: Whose) -> Arc<Self> {
         let packer = Arc::new(Packer::new(context.artifacts.clone()));
         let inputs = Arc::new(Self {
             context: context.clone(),
-            triggers,
+            whose,
             credentials: Credentials::new(context.client.clone(), context.caches.secrets.clone()),
             bundles: Bundles::new(context.client.clone(), context.caches.clone()),
             tracks: Tracks::new(context.sources.clone(), packer.clone()),
@@ -105,14 +101,14 @@ impl GitInputs {
             let is_stamped = of == Of::Repository && memories.get(&key).is_some_and(|memory| memory.is_stamped);
             drop(memories);
             if !is_stamped {
-                self.triggers.now(&key.0, &key.1);
+                (self.whose.wake)(&key.0, &key.1);
             }
         }
     }
 
     fn wake(&self, who: &Subscriber) {
         if let Some((agent, _)) = who.name.split_once('/') {
-            self.triggers.now(&who.namespace, agent);
+            (self.whose.wake)(&who.namespace, agent);
         }
     }
 
@@ -171,7 +167,7 @@ impl GitInputs {
     pub(super) fn end(&self, agent: &Agent, read: &mut Read, is_busy: bool, is_stamped: bool) {
         let (namespace, name) = name_of(agent);
         let digests = read.pieces.values().filter_map(|resolved| Digest::parse(&resolved.digest)).collect();
-        self.context.artifacts.hold(&owner(&namespace, &name), digests);
+        self.context.artifacts.hold(&self.owner(&namespace, &name), digests);
         let mut memories = self.memories.lock();
         let Some(memory) = memories.get_mut(&(namespace.clone(), name.clone())) else { return };
         memory.last.clone_from(&read.pieces);
@@ -186,11 +182,11 @@ impl GitInputs {
         let ids = if asks { memory.ids.clone() } else { BTreeSet::new() };
         drop(memories);
         for id in ids {
-            self.tracks.poke(&super::subscriber(FOLLOWS, &namespace, &name, &id));
+            self.tracks.poke(&super::subscriber(self.whose.follows, &namespace, &name, &id));
         }
     }
 }
 
 fn followed(inputs: &Weak<GitInputs>, who: &Subscriber) -> Option<Arc<GitInputs>> {
-    [FOLLOWS, RESTORES].contains(&who.kind).then(|| inputs.upgrade())?
+    inputs.upgrade().filter(|inputs| [inputs.whose.follows, inputs.whose.restores].contains(&who.kind))
 }

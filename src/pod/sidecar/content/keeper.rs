@@ -175,10 +175,10 @@ impl Keeper {
             if self.tries.begin(order.as_ref()) {
                 failures = 0;
             }
-            let mut orders = self.orders.clone();
+            let orders = self.orders.clone();
             let turn = tokio::select! {
                 turn = self.turn(order.as_ref()) => turn,
-                _ = orders.changed() => { failures = 0; continue }
+                () = another(orders) => { failures = 0; continue }
             };
             let end = match turn {
                 Ok(Some(held)) => self.exchange(order.as_ref(), held).await,
@@ -208,9 +208,8 @@ impl Keeper {
         let mut known = self.work.snapshot().known;
         let mut due = !(failed && known);
         loop {
-            let mut orders = self.orders.clone();
             tokio::select! {
-                _ = orders.changed() => return,
+                () = another(self.orders.clone()) => return,
                 () = tokio::time::sleep_until(until) => return,
                 Ok(()) = changes.changed() => {}
             }
@@ -523,6 +522,13 @@ enum Trouble {
 
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(act).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// Resolves when there is another order. Where nobody can give one any more, as in a pod of a Task's own, it never does.
+pub(super) async fn another<T>(mut orders: watch::Receiver<T>) {
+    if orders.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Between half of it and all, so that a fleet does not ask at one moment.

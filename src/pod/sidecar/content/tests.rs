@@ -680,3 +680,16 @@ fn the_server_s_list_is_compared_with_the_files() {
     }
     assert_eq!(skills::names(&[b, own, a]), ["a", "b", "own"]);
 }
+
+#[test]
+fn without_anybody_who_orders_nothing_comes() {
+    use futures::FutureExt as _;
+    let (sender, orders) = tokio::sync::watch::channel(0);
+    assert!(super::keeper::another(orders.clone()).now_or_never().is_none());
+    sender.send_replace(1);
+    assert!(super::keeper::another(orders.clone()).now_or_never().is_some());
+    let mut seen = orders;
+    seen.borrow_and_update();
+    drop(sender);
+    assert!(super::keeper::another(seen).now_or_never().is_none(), "its keeper would turn for ever");
+}
