@@ -204,10 +204,9 @@ impl Reconcile for Agents {
         self.touches.lock().remove(&(namespace.into(), name.into()));
         self.unread_since.lock().remove(&(namespace.into(), name.into()));
         self.introduced.lock().remove(&(namespace.into(), name.into()));
-        self.loads.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
         self.firsts.take(namespace, name);
-        self.firsts.fetched(namespace, name);
+        self.untell(namespace, name);
         self.forget_waits(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
         self.pins.lock().remove(&(namespace.into(), name.into()));

@@ -185,16 +185,15 @@ impl Agents {
         desired: &Desired,
         acted: &mut Acted,
     ) -> Result<(), Failure> {
-        let key = (who.namespace.clone(), who.name.clone());
         let Some(wanted) = &desired.exchange else {
-            self.loads.lock().remove(&key);
-            self.firsts.fetched(&key.0, &key.1);
+            self.untell(&who.namespace, &who.name);
             return Ok(());
         };
         let Some(map) = self.exchange_map(who) else { return Ok(()) };
         let marks = map.annotations();
         let Some(manifest) = decide::decided(wanted, marks, || self.recall(who.agent, marks)) else { return Ok(()) };
-        let hash = manifest.hash();
+        // What was decided has the hash that is written down.
+        let hash = marks.get(annotation::CONTENT_HASH).cloned().unwrap_or_default();
         let behind: Vec<_> = self.reports(who).filter(|report| is_behind(report, &hash)).collect();
         let asked = who.agent.annotations().get(annotation::ROLLOUT).map(String::as_str);
         let held = decide::is_held(asked);
@@ -202,8 +201,7 @@ impl Agents {
         let heard = behind.iter().all(|report| known(report));
         self.keep_time(who, &map, held, acted).await?;
         if behind.is_empty() || held && heard {
-            self.loads.lock().remove(&key);
-            self.firsts.fetched(&key.0, &key.1);
+            self.untell(&who.namespace, &who.name);
             return Ok(());
         }
         let load = if held {
@@ -220,29 +218,28 @@ impl Agents {
         if !heard {
             acted.after(AGAIN);
         }
-        self.order(who, &key, (hash, load), heard, desired, acted);
+        self.order(who, (hash, load), heard, desired, acted);
         Ok(())
     }
 
+    /// Nothing is to be told: what was is forgotten, and nobody waits for its pods.
+    pub(in super::super) fn untell(&self, namespace: &str, name: &str) {
+        self.loads.lock().remove(&(namespace.into(), name.into()));
+        self.firsts.fetched(namespace, name);
+    }
+
     /// Sends an order, unless it was sent and there is no need to say it again.
-    fn order(
-        &self,
-        who: &Who<'_>,
-        key: &(String, String),
-        (hash, load): (String, Load),
-        heard: bool,
-        desired: &Desired,
-        acted: &mut Acted,
-    ) {
+    fn order(&self, who: &Who<'_>, (hash, load): (String, Load), heard: bool, desired: &Desired, acted: &mut Acted) {
         let Load { immediately, force, withdrawn, .. } = load;
+        let key = (who.namespace.clone(), who.name.clone());
         let told = Told { hash, immediately, force, withdrawn, at: Instant::now() };
         let mut loads = self.loads.lock();
-        if is_due(loads.get(key), &told, heard) {
-            acted.notes.extend(forced(loads.get(key), &told, desired));
-            if !told.withdrawn && loads.get(key).is_none_or(|before| before.hash != told.hash) {
+        if is_due(loads.get(&key), &told, heard) {
+            acted.notes.extend(forced(loads.get(&key), &told, desired));
+            if !told.withdrawn && loads.get(&key).is_none_or(|before| before.hash != told.hash) {
                 self.firsts.fetch(&key.0, &key.1);
             }
-            loads.insert(key.clone(), told);
+            loads.insert(key, told);
             self.voice.load(&who.namespace, &who.name, load);
         }
     }
