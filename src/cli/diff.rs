@@ -16,6 +16,7 @@ use super::{
     Global, controller,
     output::{self, Format},
     render::{self, Source},
+    target::Place,
 };
 use crate::{
     api::{InventoryEntry, Repository, Sync as SyncObject},
@@ -45,9 +46,9 @@ pub struct Args {
     /// Compare as this Sync would apply: with its values and target namespace, and with what it would delete
     #[arg(long, env = "PILOTHOUSE_SYNC", value_name = "NAME")]
     pub sync: Option<String>,
-    /// Namespace of the Sync, and of objects where no other is given; default: that of the kubeconfig
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAME")]
-    pub namespace: Option<String>,
+    /// Where the Sync is, and objects for which no other namespace is given.
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// What is known of the Sync, or stands for it.
@@ -138,7 +139,7 @@ fn refused(problems: &[Problem]) -> anyhow::Error {
 }
 
 async fn subject(client: &Client, args: &Args) -> anyhow::Result<Subject> {
-    let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().into());
+    let namespace = args.place.of(client);
     let mut context = render::local_context(&args.source)?;
     let Some(name) = &args.sync else {
         let target = args.source.target_namespace.clone().unwrap_or(namespace);

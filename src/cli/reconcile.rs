@@ -8,13 +8,18 @@ use anyhow::{Context, bail};
 use futures::{Stream, StreamExt};
 use kube::{
     Api,
-    api::{DynamicObject, ListParams, Patch, PatchParams},
+    api::{DynamicObject, Patch, PatchParams},
     runtime::watcher,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Global, controller::client, output, target::Target};
+use super::{
+    Global,
+    controller::client,
+    output,
+    target::{self, Target},
+};
 use crate::api::{
     duration,
     names::{annotation::RECONCILE_AT, condition},
@@ -84,7 +89,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let client = client(global).await?;
     let namespace = kind.namespaced.then(|| args.target.place.of(&client));
     let api = kind.api(&client, namespace.as_deref());
-    let found = find(&api, &kind, namespace.as_deref(), &name).await?;
+    let found = target::find_any(&api, kind.kind, namespace.as_deref(), &name).await?;
     let requested_at = jiff::Timestamp::now().to_string();
     // From before the request on: no change of the status is missed.
     let changes = Box::pin(watcher::watch_object(api.clone(), &name));
@@ -96,33 +101,6 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     output::print(global.output, &outcome, || outcome.text())?;
     let failed = outcome.seen.as_ref().is_some_and(|seen| !seen.is_ready());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-async fn find(
-    api: &Api<DynamicObject>,
-    kind: &Named,
-    namespace: Option<&str>,
-    name: &str,
-) -> anyhow::Result<DynamicObject> {
-    let whole = namespace.map_or_else(|| name.to_owned(), |ns| format!("{ns}/{name}"));
-    match api.get_opt(name).await {
-        Ok(Some(found)) => Ok(found),
-        Ok(None) => bail!("there is no {} {whole}{}", kind.kind, others(api).await),
-        Err(error) => Err(error).with_context(|| format!("cannot read {} {whole}", kind.kind)),
-    }
-}
-
-/// What there is instead; nothing where that cannot be listed.
-async fn others(api: &Api<DynamicObject>) -> String {
-    match api.list_metadata(&ListParams::default().limit(10)).await {
-        Ok(list) if !list.items.is_empty() => {
-            let names: Vec<_> = list.items.into_iter().filter_map(|o| o.metadata.name).collect();
-            format!("; there are: {}", names.join(", "))
-        }
-        Ok(_) => "; there is none there at all".into(),
-        Err(kube::Error::Api(status)) if status.is_not_found() => format!("; {}", super::NO_KIND),
-        Err(_) => String::new(),
-    }
 }
 
 /// Applies the annotation alone. The uid keeps this from creating what was just deleted.
@@ -153,9 +131,10 @@ async fn wait(
             bail!("{} is not ready after {}: {}", outcome.object(), duration::format(timeout), last.line())
         }
         Err(_) => bail!(
-            "no controller has looked at {} in {}; is one running, and does it watch this namespace?",
+            "no controller has looked at {} in {}; is one running, and does it watch this namespace?{}",
             outcome.object(),
-            duration::format(timeout)
+            duration::format(timeout),
+            last.before()
         ),
     }
     Ok(last)
@@ -229,6 +208,14 @@ impl Seen {
 
     fn is_over(&self) -> bool {
         self.handled && !self.reconciling && (self.is_ready() || self.stalled)
+    }
+
+    /// What was said last, before anybody asked.
+    fn before(&self) -> String {
+        match self.reason.as_str() {
+            "" => String::new(),
+            reason => format!(" It said last: {reason}: {}", self.message),
+        }
     }
 
     fn line(&self) -> String {

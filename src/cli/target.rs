@@ -6,6 +6,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{Global, controller::client, reconcile::MANAGER};
@@ -110,19 +111,36 @@ impl Target {
 
 /// Reads an object; where there is none, says which there are.
 pub(super) async fn find<K: Kind>(api: &Api<K>, namespace: &str, name: &str) -> anyhow::Result<K> {
-    let kind = K::kind(&());
-    let found = api.get_opt(name).await.with_context(|| format!("cannot read {kind} {namespace}/{name}"))?;
-    if let Some(found) = found {
-        return Ok(found);
+    find_any(api, &K::kind(&()), Some(namespace), name).await
+}
+
+/// The same of any kind; the cluster's have no namespace.
+pub(super) async fn find_any<K>(api: &Api<K>, kind: &str, namespace: Option<&str>, name: &str) -> anyhow::Result<K>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let whole = namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"));
+    let found = api.get_opt(name).await.with_context(|| format!("cannot read {kind} {whole}"))?;
+    match found {
+        Some(found) => Ok(found),
+        None => bail!("there is no {kind} {whole}{}", others(api, namespace).await),
     }
-    let others = api.list_metadata(&ListParams::default().limit(10)).await.map(|list| list.items).unwrap_or_default();
-    let names: Vec<_> = others.into_iter().filter_map(|o| o.metadata.name).collect();
-    let others = if names.is_empty() {
-        format!("there is none in namespace {namespace}; another one: -n NAMESPACE")
-    } else {
-        format!("there are: {}", names.join(", "))
-    };
-    bail!("there is no {kind} {namespace}/{name}; {others}")
+}
+
+/// What there is instead; nothing where that cannot be listed.
+async fn others<K: Clone + DeserializeOwned + std::fmt::Debug>(api: &Api<K>, namespace: Option<&str>) -> String {
+    match api.list_metadata(&ListParams::default().limit(10)).await {
+        Ok(list) if !list.items.is_empty() => {
+            let names: Vec<_> = list.items.into_iter().filter_map(|other| other.metadata.name).collect();
+            format!("; there are: {}", names.join(", "))
+        }
+        Ok(_) => match namespace {
+            Some(namespace) => format!("; there is none in namespace {namespace}; another one: -n NAMESPACE"),
+            None => "; there is none there at all".into(),
+        },
+        Err(kube::Error::Api(status)) if status.is_not_found() => format!("; {}", super::NO_KIND),
+        Err(_) => String::new(),
+    }
 }
 
 /// Sets an annotation of an object or takes it away, by a merge patch: an apply would take away what other commands have

@@ -9,7 +9,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Global, controller::client, output};
+use super::{Global, controller::client, output, target::Place};
 use crate::api::{Sync, names::PREFIX};
 
 /// Flags of `pilothouse uninstall`.
@@ -18,9 +18,9 @@ use crate::api::{Sync, names::PREFIX};
     after_help = "What Syncs applied, agents included, stays as it is. Run this after \"helm uninstall\": a controller that still runs\nsets the finalizers again.\n\nExamples:\n  pilothouse uninstall -n agents\n  pilothouse uninstall --all-namespaces --dry-run"
 )]
 pub struct Args {
-    /// Namespace of the Syncs; default: the one of the kubeconfig's context
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    /// Where the Syncs are.
+    #[command(flatten)]
+    pub place: Place,
     /// All namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
@@ -32,10 +32,10 @@ pub struct Args {
 /// Takes our finalizers off Syncs, so that nothing waits for a controller that is gone.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let client = client(global).await?;
-    let syncs: Api<Sync> = match (&args.namespace, args.all_namespaces) {
-        (_, true) => Api::all(client.clone()),
-        (Some(namespace), _) => Api::namespaced(client.clone(), namespace),
-        (None, _) => Api::default_namespaced(client.clone()),
+    let syncs: Api<Sync> = if args.all_namespaces {
+        Api::all(client.clone())
+    } else {
+        Api::namespaced(client.clone(), &args.place.of(&client))
     };
     let mut released = vec![];
     for sync in syncs.list(&kube::api::ListParams::default()).await.context("cannot list Syncs")? {

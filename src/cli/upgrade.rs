@@ -11,7 +11,7 @@ use kube::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Global, controller::client, output, reconcile::MANAGER};
+use super::{Global, controller::client, output, reconcile::MANAGER, target::Place};
 use crate::api::{Agent, names::annotation::UPGRADE};
 
 /// Agents that are asked at a time.
@@ -38,9 +38,9 @@ pub struct Args {
     /// Names of Agents; none: all of the namespace
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// Namespace of the Agents; default: the one of the kubeconfig's context
-    #[arg(short, long, env = "PILOTHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    /// Where the Agents are.
+    #[command(flatten)]
+    pub place: Place,
     /// Agents of all namespaces
     #[arg(short = 'A', long, conflicts_with_all = ["namespace", "names"])]
     pub all_namespaces: bool,
@@ -63,7 +63,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
         bail!("{:?} cannot be upgraded; agents can: pilothouse upgrade agents", args.kind);
     }
     let client = client(global).await?;
-    let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let namespace = args.place.of(&client);
     let api: Api<Agent> =
         if args.all_namespaces { Api::all(client.clone()) } else { Api::namespaced(client.clone(), &namespace) };
     let agents = found(&api, args).await?;
