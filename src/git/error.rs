@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::status::{Failure, truncate};
+use crate::status::{Failure, text, truncate};
 
 /// Stable reasons; each is a condition reason too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,8 +83,7 @@ impl GitError {
     /// A failure with a message of at most 500 bytes. It may hold words of a remote: what could steer a terminal or
     /// turn the text around is replaced.
     pub fn new(reason: Reason, message: impl AsRef<str>) -> Self {
-        let printable: String = message.as_ref().chars().map(printable).collect();
-        Self { reason, message: truncate(&printable, 500), retry_after: None, submodule: false }
+        Self { reason, message: truncate(&text::line(message.as_ref()), 500), retry_after: None, submodule: false }
     }
 
     /// What is said of a private network in the place of what was found: whether something is there, and what, would be a
@@ -118,15 +117,6 @@ impl GitError {
 
     pub(super) fn storage(what: &str, error: &std::io::Error) -> Self {
         Self::new(Reason::StorageFailed, format!("{what}: {}", error.kind()))
-    }
-}
-
-fn printable(c: char) -> char {
-    match c {
-        '\n' | '\r' | '\t' => ' ',
-        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
-        c if c.is_control() => '?',
-        c => c,
     }
 }
 

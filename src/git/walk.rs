@@ -14,7 +14,10 @@ use super::{
     remote::{Fetched, Limits, Skipped, Stop},
     submodules::{Module, Modules},
 };
-use crate::tree::{Entry, PathError, RepoPath};
+use crate::{
+    status::text,
+    tree::{Entry, PathError, RepoPath},
+};
 
 /// Links to links are followed this far.
 const MAX_LINKS: usize = 8;
@@ -118,10 +121,9 @@ impl Walk<'_> {
     }
 
     fn skip(&mut self, path: &str, why: &'static str) {
-        let printable = path.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         // A tree full of oddities is no reason to keep a list of them all.
         if self.fetched.skipped.len() < 100 {
-            self.fetched.skipped.push(Skipped { path: printable, why });
+            self.fetched.skipped.push(Skipped { path: text::line(path), why });
         }
     }
 

@@ -19,6 +19,17 @@ pub fn plain(text: &str) -> String {
     out
 }
 
+/// The text for one line: line ends and tabs are spaces; what steers a terminal, ends lines or turns the direction of
+/// writing is a question mark, so that two names do not look the same.
+pub fn line(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\r' | '\t' => ' ',
+        c if c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}') => '?',
+        c => c,
+    };
+    text.chars().map(shown).collect()
+}
+
 fn turns(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -80,6 +91,18 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(plain(text), clean, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn in_one_line_it_is_seen_that_something_was_there() {
+        for (text, clean) in [
+            ("plain: ünï → ✓", "plain: ünï → ✓"),
+            ("a\r\n\tb", "a   b"),
+            ("a\u{1b}[31mb\u{7f}\u{9b}", "a?[31mb??"),
+            ("a\u{202e}b\u{2066}\u{61c}c\u{2028}\u{2029}", "a?b??c??"),
+        ] {
+            assert_eq!(line(text), clean, "{text:?}");
         }
     }
 
