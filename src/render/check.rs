@@ -10,7 +10,10 @@ use super::{
     manifest::Resource,
     suggest::nearest,
 };
-use crate::api::{API_VERSION, GROUP, crd};
+use crate::{
+    api::{API_VERSION, GROUP, crd},
+    schedule::{Schedule, zone},
+};
 
 type Schemas = BTreeMap<&'static str, Value>;
 
@@ -25,6 +28,7 @@ fn schemas() -> &'static Schemas {
 
 /// Checks one object, if it is of a kind of ours.
 pub(super) fn check(resource: &Resource) -> Result<()> {
+    name(resource)?;
     if resource.group() != GROUP {
         return Ok(());
     }
@@ -40,7 +44,7 @@ pub(super) fn check(resource: &Resource) -> Result<()> {
     };
     let mut path = vec![];
     match value(&resource.value, schema, &mut path) {
-        Ok(()) => Ok(()),
+        Ok(()) => schedule(resource),
         Err(message) => {
             let pointer = path
                 .iter()
@@ -48,6 +52,47 @@ pub(super) fn check(resource: &Resource) -> Result<()> {
             let message = format!("{} {}: {message}", resource.kind(), resource.name());
             Err(resource.error_at(Reason::InvalidManifest, &pointer, message))
         }
+    }
+}
+
+/// A name that the API server would refuse. RBAC and some others allow more, so only groups are looked at that are known.
+fn name(resource: &Resource) -> Result<()> {
+    const STRICT: [&str; 4] = [GROUP, "", "apps", "batch"];
+    let name = resource.name();
+    if !STRICT.contains(&resource.group()) || is_subdomain(name) {
+        return Ok(());
+    }
+    let message = format!(
+        "metadata.name {name:?} of the {} is not allowed: it is made of small letters, digits, - and ., begins and ends with \
+         a letter or digit (so does each part between .), and has at most 253 characters",
+        resource.kind()
+    );
+    Err(resource.error_at(Reason::InvalidManifest, "/metadata/name", message))
+}
+
+fn is_subdomain(name: &str) -> bool {
+    let small = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let part =
+        |part: &str| part.starts_with(small) && part.ends_with(small) && part.chars().all(|c| small(c) || c == '-');
+    name.len() <= 253 && name.split('.').all(part)
+}
+
+/// What a schema cannot say of a schedule.
+fn schedule(resource: &Resource) -> Result<()> {
+    if resource.kind() != "CronTask" {
+        return Ok(());
+    }
+    let text = |pointer: &str| resource.value.pointer(pointer).and_then(Value::as_str);
+    let wrong = |pointer: &str, field: &str, why: String| {
+        let message = format!("CronTask {}: {field}: {why}", resource.name());
+        Err(resource.error_at(Reason::InvalidManifest, pointer, message))
+    };
+    if let Some(Err(why)) = text("/spec/schedule").map(Schedule::parse) {
+        return wrong("/spec/schedule", "spec.schedule", why.to_string());
+    }
+    match text("/spec/timeZone").map(zone) {
+        Some(Err(why)) => wrong("/spec/timeZone", "spec.timeZone", why),
+        _ => Ok(()),
     }
 }
 

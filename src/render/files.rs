@@ -93,9 +93,19 @@ impl<'a> Files<'a> {
 
     /// Tells what is allowed and yet looks wrong.
     pub(super) fn warn(&self, file: &RepoPath, line: usize, message: &str) {
+        self.warned(format!("{file}:{line}: {message}"));
+    }
+
+    /// The same of a folder.
+    pub(super) fn warn_of_folder(&self, dir: &RepoPath, message: &str) {
+        let dir = if dir.as_str().is_empty() { "the repository" } else { dir.as_str() };
+        self.warned(format!("{dir}: {message}"));
+    }
+
+    fn warned(&self, warning: String) {
         let mut warnings = self.warnings.borrow_mut();
         if warnings.len() < MAX_WARNINGS {
-            warnings.insert(format!("{file}:{line}: {message}"));
+            warnings.insert(warning);
         }
     }
 

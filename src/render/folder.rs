@@ -11,16 +11,22 @@ pub(super) fn folder(files: &Files<'_>, dir: &RepoPath) -> Result<Vec<Resource>>
         return kustomize::build(files, dir);
     }
     let mut built: BTreeSet<RepoPath> = BTreeSet::new();
-    let mut found = vec![];
+    let (mut found, mut any) = (vec![], false);
     for path in files.below(dir) {
         if is_hidden(dir, path) {
             continue;
         }
         match owner(files, dir, path)? {
             Some(owner) if built.insert(owner.clone()) => found.extend(kustomize::build(files, &owner)?),
-            None if is_manifest(path) => found.extend(files.resources(path)?),
+            None if is_manifest(path) => {
+                any = true;
+                found.extend(files.resources(path)?);
+            }
             Some(_) | None => {}
         }
+    }
+    if !any && built.is_empty() {
+        files.warn_of_folder(dir, "no file below it is a manifest (*.yaml, *.yml, *.json, *.j2)");
     }
     Ok(found)
 }

@@ -219,3 +219,84 @@ fn namespaces_go_to_what_has_one() {
         ]
     );
 }
+
+#[test]
+fn a_folder_without_a_manifest_renders_to_nothing_and_says_so() {
+    let files = [
+        ("x/README.md", "no"),
+        ("x/_m.j2", ""),
+        ("y/a.yaml", "# nothing\n"),
+        ("z/k/kustomization.yaml", "namePrefix: a-\nresources: []\n"),
+    ];
+    for (at, warning) in [("x", Some("x: no file below it is a manifest")), ("y", None), ("z", None)] {
+        let rendered = run(&files, at).unwrap();
+        assert_eq!(rendered.objects, []);
+        let found = rendered.warnings.first().is_some_and(|found| warning.is_some_and(|text| found.starts_with(text)));
+        assert!(found || warning.is_none() && rendered.warnings.is_empty(), "{at}: {:?}", rendered.warnings);
+    }
+    let rendered = run(&[("README.md", "no")], "").unwrap();
+    assert!(rendered.warnings[0].starts_with("the repository: "), "{:?}", rendered.warnings);
+}
+
+#[test]
+fn names_are_those_that_the_api_server_takes() {
+    let manifest = |kind: &str, name: &str| {
+        let version = match kind {
+            "Role" => "rbac.authorization.k8s.io/v1",
+            "Agent" => crate::api::API_VERSION,
+            _ => "v1",
+        };
+        format!(
+            "apiVersion: {version}\nkind: {kind}\nmetadata:\n  name: {name:?}\nspec: {{workspaceDir: /w, serviceAccountName: s}}\n"
+        )
+    };
+    let long = "a".repeat(254);
+    for (kind, name, good) in [
+        ("Agent", "a-1.b", true),
+        ("Agent", "Coder", false),
+        ("Agent", "a_b", false),
+        ("ConfigMap", "-a", false),
+        ("ConfigMap", "a.", false),
+        ("ConfigMap", "a..b", false),
+        ("ConfigMap", &long, false),
+        ("ConfigMap", "a-.b", false),
+        ("Role", "system:a_B", true),
+    ] {
+        let rendered = run(&[("a.yaml", &manifest(kind, name))], "a.yaml");
+        match rendered {
+            Ok(_) => assert!(good, "{kind} {name}"),
+            Err(error) => {
+                let said = error.to_string();
+                assert!(
+                    !good && said.contains("a.yaml:4: ") && said.contains("metadata.name"),
+                    "{kind} {name}: {said}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn schedules_and_time_zones_are_read() {
+    let manifest = |schedule: &str, zone: &str| {
+        format!(
+            "apiVersion: {}\nkind: CronTask\nmetadata: {{name: c}}\nspec:\n  schedule: {schedule:?}\n  timeZone: {zone}\n  \
+             taskTemplate: {{spec: {{description: d, agentRef: {{name: a}}}}}}\n",
+            crate::api::API_VERSION
+        )
+    };
+    let table = [
+        ("0 3 * * *", "Europe/Berlin", None),
+        ("0 3 * * *", "Europe/Berlinn", Some("a.yaml:6: CronTask c: spec.timeZone: ")),
+        ("0 25 * * *", "UTC", Some("a.yaml:5: CronTask c: spec.schedule: position 3: ")),
+        ("0 0 31 2 *", "UTC", Some("a.yaml:5: CronTask c: spec.schedule: ")),
+    ];
+    for (schedule, zone, wrong) in table {
+        let said = run(&[("a.yaml", &manifest(schedule, zone))], "a.yaml").err().map(|error| error.to_string());
+        assert!(
+            said.as_deref().is_none_or(|said| wrong.is_some_and(|wrong| said.contains(wrong))),
+            "{schedule} {zone}: {said:?}"
+        );
+        assert_eq!(said.is_some(), wrong.is_some(), "{schedule} {zone}");
+    }
+}

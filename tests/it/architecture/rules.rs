@@ -33,8 +33,8 @@ pub(super) const ROOMS: &[Room] = &[
     pure("object", &["api"]),
     pure("tree", &["api"]),
     pure("status", &["api", "object"]),
-    // The kinds of another API group are mapped to ours: names of groups and annotations are in api.
-    pure("render", &["object", "tree", "status", "api"]),
+    // The kinds of another API group are mapped to ours: names of groups and annotations are in api. Schedules are read.
+    pure("render", &["object", "tree", "status", "api", "schedule"]),
     pure("plan", &["object", "api", "status"]),
     pure("schedule", &["api", "status"]),
     // Windows of the fleet open by schedule.
