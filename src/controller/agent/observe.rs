@@ -25,6 +25,9 @@ use crate::{
     task,
 };
 
+/// Names of other objects that a message has.
+const NAMED: usize = 5;
+
 /// Metadata of a ConfigMap.
 pub(super) type ConfigMapMeta = PartialObjectMeta<ConfigMap>;
 
@@ -123,11 +126,12 @@ impl Agents {
     }
 
     fn template(&self, namespace: &str, name: &str) -> Result<Arc<crate::api::AgentTemplate>, Failure> {
-        self.context
-            .caches
-            .templates
-            .get(namespace, name)
-            .ok_or_else(|| Failure::waiting(reasons::TEMPLATE_NOT_FOUND, format!("waiting for AgentTemplate {name:?}")))
+        let templates = &self.context.caches.templates;
+        templates.get(namespace, name).ok_or_else(|| {
+            let there = templates.filter(|template| template.metadata.namespace.as_deref() == Some(namespace));
+            let others = there_are(there.iter().map(|template| template.name_any()).collect());
+            Failure::waiting(reasons::TEMPLATE_NOT_FOUND, format!("waiting for AgentTemplate {name:?}; {others}"))
+        })
     }
 
     async fn read(
@@ -248,6 +252,17 @@ impl Agents {
     pub(super) fn running_pods(&self, agent: &Agent) -> Vec<String> {
         self.pods(agent).iter().filter(|pod| may_run(pod)).map(|pod| pod.name_any()).collect()
     }
+}
+
+/// Which objects of a kind there are in the namespace, five at most: the one that was meant is often among them.
+fn there_are(mut names: Vec<String>) -> String {
+    if names.is_empty() {
+        return "there is none in this namespace".into();
+    }
+    names.sort();
+    let others = if names.len() > NAMED { " and others" } else { "" };
+    names.truncate(NAMED);
+    format!("there are: {}{others}", names.join(", "))
 }
 
 /// Whether the last reconcile met an object of somebody else.
