@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, TryStreamExt};
@@ -29,6 +30,9 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// For how many seconds a watch stays open. It goes on in another one where it was. One that has died in silence (a firewall
 /// that forgot it, a node that is gone) is noticed 5 s after that: until then this replica would lead without seeing anything.
 const OPEN: std::ops::RangeInclusive<u32> = 30..=60;
+
+/// How often it is said that the cluster does not know a kind, for all watches together.
+const HINT: Duration = Duration::from_secs(60);
 
 /// Where a watch looks: everywhere, or in one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,6 +150,7 @@ pub struct Watches {
     scopes: Vec<Scope>,
     tasks: JoinSet<()>,
     ready: Vec<futures::future::BoxFuture<'static, ()>>,
+    hint: Hint,
 }
 
 /// What takes parts of objects away before they are cached.
@@ -156,7 +161,7 @@ impl<K, F: Fn(&mut K) + Clone + Send + 'static> Trim<K> for F {}
 impl Watches {
     /// Watches in `scopes`.
     pub fn new(client: Client, scopes: Vec<Scope>) -> Self {
-        Self { client, scopes, tasks: JoinSet::new(), ready: vec![] }
+        Self { client, scopes, tasks: JoinSet::new(), ready: vec![], hint: Hint::default() }
     }
 
     /// The scopes in which namespaced kinds are watched.
@@ -232,7 +237,8 @@ impl Watches {
                     })
                 })
                 .boxed();
-            self.tasks.spawn(follow(cache.clone(), store.clone(), writer, scope.clone(), events));
+            let hint = self.hint.clone();
+            self.tasks.spawn(follow(cache.clone(), store.clone(), writer, (scope.clone(), hint), events));
         }
         let waiting = cache.clone();
         self.ready.push(Box::pin(async move { waiting.ready().await }));
@@ -267,7 +273,7 @@ async fn follow<K: Kind>(
     cache: Cache<K>,
     store: Store<K>,
     writer: reflector::store::Writer<K>,
-    scope: Scope,
+    (scope, hint): (Scope, Hint),
     events: Events<K>,
 ) {
     // Listeners are told after the store has the change, so that what they trigger reads the new state.
@@ -291,7 +297,7 @@ async fn follow<K: Kind>(
                 listed.insert(ObjectRef::from_obj(&object));
             }
             Ok(Event::InitDone) => relisted(&cache, &store, &std::mem::take(&mut gone), &listed),
-            Err(error) => warn!(kind, %scope, "watch failed, it is tried again: {}", explain(&kind, &error)),
+            Err(error) => failed(&kind, &scope, &hint, &error),
         }
     }
     debug!(kind, %scope, "watch ended");
@@ -311,14 +317,39 @@ fn relisted<K: Kind>(cache: &Cache<K>, store: &Store<K>, before: &[Arc<K>], list
     }
 }
 
-fn explain(kind: &str, error: &watcher::Error) -> String {
-    let text = error.to_string();
-    if text.contains("404") || text.contains("NotFound") {
-        return format!(
-            "the cluster does not know kind {kind}: apply the CRDs (pilothouse crds | kubectl apply --server-side -f -)"
+/// A dozen watches fail at a time where the definitions are missing, again and again: one line a minute tells of it.
+fn failed(kind: &str, scope: &Scope, hint: &Hint, error: &watcher::Error) {
+    if !is_unknown(error) {
+        warn!(kind, %scope, "watch failed, it is tried again: {error}");
+    } else if hint.is_due(Instant::now()) {
+        warn!(
+            kind,
+            "the cluster does not know kind {kind}, and maybe others: apply the CRDs (pilothouse crds | kubectl apply \
+             --server-side -f -); the controller waits for them"
         );
+    } else {
+        debug!(kind, %scope, "the cluster does not know the kind");
     }
-    text
+}
+
+fn is_unknown(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    matches!(error, InitialListFailed(kube::Error::Api(s)) | WatchStartFailed(kube::Error::Api(s)) if s.code == 404)
+}
+
+/// When it was said last that a kind is not known.
+#[derive(Clone, Default)]
+struct Hint(Arc<Mutex<Option<Instant>>>);
+
+impl Hint {
+    fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock();
+        let due = last.is_none_or(|last| now.saturating_duration_since(last) >= HINT);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
 }
 
 #[cfg(test)]
@@ -327,6 +358,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn that_kinds_are_missing_is_said_once_a_minute_for_all_watches() {
+        let (hint, start) = (Hint::default(), Instant::now());
+        let due: Vec<_> =
+            [0, 1, 59, 60, 61, 119, 121].map(|at| hint.clone().is_due(start + Duration::from_secs(at))).into();
+        assert_eq!(due, [true, false, false, true, false, false, true]);
+        let error = |code: u16| {
+            let status = json!({"status": "Failure", "code": code, "message": "404 page not found", "reason": "x"});
+            watcher::Error::InitialListFailed(kube::Error::Api(Box::new(serde_json::from_value(status).unwrap())))
+        };
+        assert!(is_unknown(&error(404)) && !is_unknown(&error(403)));
+    }
 
     #[test]
     fn a_cache_of_metadata_holds_no_content() {
