@@ -8,6 +8,7 @@ pub mod cron;
 pub mod crontask;
 pub mod diff;
 pub mod drain;
+mod line;
 mod local_tree;
 pub mod output;
 pub mod plan;
@@ -152,7 +153,7 @@ pub enum Command {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match line::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => without_hidden(error).exit(),
     };
