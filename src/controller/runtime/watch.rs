@@ -32,7 +32,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const OPEN: std::ops::RangeInclusive<u32> = 30..=60;
 
 /// How often it is said that the cluster does not know a kind, for all watches together.
-const HINT: Duration = Duration::from_secs(60);
+const HINT: Duration = Duration::from_mins(1);
 
 /// Where a watch looks: everywhere, or in one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
