@@ -22,5 +22,6 @@ pub mod render;
 pub mod schedule;
 pub mod server;
 pub mod status;
+pub mod store;
 pub mod task;
 pub mod tree;

@@ -21,6 +21,18 @@ need() {
   fail "$program is needed: install ${*} (Debian: apt-get install $*)"
 }
 
+# The programs of a PostgreSQL server; Debian keeps them off the path.
+has_postgres() { compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || command -v initdb > /dev/null; }
+need_postgres() {
+  if [ "${PILOTHOUSE_TEST_WITHOUT_POSTGRES:-}" = 1 ] || has_postgres; then return 0; fi
+  if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+    step "installing postgresql"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql > /dev/null
+    has_postgres && return 0
+  fi
+  fail "a PostgreSQL server is needed: install postgresql (Debian: apt-get install postgresql), or set PILOTHOUSE_TEST_WITHOUT_POSTGRES=1"
+}
+
 compilers() {
   command -v cargo > /dev/null || fail "cargo is needed: https://rustup.rs"
   command -v go > /dev/null || fail "go 1.26 or newer is needed: https://go.dev/dl"

@@ -1,6 +1,9 @@
 //! Task: one unit of work.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::{
+    apis::meta::v1::{Condition, Time},
+    util::intstr::IntOrString,
+};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,6 +69,9 @@ pub struct TaskSpec {
     /// Whether a failed Task is tried again. Not one that was stopped, timed out, or whose session somebody aborted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// What its session may take at most; one that takes more is aborted, and the Task stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 /// Whether a failed Task is tried again.
@@ -77,6 +83,21 @@ pub struct Retry {
     /// Wait before the first further try; doubled for each one after it, up to an hour. 30s unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<GoDuration>,
+}
+
+/// What the session of a Task may take at most, the sessions that it begins for parts of the work included.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.maxCost) || has(self.maxTokens)", "a budget has maxCost, maxTokens or both"))]
+pub struct Budget {
+    /// US dollars, as the agent's server computes them: 5 or "2.50".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::int_or_string")]
+    pub max_cost: Option<IntOrString>,
+    /// Tokens of all kinds: of prompts, answers, reasoning and the provider's cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_tokens: Option<i64>,
 }
 
 /// What is known about a Task.

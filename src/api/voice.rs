@@ -24,6 +24,12 @@ pub const MAX_REPORT: usize = 256 << 10;
 /// is the archive. Every replica answers; who does not have it says 404 and, where another one leads, [`LEADER_HEADER`].
 pub const ARTIFACTS_PATH: &str = "/artifacts/";
 
+/// Where the history is, for people, on the same port.
+pub const HISTORY_PATH: &str = "/history/";
+
+/// Whose request it is, as in `Authorization`, which the API server drops where it proxies.
+pub const CALLER_HEADER: &str = "x-pilothouse-authorization";
+
 /// Header of a 421 answer: where the replica that leads is reached, `host:port`.
 pub const LEADER_HEADER: &str = "x-pilothouse-leader";
 

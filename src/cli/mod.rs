@@ -3,11 +3,13 @@
 pub mod agent;
 pub mod completion;
 pub mod controller;
+pub mod cost;
 pub mod crds;
 pub mod cron;
 pub mod crontask;
 pub mod diff;
 pub mod drain;
+pub mod history;
 mod line;
 mod local_tree;
 pub mod output;
@@ -130,6 +132,10 @@ pub enum Command {
     Crontask(crontask::Args),
     /// See what a cron expression means
     Cron(cron::Args),
+    /// See what became of Tasks and Syncs, also when they are gone
+    History(history::Args),
+    /// See what Tasks cost, by agent, `CronTask` or day
+    Cost(cost::Args),
     /// Release what waits for the controller, when it was removed
     Uninstall(uninstall::Args),
     /// Run beside an agent's server, in its pod
@@ -233,6 +239,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Upgrade(args) => wait(upgrade::run(&global, &args)),
         Command::Task(args) => wait(task::run(&global, &args)),
         Command::Agent(args) => wait(agent::run(&global, &args)),
+        Command::History(args) => wait(history::run(&global, &args)),
+        Command::Cost(args) => wait(cost::run(&global, &args)),
         Command::Uninstall(args) => wait(uninstall::run(&global, &args)),
         Command::Sidecar(args) => wait_small(sidecar::run(&args)),
         Command::Drain(args) => drain::run(&args),

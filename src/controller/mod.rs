@@ -8,6 +8,7 @@ mod credentials;
 pub mod crontask;
 mod events;
 mod figures;
+pub mod history;
 pub mod leader;
 pub mod receiver;
 pub mod report;
@@ -35,12 +36,17 @@ use crate::{
     api::names::reasons,
     artifact::Store,
     git::Sources,
-    server::{health, metrics::Metrics, voice::Leadership},
+    server::{
+        health,
+        metrics::Metrics,
+        voice::{Leadership, archive::Archive},
+    },
     status::{Backoff, Failure},
 };
 use artifacts::{Kept, Named, Seal};
 use caches::Caches;
 use figures::Figures;
+use history::History;
 use leader::{Candidate, Election};
 use report::Reports;
 use runtime::{Cache, Runtime, Scope, Triggers, Watches};
@@ -71,6 +77,8 @@ pub struct Context {
     pub artifacts: Arc<Store>,
     /// Of what agents refer to.
     pub seal: Seal,
+    /// What became of Tasks and Syncs, when they are gone.
+    pub history: History,
 }
 
 impl Context {
@@ -95,12 +103,15 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let material = voice::material(&client, &settings).await?;
     let seal = Seal::new(material.authority_key_pem())?;
     let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
+    let caches = Caches::open(&mut watches, &seal);
+    let archive = history::open(&settings)?;
     let context = Context {
         client: client.clone(),
         reports: Reports::new(client.clone(), &settings.identity()),
         metrics: metrics.clone(),
         settings: Arc::new(settings.clone()),
-        caches: Caches::open(&mut watches, &seal),
+        history: History::new(archive.clone(), &settings, &caches),
+        caches,
         sources,
         task_starts: TaskStarts::default(),
         artifacts,
@@ -123,6 +134,12 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         copies: copies.clone(),
     };
     metrics.register(|registry| registry.register_collector(Box::new(figures)));
+    if let Some(store) = archive {
+        voices.show(Archive::new(store, client.clone()));
+    }
+    if let Some(collector) = context.history.collector() {
+        metrics.register(|registry| registry.register_collector(collector));
+    }
     let (kinds, kept) = kinds(&context, voices.clone());
     tokio::select! {
         () = watches.ready() => health_state.set_ready(true),
@@ -153,7 +170,7 @@ pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, (
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
 fn kinds(context: &Context, voices: Arc<Voices>) -> (Vec<Loop>, Arc<dyn Kept>) {
     let (repositories, kept) = repository::prepare(context);
-    let kinds = vec![
+    let mut kinds = vec![
         repositories,
         sync::prepare(context),
         agent::prepare(context, voices.clone()),
@@ -162,6 +179,7 @@ fn kinds(context: &Context, voices: Arc<Voices>) -> (Vec<Loop>, Arc<dyn Kept>) {
         template::templates(context),
         template::configs(context),
     ];
+    kinds.extend(context.history.writer());
     (kinds, kept)
 }
 

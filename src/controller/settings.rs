@@ -11,6 +11,7 @@ use clap::{ArgAction, Args};
 use crate::{
     agent::{build::layout::NEWEST, compare::quantity},
     git::Network,
+    store::DatabaseUrl,
 };
 
 /// Layouts that can be asked for.
@@ -68,6 +69,23 @@ pub struct Settings {
     /// Size of the volume with that folder; clones take at most half of it, and those that were not used for longest make room
     #[arg(long, env = "PILOTHOUSE_DATA_SIZE", default_value = "5Gi", value_name = "QUANTITY")]
     pub data_size: Bytes,
+    /// Database of the history: `postgres://USER:PASSWORD@HOST/DATABASE`, `sqlite:FILE`, or none for no history; default: `SQLite` in a
+    /// file of the data folder, which is for one replica
+    #[arg(
+        long,
+        env = "PILOTHOUSE_HISTORY_DATABASE_URL",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "URL"
+    )]
+    pub history_database_url: DatabaseUrl,
+    /// Days that the history keeps what became of Tasks and Syncs
+    #[arg(long, env = "PILOTHOUSE_HISTORY_DAYS", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=36500), value_name = "DAYS")]
+    pub history_days: u32,
+    /// Tasks that the history keeps at most, and as many revisions of Syncs
+    #[arg(long, env = "PILOTHOUSE_HISTORY_RECORDS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..), value_name = "NUMBER")]
+    pub history_records: u32,
     /// Accept Repositories with a file: url (for development; it reads the controller's own disk)
     #[arg(long, env = "PILOTHOUSE_ALLOW_FILE_REPOSITORIES")]
     pub allow_file_repositories: bool,

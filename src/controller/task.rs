@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use super::{
     Context, Loop,
     agent::sources::{GitInputs, Whose},
+    history::{PATIENCE, SPARE},
     runtime::{Reconcile, Triggers},
     start,
     voice::Voices,
@@ -94,6 +96,8 @@ pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
         farewells: Mutex::default(),
     });
     listen::attach(&tasks);
+    let recorded = triggers.clone();
+    context.history.on_recorded(move |namespace, name| recorded.now(namespace, name));
     start(tasks, context.caches.tasks.clone(), triggers)
 }
 
@@ -129,7 +133,10 @@ impl Reconcile for Tasks {
             other => other,
         };
         match &decision.act {
-            Act::Delete => return self.delete(&task).await,
+            Act::Delete => {
+                self.context.reports.events(&*task, decision.notes);
+                return self.delete(&task).await;
+            }
             Act::Stop { uid } => self.delete_pod(&task, uid, None).await?,
             Act::Remove { uid } => self.delete_pod(&task, uid, Some(0)).await?,
             Act::StandAside | Act::Nothing | Act::Start(_) => {}
@@ -173,6 +180,10 @@ impl Tasks {
         let cleanup = cleanup.filter(|_| task::is_finished(task) && !self.is_kept(task)).unwrap_or_default();
         let retained = cleanup.max_retained_tasks.and_then(|n| usize::try_from(n).ok());
         let (pod, waits, has_own) = (self.pod(task).await?, waits(task), task::template_of(task).is_some());
+        let cleans = cleanup.ttl_seconds_after_finished.is_some() || retained.is_some();
+        let surplus = |spare: usize| {
+            retained.is_some_and(|max| self.index.is_surplus(&namespace, &task.name_any(), max.saturating_add(spare)))
+        };
         Ok(World {
             agent,
             // Read last, for a Task that would start: see `with_template`.
@@ -185,9 +196,20 @@ impl Tasks {
             settings: view::settings(config.as_deref(), &self.context.settings),
             cleanup: Cleanup {
                 ttl_seconds: cleanup.ttl_seconds_after_finished.and_then(|n| u32::try_from(n).ok()),
-                surplus: retained.is_some_and(|max| self.index.is_surplus(&namespace, &task.name_any(), max)),
+                surplus: surplus(0),
+                unrecorded: if cleans { self.unrecorded(task, surplus(SPARE)) } else { None },
             },
         })
+    }
+
+    /// Until when a finished Task is kept for the history, which has not taken it yet. One that is far beyond what the
+    /// namespace keeps is not.
+    fn unrecorded(&self, task: &Task, far_beyond: bool) -> Option<Timestamp> {
+        if !task::is_finished(task) || self.context.history.is_recorded(task) {
+            return None;
+        }
+        let until = task::ended(task).checked_add(PATIENCE).unwrap_or(Timestamp::MAX);
+        Some(if far_beyond { Timestamp::MIN } else { until })
     }
 
     /// The agent as the listeners saw it last. They wake its Tasks after they have put it there.

@@ -25,6 +25,7 @@ use crate::{
     },
     server::voice::{
         AgentKey, Answer, Hub, Leadership,
+        archive::Archive,
         artifacts::Shelf,
         certificate::{self, Material},
         identity::Reviews,
@@ -103,6 +104,11 @@ impl Voices {
         whom: impl Fn(&str, &Activity) -> bool,
     ) -> BTreeMap<String, bool> {
         self.hub.abort(namespace, agent, title, whom).await
+    }
+
+    /// Shows the history to people on the same port.
+    pub(super) fn show(&self, archive: Archive) {
+        self.hub.show(archive);
     }
 
     /// Number of connected sidecars.

@@ -14,7 +14,7 @@ use k8s_openapi::{
     },
 };
 
-use super::{AgentView, GRACE_SECONDS, Server, Template};
+use super::{AgentView, GRACE_SECONDS, Server, Template, budget::Budget};
 use crate::{
     agent::build::{Alone, alone},
     api::{
@@ -201,8 +201,16 @@ fn environment(task: &Task, server: Server<'_>) -> Vec<EnvVar> {
     .chain(server.pod.map(|uid| ("PILOTHOUSE_AGENT_POD", uid.to_owned())))
     // What the last try aborted on its way out is asked for again.
     .chain((super::tries(task) > 0).then(|| ("PILOTHOUSE_TASK_AGAIN", "true".to_owned())))
+    .chain(limits(task))
     .map(|(name, value)| EnvVar { name: name.into(), value: Some(value), value_from: None })
     .collect()
+}
+
+/// What the session may take: what earlier tries have left of the budget.
+fn limits(task: &Task) -> impl Iterator<Item = (&'static str, String)> {
+    let left = Budget::of(task).unwrap_or_default().left(task);
+    let limits = [("PILOTHOUSE_TASK_MAX_COST_MICROS", left.cost), ("PILOTHOUSE_TASK_MAX_TOKENS", left.tokens)];
+    limits.into_iter().filter_map(|(name, most)| Some((name, most?.to_string())))
 }
 
 fn volumes(task: &Task, agent: &AgentView) -> Vec<Volume> {

@@ -6,9 +6,11 @@
 //! * [`retry`]: tries after a failure.
 //! * [`seen`]: what a pod's status says.
 //! * [`step()`]: one decision from a Task and what is known about the world.
+//! * [`budget`]: what a Task may cost.
 //! * [`build`]: the pod and its prompt.
 //! * [`contexts`]: what goes to the session with the prompt.
 
+pub mod budget;
 pub mod build;
 pub mod contexts;
 pub mod queue;
@@ -71,6 +73,8 @@ pub struct Cleanup {
     pub ttl_seconds: Option<u32>,
     /// Whether the namespace keeps as many Tasks that finished later as it may.
     pub surplus: bool,
+    /// Until when it is kept for the history, which has not taken it yet.
+    pub unrecorded: Option<Timestamp>,
 }
 
 /// What matters about an Agent, its template merged in.
@@ -223,6 +227,12 @@ pub fn is_finished(task: &Task) -> bool {
 /// How many tries of the Task have ended, and were followed by another one.
 pub fn tries(task: &Task) -> usize {
     task.status.as_ref().map_or(0, |s| s.tries.len())
+}
+
+/// When the Task ended; when it was created, where that is not known.
+pub fn ended(task: &Task) -> Timestamp {
+    let ended = task.status.as_ref().and_then(|s| s.completion_time.as_ref());
+    ended.map_or_else(|| created(task), |t| t.0)
 }
 
 /// When the Task was created; the epoch for one that was not.

@@ -229,7 +229,8 @@ impl<'a> Report<'a> {
         self.unset(condition::STALLED);
         self.set(&Condition::yes(condition::STOPPED, cause.reason, message.as_str()));
         self.set(&Condition::yes(condition::READY, reasons::COMPLETED, message.as_str()));
-        let reason = if cause.reason == reasons::TIMEOUT { reasons::TIMEOUT } else { reasons::STOPPED };
+        let told = [reasons::TIMEOUT, reasons::BUDGET_EXCEEDED].contains(&cause.reason);
+        let reason = if told { cause.reason } else { reasons::STOPPED };
         let note = Note::normal(reason, "Stop", message);
         self.with(Act::Nothing, Next::OnEvent, vec![note])
     }

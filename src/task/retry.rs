@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::budget::Budget;
 use crate::api::{GoDuration, Task, TaskPhase, TaskStatus, TaskTry, names, names::reasons};
 
 /// Wait before the first further try where the spec does not say.
@@ -46,7 +47,7 @@ pub fn next(task: &Task, reason: &str, end: Timestamp) -> Option<Timestamp> {
     let retry = Retry::of(task).ok()?;
     let failed = super::tries(task) + 1;
     // Somebody aborted the session by hand: he does not want it again.
-    if failed > retry.limit || reason == reasons::ABORTED {
+    if failed > retry.limit || reason == reasons::ABORTED || Budget::of(task).is_ok_and(|b| b.left(task).is_spent()) {
         return None;
     }
     let wait = SignedDuration::try_from(retry.wait(failed)).unwrap_or(SignedDuration::MAX);
@@ -112,7 +113,7 @@ fn tries(task: &Task) -> &[TaskTry] {
     task.status.as_ref().map_or(&[], |s| &s.tries)
 }
 
-fn ends_session(reason: &str) -> bool {
+pub(super) fn ends_session(reason: &str) -> bool {
     [reasons::AGENT_ERROR, reasons::SESSION_LOST].contains(&reason)
 }
 

@@ -237,8 +237,14 @@ fn was_collected(status: &PodStatus) -> bool {
 
 /// The reasons that `task-run` gives; others are not taken over, so that a pod cannot invent conditions.
 fn known_reason(text: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 5] =
-        [reasons::AGENT_ERROR, reasons::TIMEOUT, reasons::ABORTED, reasons::UNREACHABLE, reasons::SESSION_LOST];
+    const KNOWN: [&str; 6] = [
+        reasons::AGENT_ERROR,
+        reasons::TIMEOUT,
+        reasons::ABORTED,
+        reasons::BUDGET_EXCEEDED,
+        reasons::UNREACHABLE,
+        reasons::SESSION_LOST,
+    ];
     KNOWN.iter().find(|known| **known == text).copied()
 }
 

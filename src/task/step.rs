@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Act, AgentView, Decision, LOST_AFTER, Server, Template, World, build,
+    Act, AgentView, Decision, LOST_AFTER, Server, Template, World,
+    budget::Budget,
+    build,
     queue::Place,
     report::Report,
     retry::Retry,
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{
     api::{GoDuration, Task, TaskPhase, names::reasons, not_yet},
-    status::{Failure, Next},
+    status::{Failure, Next, Note},
 };
 
 const NO_IMAGE: &str = "no image of Pilothouse is set: set spec.systemImage.image of PilothouseConfig cluster, or start the \
@@ -47,15 +49,27 @@ fn finished(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> D
         return decision;
     }
     if world.cleanup.surplus {
-        return Decision { act: Act::Delete, ..decision };
+        return cleaned_up(decision, world, now);
     }
     let Some(ttl) = world.cleanup.ttl_seconds else {
         return decision;
     };
-    let ended = decision.status.completion_time.as_ref().map_or_else(|| super::created(task), |t| t.0);
-    match left(ended, SignedDuration::from_secs(ttl.into()), now) {
-        None => Decision { act: Act::Delete, ..decision },
+    match left(super::ended(task), SignedDuration::from_secs(ttl.into()), now) {
+        None => cleaned_up(decision, world, now),
         Some(left) => Decision { next: Next::After(left), ..decision },
+    }
+}
+
+/// Its time is over. What became of it goes to the history first, as long as that can be waited for.
+fn cleaned_up(decision: Decision, world: &World, now: Timestamp) -> Decision {
+    match world.cleanup.unrecorded {
+        Some(until) if until > now => Decision { next: after(until, now), ..decision },
+        Some(_) => {
+            let message = "deleted although the history does not have it: its database was away for too long";
+            let note = Note::warning(reasons::HISTORY_UNAVAILABLE, "Delete", message);
+            Decision { act: Act::Delete, notes: vec![note], ..decision }
+        }
+        None => Decision { act: Act::Delete, ..decision },
     }
 }
 
@@ -96,6 +110,9 @@ fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, n
         (Some(Ending::Broken { at, .. }), Some(cause)) if pod.gone_by.is_some() => report.stopped(&cause, *at, ""),
         (Some(Ending::Broken { reason: reasons::TIMEOUT, at, .. }), _) => {
             report.stopped(&Cause::timeout(task), *at, "")
+        }
+        (Some(Ending::Broken { reason: reasons::BUDGET_EXCEEDED, message, at }), _) => {
+            report.stopped(&Cause { reason: reasons::BUDGET_EXCEEDED, message: message.clone() }, *at, "")
         }
         // Neither the user nor we: a drain, an eviction, or somebody at the pod.
         (Some(Ending::Broken { reason: reasons::ABORTED, at, .. }), _) if pod.gone_by.is_some() => report.removed(*at),
@@ -232,6 +249,11 @@ fn waiting(task: &Task, world: &World, report: Report<'_>, now: Timestamp) -> De
 
 /// A Task with a pod of its own waits for nobody.
 fn alone(task: &Task, world: &World, template: &Template, report: Report<'_>) -> Decision {
+    if template.alone.has_command() && task.spec.budget.is_some() {
+        let message =
+            format!("spec.budget: AgentTemplate {} has a command, and nobody counts what that takes", template.name);
+        return report.held(reasons::NOT_YET_SUPPORTED, &message);
+    }
     match &world.settings.image {
         None => report.held(reasons::IMAGE_MISSING, NO_IMAGE),
         Some(image) => report.decide(Act::Start(Box::new(build::start_alone(task, template, image, &world.settings)))),
@@ -264,7 +286,9 @@ pub fn refused(task: &Task) -> Option<(&'static str, String)> {
         return Some((reasons::NOT_YET_SUPPORTED, not_yet::message(&fields)));
     }
     let invalid = |message: String| Some((reasons::INVALID_SPEC, message));
-    if let Err(message) = timeout(task).map(drop).and_then(|()| Retry::of(task).map(drop)) {
+    if let Err(message) =
+        timeout(task).map(drop).and_then(|()| Retry::of(task).map(drop)).and_then(|()| Budget::of(task).map(drop))
+    {
         return invalid(message);
     }
     if task.spec.agent_ref.is_none() && task.spec.template_ref.is_none() {

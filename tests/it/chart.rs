@@ -58,7 +58,10 @@ fn alerts_are_there_when_asked_for_and_name_metrics_that_exist() {
     assert_eq!(rule["metadata"]["labels"]["team"], "ops");
     let rules = rule.pointer("/spec/groups/0/rules").unwrap().as_array().unwrap();
     let names: Vec<_> = rules.iter().map(|r| r["alert"].as_str().unwrap()).collect();
-    assert_eq!(names, ["PilothouseRolloutStuck", "PilothouseRolloutForced", "PilothouseAgentStalled"]);
+    assert_eq!(
+        names,
+        ["PilothouseRolloutStuck", "PilothouseRolloutForced", "PilothouseAgentStalled", "PilothouseHistoryUnavailable"]
+    );
     let page = include_str!("../../docs/metrics.md");
     for rule in rules {
         assert!(page.contains(rule["alert"].as_str().unwrap()), "{rule}");
@@ -108,6 +111,35 @@ fn the_network_lets_the_controller_do_its_work_and_no_more() {
     assert!(refusal("agentNamespaces={a},controller.networkPolicy.gitPorts={ssh}").contains("gitPorts"));
 }
 
+/// A database's URL is in a Secret alone; several replicas share no file.
+#[test]
+fn the_history_is_where_it_can_be() {
+    let url = |settings: &[&str]| {
+        let all = objects(settings);
+        let container = of_kind(&all, "Deployment")[0].pointer("/spec/template/spec/containers/0").unwrap().clone();
+        let env = container["env"].as_array().unwrap().clone();
+        let role = of_kind(&all, "Role").iter().any(|r| r["metadata"]["name"] == "ph-pilothouse-history");
+        (env.into_iter().find(|e| e["name"] == "PILOTHOUSE_HISTORY_DATABASE_URL"), role)
+    };
+    let none = json!({"name": "PILOTHOUSE_HISTORY_DATABASE_URL", "value": "none"});
+    assert_eq!(url(&["agentNamespaces={a}"]), (None, true));
+    assert_eq!(url(&["agentNamespaces={a},history.enabled=false"]), (Some(none.clone()), false));
+    assert_eq!(url(&["agentNamespaces={a},controller.replicas=2"]), (Some(none), false));
+    let secret =
+        json!({"name": "PILOTHOUSE_HISTORY_DATABASE_URL", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}});
+    let database = "agentNamespaces={a},controller.replicas=2,history.database.existingSecret.name=db";
+    assert_eq!(url(&[database]), (Some(secret), true));
+    assert!(refusal("agentNamespaces={a},controller.replicas=2,history.enabled=true").contains("history.database"));
+    assert!(refusal("agentNamespaces={a},history.enabled=maybe").contains("enabled"));
+    let readers = "history.readers[0].kind=Group,history.readers[0].name=team,history.readers[0].apiGroup=rbac.authorization.k8s.io";
+    let all = objects(&[&format!("{database},{readers},controller.networkPolicy.enabled=true")]);
+    let bound =
+        of_kind(&all, "RoleBinding").into_iter().find(|b| b["roleRef"]["name"] == "ph-pilothouse-history").unwrap();
+    assert_eq!(bound["subjects"][0]["name"], "team");
+    let network = of_kind(&all, "NetworkPolicy")[0]["spec"]["egress"].to_string();
+    assert!(network.contains("5432"), "{network}");
+}
+
 #[test]
 fn rights_stay_in_the_listed_namespaces() {
     let all = objects(&["agentNamespaces={team-a,team-b}"]);
@@ -129,7 +161,12 @@ fn rights_stay_in_the_listed_namespaces() {
             list("resources").into_iter().map(move |resource| format!("{resource} {verbs}")).collect::<Vec<_>>()
         })
         .collect();
-    let least = ["pilothouseconfigs get,list,watch", "pilothouseconfigs/status patch", "tokenreviews create"];
+    let least = [
+        "pilothouseconfigs get,list,watch",
+        "pilothouseconfigs/status patch",
+        "subjectaccessreviews create",
+        "tokenreviews create",
+    ];
     assert_eq!(allowed, least.map(String::from).into());
 }
 

@@ -31,6 +31,7 @@ mod receiver;
 mod render_golden;
 mod repository;
 mod rollouts;
+mod store;
 mod submodules;
 mod syncs;
 mod tasks;

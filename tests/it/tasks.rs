@@ -4,6 +4,7 @@ mod alone;
 mod commands;
 mod draining;
 mod from_git;
+mod history;
 mod queue;
 mod retry;
 mod stage;

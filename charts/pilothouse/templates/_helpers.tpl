@@ -69,6 +69,23 @@ name, so those of two releases never meet.
 {{- printf "%s:%s" (include "pilothouse.fullname" .) .Release.Namespace -}}
 {{- end -}}
 
+{{/* Where the history is kept: postgres, sqlite or none. */}}
+{{- define "pilothouse.history" -}}
+{{- with .Values.history -}}
+{{- if eq (toString .enabled) "false" -}}
+none
+{{- else if .database.existingSecret.name -}}
+postgres
+{{- else if eq (int $.Values.controller.replicas) 1 -}}
+sqlite
+{{- else if eq (toString .enabled) "true" -}}
+{{- fail "several replicas share no file: name a PostgreSQL database in history.database.existingSecret, or set history.enabled=auto or controller.replicas=1" -}}
+{{- else -}}
+none
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "pilothouse.syncRole" -}}
 {{- printf "%s:sync" (include "pilothouse.unique" .) -}}
 {{- end -}}

@@ -343,6 +343,12 @@ pub mod text {
             "The Task waits for the agent or for a free place.", "Wait; the condition Queued says for what.";
         RUNNING "Running" &["Task"],
             "The Task runs.", "Nothing.";
+        HISTORY_UNAVAILABLE "HistoryUnavailable" &["Task"],
+            "The database of the history cannot be used; or a Task was deleted a day after its end, although it was not in the history.",
+            "Check the database and its URL (the controller's log says what is wrong); metric pilothouse_history_up.";
+        BUDGET_EXCEEDED "BudgetExceeded" &["Task"],
+            "The session cost more, or took more tokens, than spec.budget allows, and was aborted.",
+            "Raise spec.budget, or give the agent less to do at a time.";
         COMPLETED "Completed" &["Task"],
             "The Task has ended well.", "Nothing.";
         FAILED "Failed" &["Task"],

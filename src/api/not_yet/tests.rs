@@ -215,6 +215,9 @@ fn supported(kind: &str) -> Vec<&'static str> {
                 "retry",
                 "retry.limit",
                 "retry.backoff",
+                "budget",
+                "budget.maxCost",
+                "budget.maxTokens",
             ];
             let contexts = CONTEXTS.iter().filter(|path| path.starts_with("contexts"));
             OWN.iter().chain(contexts).copied().collect()

@@ -213,6 +213,11 @@ impl Client {
         self.call(Method::GET, &format!("/session/{id}"), None::<&()>).await
     }
 
+    /// `GET /session/{id}/children`: sessions that this one has begun.
+    pub async fn children(&self, id: &str) -> Result<Vec<Session>, Error> {
+        self.call(Method::GET, &format!("/session/{id}/children"), None::<&()>).await
+    }
+
     /// `GET /session/status`: sessions that are not idle.
     pub async fn status(&self) -> Result<BTreeMap<String, SessionStatus>, Error> {
         self.call(Method::GET, "/session/status", None::<&()>).await

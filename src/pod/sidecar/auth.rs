@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pod::opencode::{CHALLENGE_HEADER, Credentials, Key};
 
 /// Carries the password where something on the way drops `Authorization` (the API server does when it proxies).
-pub const OWN_HEADER: &str = "x-pilothouse-authorization";
+pub const OWN_HEADER: &str = crate::api::voice::CALLER_HEADER;
 
 /// Compares what a request presents with the Secret, in constant time. Holds a hash, not the password.
 #[derive(Clone, PartialEq, Eq)]

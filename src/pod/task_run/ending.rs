@@ -33,6 +33,8 @@ pub enum Outcome {
     AgentError,
     /// The time was up.
     Timeout,
+    /// It took more than its budget.
+    BudgetExceeded,
     /// Somebody stopped it.
     Aborted,
     /// The server was not reached for too long.
@@ -49,6 +51,7 @@ impl Outcome {
             Self::Misconfigured => 2,
             Self::AgentError => 10,
             Self::Timeout => 20,
+            Self::BudgetExceeded => 21,
             Self::Aborted => 30,
             Self::Unreachable | Self::SessionLost => 40,
         }
@@ -61,6 +64,7 @@ impl Outcome {
             Self::Misconfigured => "",
             Self::AgentError => reasons::AGENT_ERROR,
             Self::Timeout => reasons::TIMEOUT,
+            Self::BudgetExceeded => reasons::BUDGET_EXCEEDED,
             Self::Aborted => reasons::ABORTED,
             Self::Unreachable => reasons::UNREACHABLE,
             Self::SessionLost => reasons::SESSION_LOST,

@@ -6,6 +6,7 @@
 //! | 2 | a file that the pod should have is not there |
 //! | 10 | the agent or its model failed |
 //! | 20 | the time was up; the session was aborted |
+//! | 21 | it took more than its budget; the session was aborted |
 //! | 30 | somebody stopped it; the session was aborted |
 //! | 40 | the agent's server was not reached for too long, or forgot the session |
 //!
@@ -13,12 +14,14 @@
 //! `{reason, message, result, log, session{id, title, summary}}`. It may be started again at any point: the session is found by its
 //! title, and a prompt that is in it is not sent twice.
 
+mod budget;
 mod ending;
 mod follow;
 mod print;
 mod tail;
 pub mod taken;
 
+pub use budget::Budget;
 pub use ending::{Ending, Outcome};
 
 use std::{
@@ -79,6 +82,9 @@ pub struct TaskRunArgs {
     /// Whether this is a further try: a session that was aborted is prompted again
     #[arg(long, env = "PILOTHOUSE_TASK_AGAIN", value_name = "true|false", default_value_t, action = clap::ArgAction::Set)]
     pub again: bool,
+    /// What the session may take.
+    #[command(flatten)]
+    pub budget: Budget,
     /// Agent of opencode to use instead of its default
     #[arg(long, env = "PILOTHOUSE_OPENCODE_AGENT", value_name = "NAME")]
     pub agent: Option<String>,
@@ -190,7 +196,17 @@ async fn work(task: &Errand<'_>, open: &mut Option<Open>, out: &mut (impl Write 
     let patience = Patience::begin();
     loop {
         match attempt(task, open).await {
-            Ok(mut follow) => return follow.finish(out).await,
+            Ok(mut follow) => {
+                let budget = task.args.budget;
+                let (pod, id) = open.as_ref().map(|open| (open.pod.clone(), open.session.id.clone())).unzip();
+                let over = async {
+                    match (pod, id) {
+                        (Some(pod), Some(id)) => budget.exceeded(&pod, &id).await,
+                        _ => std::future::pending().await,
+                    }
+                };
+                return tokio::select! { ending = follow.finish(out) => ending, ending = over => ending };
+            }
             Err(NotTaken::Never(ending)) => return ending,
             Err(NotTaken::Yet(error)) => {
                 if let Err(error) = patience.bear(error).await {
@@ -283,7 +299,7 @@ impl Patience {
 
 /// Stops what still runs, and looks at what came of it.
 async fn close(client: &Client, ending: &mut Ending, session: Session) {
-    if matches!(ending.outcome, Outcome::Aborted | Outcome::Timeout)
+    if matches!(ending.outcome, Outcome::Aborted | Outcome::Timeout | Outcome::BudgetExceeded)
         && let Err(error) = client.abort(&session.id).await
     {
         tracing::warn!(%error, "the session could not be aborted");

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Hub,
+    Hub, archive,
     artifacts::{self, Body, Shelf, Transfer},
     connection,
     identity::{Identity, IdentityError},
@@ -119,6 +119,11 @@ async fn answer(
     let Some(guest) = guest else { return refuse(StatusCode::BAD_REQUEST, "one request a connection") };
     if let Some(shelf) = hub.0.shelf.as_ref().filter(|_| artifacts::is_ours(&request)) {
         return artifact(&hub, shelf, &request, guest).await;
+    }
+    if let Some(archive) = hub.0.archive.get().filter(|_| archive::is_ours(&request)) {
+        let mut response = archive.answer(&request, guest.from, hub.leads()).await;
+        close(&mut response);
+        return response;
     }
     let leadership = hub.0.leadership.borrow().clone();
     match leadership {

@@ -3,8 +3,9 @@
 //! Each sidecar keeps one WebSocket over TLS. The [`Hub`] knows what every connected pod does, carries orders to them
 //! and tells controllers when something worth a reconcile changed. Who speaks is decided by a token review, never by
 //! what the sidecar says of itself. A replica that does not lead sends sidecars on to the one that does, and serves
-//! artifacts on the same port.
+//! artifacts on the same port; so does every one the history, to people.
 
+pub mod archive;
 pub mod artifacts;
 pub mod certificate;
 mod connection;
@@ -18,7 +19,11 @@ mod token;
 pub use door::Leadership;
 pub use table::{AgentKey, PodSeen, Seen};
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use parking_lot::Mutex;
@@ -106,6 +111,7 @@ struct Inner {
     handshakes: Handshakes,
     connections: Arc<Semaphore>,
     shelf: Option<artifacts::Shelf>,
+    archive: OnceLock<archive::Archive>,
 }
 
 /// All connected sidecars. Cheap to clone.
@@ -124,7 +130,13 @@ impl Hub {
             handshakes: Handshakes::default(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             shelf,
+            archive: OnceLock::new(),
         }))
+    }
+
+    /// Shows the history to those who may see it, from now on.
+    pub fn show(&self, archive: archive::Archive) {
+        let _ = self.0.archive.set(archive); // there is one
     }
 
     /// Accepts sidecars until `stop`. `tls` may change: a renewed certificate is used from the next connection on.

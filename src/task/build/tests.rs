@@ -27,6 +27,23 @@ fn golden_pod_and_prompt() {
     insta::assert_yaml_snapshot!(built(&agent(), &Settings::default()).prompt);
 }
 
+/// A further try has what the ones before have left.
+#[test]
+fn the_budget_goes_to_the_pod() {
+    let limits = |budget: serde_json::Value, tries: serde_json::Value| {
+        let mut task = task();
+        task.spec.budget = serde_json::from_value(budget).unwrap();
+        task.status = serde_json::from_value(json!({ "tries": tries })).unwrap();
+        let pod = start(&task, &agent(), Server { url: "http://x", pod: None }, "i", &Settings::default(), "").pod;
+        let env = pod.spec.unwrap().containers.remove(0).env.unwrap().into_iter();
+        env.filter(|e| e.name.contains("_MAX_")).map(|e| e.value.unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(limits(json!(null), json!([])), Vec::<String>::new());
+    assert_eq!(limits(json!({"maxCost": "2.50", "maxTokens": 9}), json!([])), ["2500000", "9"]);
+    let tried = json!([{"reason": "AgentError", "session": {"id": "s", "summary": {"cost": "1.000000"}}}]);
+    assert_eq!(limits(json!({"maxCost": 2}), tried), ["1000000"]);
+}
+
 #[test]
 fn the_prompt_is_no_argument_and_no_environment() {
     let pod = serde_json::to_string(&built(&agent(), &Settings::default()).pod).unwrap();

@@ -276,8 +276,8 @@ fn decisions() {
         change(&mut pod);
         world(PodState::Ours(Box::new(pod)))
     };
-    let keep = |ttl: u32| World { cleanup: Cleanup { ttl_seconds: Some(ttl), surplus: false }, ..world(ours()) };
-    let surplus = || World { cleanup: Cleanup { ttl_seconds: None, surplus: true }, ..world(ours()) };
+    let keep = |ttl: u32| World { cleanup: Cleanup { ttl_seconds: Some(ttl), ..Cleanup::default() }, ..world(ours()) };
+    let surplus = || World { cleanup: Cleanup { surplus: true, ..Cleanup::default() }, ..world(ours()) };
     let done = || {
         let done = step(&running(plain()), &world(ended(Ending::Done { at: Some(at(1_050)) })), at(1_051)).status;
         Task { status: Some(done), ..plain() }
@@ -489,14 +489,71 @@ fn any_pod() -> impl Strategy<Value = PodState> {
     ]
 }
 
+#[test]
+fn a_command_has_no_budget() {
+    let (_, mut task, world, _) = alone().into_iter().find(|case| case.0 == "alone, no image").unwrap();
+    task.spec.budget = serde_json::from_value(json!({"maxCost": 1})).unwrap();
+    let decision = step(&task, &world, at(900));
+    let stalled = decision.status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap();
+    assert_eq!((stalled.reason.as_str(), decision.act), ("NotYetSupported", Act::Nothing));
+    assert!(stalled.message.contains("spec.budget") && stalled.message.contains("base"), "{stalled:?}");
+}
+
+#[test]
+fn a_session_that_took_too_much_stops_its_task() {
+    let over = Ending::Broken { reason: reasons::BUDGET_EXCEEDED, message: "too much".into(), at: Some(at(1_050)) };
+    let decision = step(&running(plain()), &world(ended(over)), at(1_051));
+    let condition = |kind: &str| decision.status.conditions.iter().find(|c| c.type_ == kind).cloned().unwrap();
+    assert_eq!(decision.status.phase, Some(TaskPhase::Completed));
+    let stopped = condition("Stopped");
+    assert_eq!((stopped.reason.as_str(), stopped.message.as_str()), ("BudgetExceeded", "too much"));
+    assert_eq!(decision.notes.iter().map(|n| n.reason).collect::<Vec<_>>(), ["BudgetExceeded"]);
+    let wrong = task(json!({"agentRef": {"name": "a"}, "description": "d", "budget": {"maxCost": "much"}}));
+    let decision = step(&wrong, &world(PodState::Absent), at(900));
+    let stalled = decision.status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap();
+    assert!(stalled.reason == "InvalidSpec" && stalled.message.contains("spec.budget.maxCost"), "{stalled:?}");
+}
+
+/// It is kept for the history, but not for ever, and never for longer than its time where the history has it.
+#[test]
+fn what_the_history_lacks_is_kept_for_a_while() {
+    let done = step(&running(plain()), &world(ended(Ending::Done { at: Some(at(1_000)) })), at(1_000)).status;
+    let done = Task { status: Some(done), ..plain() };
+    let with = |surplus, unrecorded| World {
+        cleanup: Cleanup { ttl_seconds: Some(60), surplus, unrecorded },
+        ..world(PodState::Absent)
+    };
+    // surplus | kept for the history until | now | deleted | told | comes again after
+    for (surplus, until, now, deleted, told, again) in [
+        (false, None, 1_059, false, 0, Some(1)),
+        (false, None, 1_060, true, 0, None),
+        (false, Some(5_000), 1_059, false, 0, Some(1)),
+        (false, Some(5_000), 1_060, false, 0, Some(3_940)),
+        (false, Some(5_000), 5_000, true, 1, None),
+        (true, Some(5_000), 1_001, false, 0, Some(3_999)),
+        (true, Some(5_000), 5_001, true, 1, None),
+        (true, None, 1_001, true, 0, None),
+    ] {
+        let decision = step(&done, &with(surplus, until.map(at)), at(now));
+        assert_eq!(decision.act == Act::Delete, deleted, "{surplus} {until:?} {now}");
+        assert_eq!(decision.notes.len(), told, "{surplus} {until:?} {now}");
+        let next = match decision.next {
+            Next::After(time) => Some(time.as_secs()),
+            Next::OnEvent => None,
+        };
+        assert_eq!(next, again, "{surplus} {until:?} {now}");
+    }
+}
+
 fn any_world() -> impl Strategy<Value = World> {
     let place =
         prop::sample::select(vec![Place::Held, Place::Full, Place::Unlimited, Place::Spent { until: Some(at(0)) }]);
     let agent = prop::option::of((any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(ready, suspended, url)| {
         AgentView { ready, suspended, url: url.then(|| "http://a".into()), ..agent() }
     }));
-    let cleanup = (prop::option::of(any::<u32>()), any::<bool>())
-        .prop_map(|(ttl_seconds, surplus)| Cleanup { ttl_seconds, surplus });
+    let unrecorded = prop::option::of((-1_000_000..1_000_000i64).prop_map(at));
+    let cleanup = (prop::option::of(any::<u32>()), any::<bool>(), unrecorded)
+        .prop_map(|(ttl_seconds, surplus, unrecorded)| Cleanup { ttl_seconds, surplus, unrecorded });
     (agent, place, any_pod(), any::<bool>(), cleanup).prop_map(|(agent, place, pod, image, cleanup)| World {
         template: Ok(None),
         agent,
@@ -528,7 +585,7 @@ proptest! {
             if let Some(before) = &finished {
                 prop_assert_eq!(&decision.status, before);
                 prop_assert!(matches!(decision.act, Act::Nothing | Act::Delete));
-                prop_assert!(decision.notes.is_empty());
+                prop_assert!(decision.notes.is_empty() || decision.act == Act::Delete);
             }
             let ended = decision.status.phase.is_some_and(TaskPhase::is_terminal);
             task.status = Some(decision.status);
@@ -546,7 +603,8 @@ proptest! {
         if first.status.phase.is_some_and(TaskPhase::is_terminal) || first.act == second.act {
             // Time may end a Task; otherwise one more look is one more time nothing.
             let ended_by_time = second.status.phase != first.status.phase;
-            prop_assert!(ended_by_time || (second.notes.is_empty() && second.status == first.status), "{first:?}\n{second:?}");
+            let told = second.notes.is_empty() || second.act == Act::Delete;
+            prop_assert!(ended_by_time || (told && second.status == first.status), "{first:?}\n{second:?}");
         }
     }
 

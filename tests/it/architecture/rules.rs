@@ -45,14 +45,15 @@ pub(super) const ROOMS: &[Room] = &[
     effects("artifact", &["tree", "api", "status", "net"]),
     effects("apply", &["object", "plan", "api", "status"]),
     effects("net", &[]),
-    effects("server", &["api", "object", "status", "artifact", "net"]),
+    effects("store", &["api"]),
+    effects("server", &["api", "object", "status", "artifact", "net", "store"]),
     effects("pod", &["api", "tree", "artifact", "status", "net"]),
     // The wiring knows everything but the commands.
     effects(
         "controller",
         &[
             "api", "object", "tree", "status", "render", "plan", "agent", "task", "schedule", "git", "artifact",
-            "apply", "server",
+            "apply", "store", "server",
         ],
     ),
     effects(
@@ -70,6 +71,7 @@ pub(super) const ROOMS: &[Room] = &[
             "git",
             "artifact",
             "apply",
+            "store",
             "server",
             "pod",
             "controller",
@@ -135,7 +137,8 @@ const CLOCKS: &[[&str; 2]] =
 const PRINTS: &[&str] = &["println", "print", "eprintln", "eprint", "dbg"];
 
 /// Crates that one room alone may name.
-const RESERVED: &[(&str, &str)] = &[("gix", "git"), ("gix_hash", "git"), ("clap", "cli"), ("anyhow", "cli")];
+const RESERVED: &[(&str, &str)] =
+    &[("gix", "git"), ("gix_hash", "git"), ("sqlx", "store"), ("clap", "cli"), ("anyhow", "cli")];
 
 /// Exceptions: (room, crate, why it is sensible).
 const EXCEPTIONS: &[(&str, &str, &str)] = &[

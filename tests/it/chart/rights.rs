@@ -67,6 +67,7 @@ const CLUSTER: &[(&str, &str, &str, &str)] = &[
     ("pilothouseconfigs", "get list watch", "controller/caches.rs", "configs: watches.cluster_objects"),
     ("pilothouseconfigs/status", "patch", "controller/template.rs", "reports.status(&*config"),
     ("tokenreviews", "create", "server/voice", "api.create(&PostParams::default(), &review)"),
+    ("subjectaccessreviews", "create", "server/voice/archive.rs", "let review = SubjectAccessReview {"),
 ];
 
 /// Of the receiver of webhooks, where agents live.

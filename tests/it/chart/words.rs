@@ -66,9 +66,10 @@ fn the_kubelet_asks_the_controller_what_it_answers() {
 }
 
 /// What may hold anything: Kubernetes' own types, annotations and labels, and what other charts share.
-const OPEN: [&str; 17] = [
+const OPEN: [&str; 19] = [
     "affinity",
     "annotations",
+    "databaseTo",
     "extraEnv",
     "extraVolumeMounts",
     "extraVolumes",
@@ -81,6 +82,7 @@ const OPEN: [&str; 17] = [
     "parentRefs",
     "podAnnotations",
     "podLabels",
+    "readers",
     "resources",
     "tolerations",
     "topologySpreadConstraints",

@@ -64,6 +64,8 @@ fn help_of_every_command_has_examples() {
         "agent",
         "crontask",
         "cron",
+        "history",
+        "cost",
         "uninstall",
         "version",
         "completion",

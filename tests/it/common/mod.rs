@@ -17,6 +17,7 @@ pub(crate) mod git_server;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod opencode;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod published;
 pub(crate) mod wait;

@@ -244,9 +244,12 @@ fn tool_call(name: &str, arguments: &Value) -> String {
         choice(json!({ "role": "assistant", "content": null, "tool_calls": [call] }), Value::Null),
         choice(json!({}), "tool_calls".into()),
     ];
+    let usage = json!({ "prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11 });
     let chunk = |choice: &Value| {
-        let choices = [choice];
-        json!({ "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices })
+        let (choices, usage) = ([choice], if choice["finish_reason"].is_null() { &Value::Null } else { &usage });
+        json!({
+            "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices, "usage": usage,
+        })
     };
     choices.iter().map(|choice| frame(&chunk(choice))).collect::<String>() + "data: [DONE]\n\n"
 }

@@ -3,8 +3,8 @@
 use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use pilothouse::pod::task_run::{Ending, Outcome, TaskRunArgs, attend};
-use serde_json::Value;
+use pilothouse::pod::task_run::{Budget, Ending, Outcome, TaskRunArgs, attend};
+use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -51,6 +51,7 @@ pub(super) fn task(pod: &Pod, url: &str) -> TaskRunArgs {
         title: TITLE.into(),
         timeout_seconds: 0,
         again: false,
+        budget: Budget::default(),
         agent: None,
         termination_log: pod.files.path().join("last-words"),
     }
@@ -148,6 +149,31 @@ async fn a_stop_and_a_timeout_abort_the_session() {
     assert_eq!((ending.outcome, ending.outcome.exit_code()), (Outcome::Timeout, 20));
     eventually("the session stops", || work.snapshot().without_work()).await;
     assert_eq!(last_words(&args, &ending)["session"]["title"], args.title);
+}
+
+/// A session that has taken too much is stopped in the middle of its next step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_takes_too_much_is_aborted() {
+    let real = Real::start().await;
+    real.model
+        .play(Script { hold: true, ..Script::tool("bash", json!({"command": "true", "description": "nothing"})) });
+    let mut args = task(&real.pod, &real.pod.url());
+    args.budget.tokens = Some(5);
+    let (ending, _) = run(&args).await;
+    assert_eq!((ending.outcome, ending.outcome.exit_code()), (Outcome::BudgetExceeded, 21), "{ending:?}");
+    let words = last_words(&args, &ending);
+    assert_eq!(words["reason"], "BudgetExceeded");
+    assert!(words["message"].as_str().unwrap().contains("spec.budget.maxTokens"), "{words}");
+    let taken = &words["session"]["summary"]["tokenUsage"];
+    assert!(taken["input"].as_i64().unwrap() >= 10, "{words}");
+    let work = real.pod.sidecar.work.clone();
+    eventually("the session stops", || work.snapshot().without_work()).await;
+
+    // Within its budget it ends as ever.
+    real.model.play(Script::default());
+    let budget = Budget { cost: Some(1), tokens: Some(1000) };
+    let args = TaskRunArgs { title: format!("{TITLE}-2"), budget, ..args };
+    assert_eq!(run(&args).await.0.outcome, Outcome::Completed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

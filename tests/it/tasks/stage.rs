@@ -285,6 +285,23 @@ impl Stage {
         self.resume();
     }
 
+    /// The same with more arguments.
+    pub(super) fn restart_with(&mut self, arguments: &[&str]) {
+        self.controller.kill();
+        let all: Vec<&str> = ["--lease-duration", "4"].iter().chain(arguments).copied().collect();
+        self.controller = self.release.start(&all);
+    }
+
+    /// What the controller has logged.
+    pub(super) fn log(&self) -> String {
+        self.controller.log()
+    }
+
+    /// The controller's data folder.
+    pub(super) fn data(&self) -> PathBuf {
+        self.controller.data.path().to_path_buf()
+    }
+
     /// Waits until a Task has had these tries, by their reasons.
     pub(super) async fn tries_are(&self, name: &str, reasons: &[&str]) {
         eventually(&format!("{name} has had {reasons:?}"), PATIENCE, || async {
