@@ -218,6 +218,7 @@ async fn lead(context: &Context, kinds: Vec<Loop>, known: watch::Sender<Leadersh
         }
     };
     if !settings.leader_elect {
+        context.metrics.set_leader(true);
         work(stop).await;
         return true;
     }
