@@ -2,7 +2,7 @@
 //!
 //! The objects are the truth, and the queue holds their names alone: whatever is in the cache and not known to be in the
 //! history is written. So a database that was away, or a process that ended, costs nothing but time. Of objects that are
-//! deleted meanwhile the record itself is kept, [`desk::LEFT`] at most.
+//! deleted meanwhile the record itself is kept, `desk::LEFT` at most.
 
 mod desk;
 
