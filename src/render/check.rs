@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::OnceLock};
 use serde_json::Value;
 
 use super::{
-    error::{Reason, Result},
+    error::{Reason, RenderError, Result},
     manifest::Resource,
     suggest::nearest,
 };
@@ -43,16 +43,13 @@ pub(super) fn check(resource: &Resource) -> Result<()> {
         return Err(resource.error_at(Reason::InvalidManifest, "/kind", message));
     };
     let mut path = vec![];
-    match value(&resource.value, schema, &mut path) {
-        Ok(()) => schedule(resource),
-        Err(message) => {
-            let pointer = path
-                .iter()
-                .fold(String::new(), |pointer, step| pointer + "/" + &step.replace('~', "~0").replace('/', "~1"));
-            let message = format!("{} {}: {message}", resource.kind(), resource.name());
-            Err(resource.error_at(Reason::InvalidManifest, &pointer, message))
-        }
-    }
+    value(&resource.value, schema, &mut path).map_err(|message| {
+        let pointer = path
+            .iter()
+            .fold(String::new(), |pointer, step| pointer + "/" + &step.replace('~', "~0").replace('/', "~1"));
+        let message = format!("{} {}: {message}", resource.kind(), resource.name());
+        resource.error_at(Reason::InvalidManifest, &pointer, message)
+    })
 }
 
 /// A name that the API server would refuse. RBAC and some others allow more, so only groups are looked at that are known.
@@ -77,23 +74,21 @@ fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(part)
 }
 
-/// What a schema cannot say of a schedule.
-fn schedule(resource: &Resource) -> Result<()> {
-    if resource.kind() != "CronTask" {
-        return Ok(());
+/// What a schema cannot say of a schedule. Only a warning: the object can be applied, says the same in its status, and is in
+/// nobody else's way.
+pub(super) fn schedule(resource: &Resource) -> Option<RenderError> {
+    if resource.group() != GROUP || resource.kind() != "CronTask" {
+        return None;
     }
-    let text = |pointer: &str| resource.value.pointer(pointer).and_then(Value::as_str);
-    let wrong = |pointer: &str, field: &str, why: String| {
-        let message = format!("CronTask {}: {field}: {why}", resource.name());
-        Err(resource.error_at(Reason::InvalidManifest, pointer, message))
+    let text = |field: &str| resource.value["spec"][field].as_str();
+    let wrong = |field: &str, why: &str| {
+        let message = format!("CronTask {}: spec.{field}: {why}", resource.name());
+        resource.error_at(Reason::InvalidManifest, &format!("/spec/{field}"), message)
     };
-    if let Some(Err(why)) = text("/spec/schedule").map(Schedule::parse) {
-        return wrong("/spec/schedule", "spec.schedule", why.to_string());
+    if let Some(Err(why)) = text("schedule").map(Schedule::parse) {
+        return Some(wrong("schedule", &why.to_string()));
     }
-    match text("/spec/timeZone").map(zone) {
-        Some(Err(why)) => wrong("/spec/timeZone", "spec.timeZone", why),
-        _ => Ok(()),
-    }
+    text("timeZone").and_then(|name| zone(name).err()).map(|why| wrong("timeZone", &why))
 }
 
 fn hint<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {

@@ -180,6 +180,9 @@ fn render_within(
     let resources = without_local(resources);
     check_duplicates(&resources)?;
     resources.iter().try_for_each(check::check)?;
+    for doubt in resources.iter().filter_map(check::schedule) {
+        files.warn(&doubt.file, doubt.line, &doubt.message);
+    }
     let objects = resources.into_iter().map(Resource::into_item).collect::<Result<Vec<_>>>()?;
     let warnings = files.warnings();
     Ok(Rendered { objects, read: files.into_read(), warnings })

@@ -50,8 +50,9 @@ const CORE: [&str; 9] = [
 ];
 
 /// Ours, not the old API's, by the end of their paths.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     ".agentImage", // of the settings
+    ".budget",
     ".executorImage",
     ".fleet",
     ".git.push",
