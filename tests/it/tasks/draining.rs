@@ -88,6 +88,7 @@ async fn without_drain_new_tasks_start_and_the_rollout_waits_to_its_end() {
     assert_eq!(stage.rollout().await.1, "localhost/executor:1");
     // The next one waits once drain is asked for, and the one that runs is the last.
     stage.change_agent(json!({"rollout": {"timeout": "1h", "drain": true}})).await;
+    stage.agent_is_seen().await;
     stage.task("t4", json!({})).await;
     stage.queued("t4", "AgentDraining").await;
     stage.end_pod("t3", 0, WORDS).await;

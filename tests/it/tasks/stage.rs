@@ -103,6 +103,15 @@ impl Stage {
         self.agents().patch("coder", &PatchParams::default(), &patch).await.unwrap();
     }
 
+    /// Waits until the controller has seen the agent as it is.
+    pub(super) async fn agent_is_seen(&self) {
+        eventually("the agent is seen", PATIENCE, || async {
+            let agent = self.agents().get("coder").await.unwrap();
+            (agent.status?.observed_generation == agent.metadata.generation).then_some(())
+        })
+        .await;
+    }
+
     /// Plays the agent's node until the agent is ready.
     pub(super) async fn serve(&self) {
         eventually("the agent is ready", PATIENCE, || async {
