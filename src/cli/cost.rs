@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{
     Global,
-    history::{reach::Reach, table},
-    output,
+    history::reach::Reach,
+    output::{self, table},
 };
 use crate::store::{
     By, Cost,

@@ -8,7 +8,10 @@ use anyhow::bail;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Global, output};
+use super::{
+    Global,
+    output::{self, table},
+};
 use crate::store::{Asked, SyncRecord, TaskRecord, Which};
 use reach::Reach;
 
@@ -148,18 +151,6 @@ fn took(record: &TaskRecord) -> String {
         (0, m, s) => format!("{m}m{s}s"),
         (h, m, _) => format!("{h}h{m}m"),
     }
-}
-
-/// Columns with two spaces between.
-pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let lines: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let line = |cells: &[String; N]| {
-        let padded: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// How a value stands in a query: lower case.

@@ -102,21 +102,13 @@ fn table(rows: &[Row], namespace: &str) -> String {
     if rows.is_empty() {
         return format!("there is no such Task in namespace {namespace}; another one: -n NAMESPACE");
     }
-    let head = ["NAME", "AGENT", "PHASE", "PLACE", "PRIORITY", "REASON", "COST"].map(str::to_owned);
     let cells = |row: &Row| {
         let (place, cost) =
             (row.place.map(|n| n.to_string()).unwrap_or_default(), row.cost.clone().unwrap_or_default());
         let (name, agent, phase) = (row.name.clone(), row.agent.clone(), row.phase.clone());
         [name, agent, phase, place, row.priority.to_string(), row.reason.clone(), cost]
     };
-    let lines: Vec<_> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..lines[0].len()).map(width).collect();
-    let line = |cells: &[String; 7]| {
-        let padded: Vec<_> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+    output::table(["NAME", "AGENT", "PHASE", "PLACE", "PRIORITY", "REASON", "COST"], rows.iter().map(cells))
 }
 
 #[cfg(test)]
