@@ -16,12 +16,17 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::status::{Note, condition::truncate};
+use crate::{
+    api::names,
+    status::{Note, condition::truncate},
+};
 
 /// What reports.
 const CONTROLLER: &str = "pilothouse";
 /// Longest note, in bytes: the API takes no longer one.
 const NOTE: usize = 1024;
+/// Longest name of an event, in bytes.
+const NAME: usize = 253;
 /// For how long the same note is counted in the event that it has.
 const SERIES: Duration = Duration::from_mins(6);
 /// Events of one object within [`SERIES`]; more are left out: something changes its mind all the time.
@@ -104,7 +109,8 @@ impl Recorder {
 
     fn event(&self, note: &Note, of: &ObjectReference, text: String) -> Event {
         let now = Timestamp::now();
-        let name = format!("{}.{:x}", of.name.as_deref().unwrap_or(CONTROLLER), now.as_nanosecond());
+        let end = format!(".{:x}", now.as_nanosecond());
+        let name = names::shortened(of.name.as_deref().unwrap_or(CONTROLLER), NAME - end.len().min(NAME)) + &end;
         Event {
             metadata: ObjectMeta { name: Some(name), namespace: of.namespace.clone(), ..ObjectMeta::default() },
             type_: Some(if note.warning { "Warning" } else { "Normal" }.into()),

@@ -102,9 +102,9 @@ fn alone_pod(task: &Task, template: &Template, image: &str, settings: &Settings)
     spec.termination_grace_period_seconds = Some(GRACE_SECONDS);
     if !alone.has_command() {
         let mut client = container(task, Server { url: &alone.url, pod: None }, image, settings);
-        client.volume_mounts = Some(vec![mount("task", PROMPT_DIR), Alone::auth_mount()]);
+        client.volume_mounts = Some(vec![mount(alone::PROMPT, PROMPT_DIR), Alone::auth_mount()]);
         spec.containers = vec![client];
-        spec.volumes.get_or_insert_default().push(prompt_volume(task));
+        spec.volumes.get_or_insert_default().push(prompt_volume(alone::PROMPT, task));
     }
     Pod { metadata, spec: Some(spec), ..Pod::default() }
 }
@@ -215,12 +215,12 @@ fn limits(task: &Task) -> impl Iterator<Item = (&'static str, String)> {
 
 fn volumes(task: &Task, agent: &AgentView) -> Vec<Volume> {
     let auth = SecretVolumeSource { secret_name: Some(names::agent::auth(&agent.name)), ..Default::default() };
-    vec![prompt_volume(task), Volume { name: "auth".into(), secret: Some(auth), ..Volume::default() }]
+    vec![prompt_volume("task", task), Volume { name: "auth".into(), secret: Some(auth), ..Volume::default() }]
 }
 
-fn prompt_volume(task: &Task) -> Volume {
+fn prompt_volume(volume: &str, task: &Task) -> Volume {
     let prompt = ConfigMapVolumeSource { name: names::task::context(&name(task)), ..Default::default() };
-    Volume { name: "task".into(), config_map: Some(prompt), ..Volume::default() }
+    Volume { name: volume.into(), config_map: Some(prompt), ..Volume::default() }
 }
 
 fn mount(name: &str, path: &str) -> VolumeMount {

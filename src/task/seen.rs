@@ -21,6 +21,8 @@ const MESSAGE: usize = 512;
 const RESULT: usize = 1536;
 /// Longest log, in bytes.
 const LOG: usize = 1024;
+/// So often a container before the Task's own may begin anew; with the kubelet's pauses that takes about three minutes.
+const RESTARTS: i32 = 5;
 /// Longest id or title of a session, in bytes.
 const NAME: usize = 512;
 
@@ -188,11 +190,25 @@ fn ending(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, wor
         _ => match terminated {
             Some(t) if t.exit_code == 0 => return Some(Ending::Done { at }),
             Some(_) => {}
-            None => return None,
+            None => {
+                let crash = |message| Ending::Broken { reason: reasons::CRASH_LOOP, message, at: None };
+                return crashes(status).map(crash);
+            }
         },
     }
     let (reason, message) = why(status, terminated, words);
     Some(Ending::Broken { reason, message: told(&message, MESSAGE), at })
+}
+
+/// Which container ends again and again, so that the Task's own never begins. Once that has begun it says itself what is
+/// wrong.
+fn crashes(status: &PodStatus) -> Option<String> {
+    let begun = container(status).and_then(|c| c.state.as_ref()).is_some_and(|state| state.running.is_some());
+    let mut before = status.init_container_statuses.iter().flatten();
+    let crashed = before.find(|c| c.restart_count >= RESTARTS && c.started != Some(true)).filter(|_| !begun)?;
+    let ended = [&crashed.state, &crashed.last_state].into_iter().flatten().find_map(|s| s.terminated.as_ref());
+    let code = ended.map(|ended| format!(", with exit code {}", ended.exit_code)).unwrap_or_default();
+    Some(format!("container {} ends again and again{code}", crashed.name))
 }
 
 fn why(status: &PodStatus, terminated: Option<&ContainerStateTerminated>, words: &LastWords) -> (&'static str, String) {

@@ -116,6 +116,10 @@ fn with_pod(task: &Task, world: &World, pod: &PodView, mut report: Report<'_>, n
         }
         // Neither the user nor we: a drain, an eviction, or somebody at the pod.
         (Some(Ending::Broken { reason: reasons::ABORTED, at, .. }), _) if pod.gone_by.is_some() => report.removed(*at),
+        // The pod would go on for ever.
+        (Some(Ending::Broken { reason: reasons::CRASH_LOOP, message, at }), _) => {
+            Decision { act: Act::Stop { uid: pod.uid.clone() }, ..report.failed(reasons::CRASH_LOOP, message, *at) }
+        }
         (Some(Ending::Broken { reason, message, at }), _) => report.failed(reason, message, *at),
         (None, cause) => match (pod.gone_by, cause) {
             (None, Some(cause)) => report.stopping(&cause, Act::Stop { uid: pod.uid.clone() }),

@@ -21,6 +21,8 @@ use crate::{
 
 /// Name of the container that the pod ends with.
 pub const MAIN: &str = "task";
+/// Name of the volume with the prompt, which whoever makes the pod adds where there is no command.
+pub const PROMPT: &str = "pilothouse-task";
 /// Variable of the sidecar: nobody orders it anything, and it makes the password of its door.
 pub const MARK: &str = "PILOTHOUSE_ALONE";
 /// Volume of the password.
@@ -80,7 +82,10 @@ impl Alone {
 pub fn alone(inputs: &Inputs<'_>, authority: Option<&str>) -> Result<Alone, Invalid> {
     let plan = super::plan(inputs)?;
     let files = Files::of(&plan, authority)?;
-    let volumes = pod::volumes(&plan).into_iter().map(|volume| files.volume(volume)).collect();
+    let volumes: Vec<_> = pod::volumes(&plan).into_iter().map(|volume| files.volume(volume)).collect();
+    if volumes.iter().any(|volume| volume.name == PROMPT) {
+        return Err(containers::taken(PROMPT));
+    }
     let mut spec = pod::spec(&plan);
     spec.volumes = Some(volumes);
     spec.restart_policy = Some("Never".into());

@@ -184,12 +184,15 @@ pub(super) fn needs_home(plan: &Plan<'_>) -> bool {
 pub(super) fn check_volumes(plan: &Plan<'_>) -> Result<(), Invalid> {
     let mut names = std::collections::BTreeSet::new();
     match super::pod::volumes(plan).into_iter().find(|v| !names.insert(v.name.clone())) {
-        Some(twice) => Err(Invalid::stalled(
-            reasons::INVALID_SPEC,
-            format!("podSpec.extraVolumes: the name {:?} is taken; take another one", twice.name),
-        )),
+        Some(twice) => Err(taken(&twice.name)),
         None => Ok(()),
     }
+}
+
+/// A volume of the user's has a name that one of ours has.
+pub(super) fn taken(volume: &str) -> Invalid {
+    let message = format!("podSpec.extraVolumes: the name {volume:?} is taken; take another one");
+    Invalid::stalled(reasons::INVALID_SPEC, message)
 }
 
 /// No two mounts want the same place, and no mount hides a file of a context.

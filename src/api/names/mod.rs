@@ -250,27 +250,37 @@ pub mod agent {
     }
 }
 
-/// Names of the objects that a Task gets.
+/// Names of the objects that a Task gets. Of a Task whose name leaves no room for more its beginning is in them, and a hash.
 pub mod task {
+    use super::{MAX, shortened};
+
+    /// Digits of the hash in [`files`].
+    const HASH: usize = 10;
+
     /// The pod.
     pub fn pod(task: &str) -> String {
-        format!("{task}-pod")
+        with(task, "-pod")
     }
 
     /// The `ConfigMap`. No Agent has one of this name, whatever the Task is called.
     pub fn context(task: &str) -> String {
-        format!("{task}-task-context")
+        with(task, "-task-context")
     }
 
     /// The `ConfigMap` of what a pod of its own reads; immutable, so its content (`hash`, ten digits of it) is in the name. No
     /// Agent has one of this name, whatever the Task is called.
     pub fn files(task: &str, hash: &str) -> String {
-        format!("{}{}", files_prefix(task), hash.chars().take(10).collect::<String>())
+        format!("{}{}", files_prefix(task), hash.chars().take(HASH).collect::<String>())
     }
 
     /// What the names of all such `ConfigMaps` of a Task begin with.
     pub fn files_prefix(task: &str) -> String {
-        format!("{task}-task-files-")
+        const END: &str = "-task-files-";
+        format!("{}{END}", shortened(task, MAX - END.len() - HASH))
+    }
+
+    fn with(task: &str, end: &str) -> String {
+        format!("{}{end}", shortened(task, MAX - end.len()))
     }
 
     /// Title of the session on the agent's server: `pilothouse/<namespace>/<task>/<first 8 of the uid>`.
@@ -300,15 +310,22 @@ pub const AUDIENCE: &str = "pilothouse";
 /// Name of the only `PilothouseConfig`.
 pub const CONFIG: &str = "cluster";
 
+/// Longest name of an object, in bytes.
+const MAX: usize = 253;
+
 /// A label's value for an object's name: the name itself up to 63 characters, else its beginning and a hash of all.
 pub fn label_value(name: &str) -> String {
-    const MAX: usize = 63;
-    if name.len() <= MAX {
+    shortened(name, 63)
+}
+
+/// A name of at most `most` bytes, which are more than 11: the name itself, else its beginning and a hash of all.
+pub fn shortened(name: &str, most: usize) -> String {
+    if name.len() <= most {
         return name.into();
     }
     let hash: [u8; 32] = Sha256::digest(name.as_bytes()).into();
     let suffix = format!("{:010x}", u64::from_be_bytes([0, 0, 0, hash[0], hash[1], hash[2], hash[3], hash[4]]));
-    let head: String = name.chars().filter(char::is_ascii).take(MAX - suffix.len() - 1).collect();
+    let head: String = name.chars().filter(char::is_ascii).take(most.saturating_sub(suffix.len() + 1)).collect();
     format!("{}-{suffix}", head.trim_end_matches(['-', '.', '_']))
 }
 

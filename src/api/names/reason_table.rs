@@ -394,6 +394,9 @@ pub mod text {
         CONTAINER_NOT_CREATED "ContainerNotCreated" &["Task"],
             "A container of the Task's pod cannot be created, or ends again and again.",
             "See the message, the pod's events, and the container's log.";
+        CRASH_LOOP "CrashLoop" &["Task"],
+            "A container of the Task's pod ended again and again before the work began; the pod was deleted.",
+            "See its exit code in the message, and its log in another pod of the same template.";
         POD_CREATED "PodCreated" &["Task"],
             "The Task's pod was created.", "Nothing.";
         POD_CREATION_FAILED "PodCreationFailed" &["Task"],

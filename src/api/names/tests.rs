@@ -34,6 +34,24 @@ fn no_task_takes_the_name_of_what_an_agent_has() {
     }
 }
 
+/// A Task may have a name as long as any object; what is made for it has to have one too.
+#[test]
+fn what_a_task_with_a_long_name_gets_has_a_name() {
+    for length in [1, 200, 231, 232, 240, 241, 249, 250, 253] {
+        let (one, other) = (format!("{}a", "x".repeat(length - 1)), format!("{}b", "x".repeat(length - 1)));
+        let names = |task: &str| [task::pod(task), task::context(task), task::files(task, "0123456789abcdef")];
+        for ((name, end), other) in
+            names(&one).iter().zip(["-pod", "-task-context", "-task-files-0123456789"]).zip(names(&other))
+        {
+            assert!(name.len() <= 253 && name.ends_with(end) && *name != other, "{length}: {name}");
+            assert_eq!(length + end.len() <= 253, *name == format!("{one}{end}"), "{length}: whole where it fits");
+        }
+        assert!(task::files(&one, "0123456789abcdef").starts_with(&task::files_prefix(&one)));
+    }
+    let dotted = task::pod(&format!("{}{}", "y.".repeat(120), "y".repeat(13)));
+    assert!(dotted.len() <= 253 && !dotted.contains(".-"), "{dotted}");
+}
+
 #[test]
 fn label_values_are_short_distinct_and_valid() {
     assert_eq!(label_value("short"), "short");

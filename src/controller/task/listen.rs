@@ -108,7 +108,10 @@ impl Tasks {
 
     fn pod_changed(&self, change: &Change<'_, Pod>) {
         let (namespace, name) = (change.object.namespace().unwrap_or_default(), change.object.name_any());
-        let Some(task) = name.strip_suffix("-pod") else {
+        // The name of a pod may be a short form of the Task's.
+        let owners = change.object.owner_references();
+        let owner = owners.iter().find(|owner| owner.kind == "Task" && owner.controller == Some(true));
+        let Some(task) = owner.map(|owner| owner.name.as_str()).or_else(|| name.strip_suffix("-pod")) else {
             return;
         };
         let unfinished = self.context.caches.tasks.get(&namespace, task).is_some_and(|t| !task::is_finished(&t));

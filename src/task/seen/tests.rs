@@ -203,6 +203,19 @@ fn what_comes_before_the_container_says_what_is_wrong() {
     let again = "container opencode-server ends again and again; its log says why";
     assert_eq!(held(waiting("CrashLoopBackOff")), Some((reasons::CONTAINER_NOT_CREATED, again.into())));
     assert_eq!(held(json!({"running": {}})), None);
+    // Not for ever: unless the Task's own container has begun, which then says what is wrong.
+    let crash = |restarts: i32, begun: bool| {
+        let mut status = status("opencode-server", waiting("CrashLoopBackOff"));
+        status["initContainerStatuses"][0]["restartCount"] = json!(restarts);
+        status["initContainerStatuses"][0]["lastState"] = json!({"terminated": {"exitCode": 1}});
+        if begun {
+            status["containerStatuses"][0]["state"] = json!({"running": {}});
+        }
+        view(status).ending
+    };
+    let message = "container opencode-server ends again and again, with exit code 1".to_owned();
+    let broken = Some(Ending::Broken { reason: reasons::CRASH_LOOP, message, at: None });
+    assert_eq!([crash(4, false), crash(5, false), crash(5, true)], [None, broken, None]);
     let mut failed = status("opencode-init", json!({"terminated": {"exitCode": 4}}));
     failed["phase"] = json!("Failed");
     let Some(Ending::Broken { message, .. }) = view(failed).ending else { panic!("it has failed") };

@@ -119,6 +119,52 @@ async fn a_task_waits_for_its_template_and_what_that_names_and_for_nobody() {
     stage.nothing_is_written_for(Duration::from_secs(2)).await;
 }
 
+/// Neither leaves a name for what is made for the Task, if that were made of the whole name.
+#[tokio::test]
+async fn a_task_may_have_the_longest_name_and_its_template_a_volume_called_task() {
+    let stage = Stage::with_agent("long-names").await;
+    let volume = json!({"extraVolumes": [{"name": "task", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "task", "mountPath": "/opt/task"}]});
+    stage.template("base", with(base(), &json!({"podSpec": volume}))).await;
+    let (alone, other) = ("a".repeat(253), "b".repeat(253));
+    stage.task(&alone, of_base(&json!({}))).await;
+    stage.task(&other, json!({})).await;
+    for name in [&alone, &other] {
+        let status = stage.phase(name, TaskPhase::Running).await.status.unwrap();
+        assert!(status.pod_name.as_ref().is_some_and(|pod| pod.len() <= 253 && pod.ends_with("-pod")), "{status:?}");
+        stage.end_pod(name, 0, WORDS).await;
+        stage.phase(name, TaskPhase::Completed).await;
+        let told = stage.events(name).await;
+        assert!(told.iter().any(|reason| reason == "PodCreated"), "{told:?}");
+    }
+    stage.nothing_is_written_for(Duration::from_secs(2)).await;
+}
+
+/// The kubelet would begin anew for ever. Who tries again has another pod, and the last one does not stay.
+#[tokio::test]
+async fn a_server_that_ends_again_and_again_ends_the_task() {
+    let stage = Stage::new("alone-crashes").await;
+    stage.template("base", base()).await;
+    stage.task("a", of_base(&json!({"retry": {"limit": 1, "backoff": "1s"}}))).await;
+    for tries in [&["CrashLoop"][..], &["CrashLoop"]] {
+        stage.phase("a", TaskPhase::Running).await;
+        let before = stage.pods.get("a-pod").await.unwrap().uid();
+        stage.crash_server("a", 4).await;
+        stage.condition_is("a", "Reconciling", "ContainerNotCreated").await;
+        stage.crash_server("a", 5).await;
+        stage.tries_are("a", tries).await;
+        eventually("its pod goes", 60, || async {
+            let pod = stage.pods.get_opt("a-pod").await.unwrap();
+            pod.is_none_or(|pod| pod.uid() != before || pod.metadata.deletion_timestamp.is_some()).then_some(())
+        })
+        .await;
+    }
+    stage.phase("a", TaskPhase::Failed).await;
+    assert_eq!(stage.condition("a", "Stalled").await, ("True".into(), "CrashLoop".into()));
+    let message = stage.message("a", "Ready").await;
+    assert!(message.contains("container opencode-server ends again and again, with exit code 1"), "{message}");
+}
+
 #[tokio::test]
 async fn it_ends_like_any_other() {
     let stage = Stage::new("alone-ends").await;

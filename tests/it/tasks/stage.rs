@@ -12,7 +12,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use pilothouse::{
-    api::{Agent, AgentTemplate, PilothouseConfig, Task, TaskPhase},
+    api::{Agent, AgentTemplate, PilothouseConfig, Task, TaskPhase, names},
     artifact::Store,
 };
 use serde_json::{Value, json};
@@ -243,7 +243,22 @@ impl Stage {
         });
         let phase = if exit == 0 { "Succeeded" } else { "Failed" };
         let patch = Patch::Merge(json!({"status": {"phase": phase, "containerStatuses": [container]}}));
-        self.pods.patch_status(&format!("{task}-pod"), &PatchParams::default(), &patch).await.unwrap();
+        self.pods.patch_status(&names::task::pod(task), &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// The kubelet's word that the server of a Task's own pod has begun anew so often, and ended, and waits to begin again.
+    pub(super) async fn crash_server(&self, task: &str, restarts: i32) {
+        let ended = json!({"exitCode": 1, "reason": "Error", "startedAt": now(), "finishedAt": now(), "containerID": "containerd://x"});
+        let container = |name: &str, restarts: i32, state: Value, last: Value| {
+            json!({"name": name, "image": "i", "imageID": "i", "ready": false, "started": false, "restartCount": restarts,
+                "state": state, "lastState": last})
+        };
+        let waits = |reason: &str| json!({"waiting": {"reason": reason}});
+        let server = container("opencode-server", restarts, waits("CrashLoopBackOff"), json!({"terminated": ended}));
+        let status = json!({"phase": "Pending", "initContainerStatuses": [server],
+            "containerStatuses": [container("task", 0, waits("PodInitializing"), json!({}))]});
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.pods.patch_status(&names::task::pod(task), &PatchParams::default(), &patch).await.unwrap();
     }
 
     /// Puts the pod on a node that nobody runs: it then leaves with grace.

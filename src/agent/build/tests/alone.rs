@@ -56,6 +56,18 @@ fn the_pod_is_whole_by_itself() {
 }
 
 #[test]
+fn a_volume_may_be_called_as_the_container() {
+    let volume = |name: &str| {
+        let mut world = minimal();
+        world.spec["podSpec"] = json!({"extraVolumes": [{"name": name, "emptyDir": {}}]});
+        world.inputs(|inputs| super::super::alone(inputs, None))
+    };
+    assert!(volumes(&volume(MAIN).unwrap()).iter().any(|v| v.name == MAIN));
+    let refused = volume("pilothouse-task").unwrap_err();
+    assert!(refused.message.contains("\"pilothouse-task\" is taken"), "{}", refused.message);
+}
+
+#[test]
 fn the_server_ends_with_the_container_that_counts() {
     let alone = alone(&full());
     let before: Vec<_> = alone.spec.init_containers.as_ref().unwrap().iter().collect();
