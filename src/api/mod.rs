@@ -14,6 +14,7 @@ pub mod crd;
 pub mod crontask;
 pub mod duration;
 pub mod form;
+pub mod money;
 pub mod names;
 pub mod not_yet;
 pub mod pod;

@@ -9,9 +9,9 @@ use super::{
     history::reach::Reach,
     output::{self, table},
 };
-use crate::store::{
-    By, Cost,
-    record::{dollars, micros},
+use crate::{
+    api::money::{dollars, micros},
+    store::{By, Cost},
 };
 
 /// Flags of `pilothouse cost`.
@@ -76,7 +76,11 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
 
 fn total(rows: &[Cost]) -> Total {
     let sum = |of: fn(&Cost) -> i64| rows.iter().map(of).fold(0, i64::saturating_add);
-    Total { tasks: sum(|r| r.tasks), cost: dollars(sum(|r| micros(&r.cost))), tokens: sum(|r| r.tokens) }
+    Total {
+        tasks: sum(|r| r.tasks),
+        cost: dollars(sum(|r| micros(&r.cost).unwrap_or_default())),
+        tokens: sum(|r| r.tokens),
+    }
 }
 
 fn text(by: By, days: u32, answer: &Answer) -> String {

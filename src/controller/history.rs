@@ -141,7 +141,7 @@ impl Inner {
             return;
         }
         let uid = task.uid().unwrap_or_default();
-        let record = || TaskRecord::of(task, self.agent(task).as_deref());
+        let record = || TaskRecord::of(task);
         let left = deleted.then(record).flatten();
         let news = self.desk.lock().task(&key(task), &uid, left);
         if news {
@@ -155,10 +155,6 @@ impl Inner {
         if news {
             self.changed.notify_one();
         }
-    }
-
-    fn agent(&self, task: &Task) -> Option<Arc<crate::api::Agent>> {
-        self.caches.agents.get(&task.namespace().unwrap_or_default(), task::agent_of(task)?)
     }
 
     /// Writes until `stop`; what is there already is found in the caches.
@@ -207,7 +203,7 @@ impl Inner {
             .iter()
             .filter_map(|key| {
                 let task = self.caches.tasks.get(&key.0, &key.1)?;
-                TaskRecord::of(&task, self.agent(&task).as_deref())
+                TaskRecord::of(&task)
             })
             .collect();
         let syncs = batch.syncs.iter().filter_map(|key| self.caches.syncs.get(&key.0, &key.1));

@@ -3,10 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Store, StoreError, SyncRecord, TaskRecord, in_time, on,
-    record::{Detail, dollars},
-};
+use super::{Store, StoreError, SyncRecord, TaskRecord, in_time, on, record::Detail};
+use crate::api::money::dollars;
 
 /// An empty text asks for any.
 const TASKS: &str = "\

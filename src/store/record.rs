@@ -7,11 +7,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
-    API_VERSION, Agent, HistoryEntry, Sync, Task, TaskPhase, TaskSession, names::condition, task::TaskTry,
+    API_VERSION, HistoryEntry, Sync, Task, TaskPhase, TaskSession,
+    money::{MICROS, dollars, micros},
+    names::condition,
+    task::TaskTry,
 };
 
-/// Millionths of a US dollar in a dollar.
-const MICROS: i64 = 1_000_000;
 /// Most that one Task is believed to have cost (a million dollars), and tokens to have taken: a sum of what pods say must
 /// stay a number.
 const BELIEVED: i64 = 1_000_000 * MICROS;
@@ -71,7 +72,8 @@ pub struct Detail {
     /// Revisions of the agent's definition that it ran with, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<String>,
-    /// Commits of the agent's contexts and skills by name: those that it had from the Task's start to its end.
+    /// Commits of the contexts and skills from Git that the last try was started with, by their ids: contexts/NAME or
+    /// skills/NAME.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub content: BTreeMap<String, String>,
     /// Tries that were followed by another one, oldest first.
@@ -104,8 +106,8 @@ pub struct SyncRecord {
 }
 
 impl TaskRecord {
-    /// What is kept of this Task; `None` where it has not ended. `agent` is its Agent as it is now, if there is one.
-    pub fn of(task: &Task, agent: Option<&Agent>) -> Option<Self> {
+    /// What is kept of this Task; `None` where it has not ended.
+    pub fn of(task: &Task) -> Option<Self> {
         let status = task.status.as_ref()?;
         let phase = status.phase.filter(|phase| phase.is_terminal())?;
         let meta = &task.metadata;
@@ -134,15 +136,15 @@ impl TaskRecord {
                 result: status.result.clone(),
                 log_tail: status.log_tail.clone(),
                 revisions: status.revisions.iter().map(|r| r.revision.clone()).collect(),
-                content: started.zip(agent).map(|(since, agent)| content(agent, since)).unwrap_or_default(),
+                content: status.inputs.iter().map(|i| (i.id.clone(), i.commit.clone())).collect(),
                 tries: status.tries.clone(),
             },
         })
     }
 
-    /// What it cost, in millionths of a dollar.
+    /// What it cost, in millionths of a dollar. A text that is no money is nothing.
     pub fn micros(&self) -> i64 {
-        micros(&self.cost)
+        micros(&self.cost).unwrap_or_default()
     }
 }
 
@@ -173,36 +175,10 @@ pub fn spent<'a>(sessions: impl Iterator<Item = &'a TaskSession>) -> (i64, i64) 
     for summary in latest.values().filter_map(|s| s.summary.as_ref()) {
         let used = summary.token_usage.clone().unwrap_or_default();
         let tokens = [used.input, used.output, used.reasoning, used.cache].into_iter().flatten().filter(|n| *n > 0);
-        sum.0 = sum.0.saturating_add(summary.cost.as_deref().map(micros).unwrap_or_default());
+        sum.0 = sum.0.saturating_add(summary.cost.as_deref().and_then(micros).unwrap_or_default());
         sum.1 = tokens.fold(sum.1, i64::saturating_add);
     }
     sum
-}
-
-/// Commits that have been in the agent since before `since`; of others nobody knows whether the Task had them.
-fn content(agent: &Agent, since: Timestamp) -> BTreeMap<String, String> {
-    let statuses = agent.status.iter().flat_map(|s| &s.git_sync_statuses);
-    statuses
-        .filter(|s| s.last_synced.as_ref().is_some_and(|at| at.0 <= since))
-        .filter_map(|s| Some((s.name.clone(), s.commit_hash.clone()?)))
-        .collect()
-}
-
-/// Millionths of a dollar in a text like `0.012300`; what is none is nothing. No floating point: sums must be exact.
-pub fn micros(text: &str) -> i64 {
-    let (whole, rest) = text.trim().split_once('.').unwrap_or((text.trim(), ""));
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(whole) || !digits(rest) {
-        return 0;
-    }
-    let rest: String = rest.chars().chain("000000".chars()).take(6).collect();
-    let (whole, rest) = (whole.parse::<i64>().unwrap_or_default(), rest.parse::<i64>().unwrap_or_default());
-    whole.saturating_mul(MICROS).saturating_add(rest)
-}
-
-/// The text of so many millionths of a dollar.
-pub fn dollars(micros: i64) -> String {
-    format!("{}.{:06}", micros.max(0) / MICROS, micros.max(0) % MICROS)
 }
 
 impl SyncRecord {

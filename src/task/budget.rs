@@ -2,10 +2,11 @@
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::api::{Task, TaskSession, task::TaskTry};
-
-/// Millionths of a US dollar in a dollar.
-const MICROS: i64 = 1_000_000;
+use crate::api::{
+    Task, TaskSession,
+    money::{MICROS, micros},
+    task::TaskTry,
+};
 
 /// `spec.budget`, read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,17 +49,6 @@ fn dollars(value: &IntOrString) -> Result<i64, String> {
         IntOrString::String(text) => micros(text).ok_or_else(refused)?,
     };
     if found > 0 { Ok(found) } else { Err(refused()) }
-}
-
-/// Millionths in a text like `0.012300`, six digits at most behind the point. No floating point: sums must be exact.
-fn micros(text: &str) -> Option<i64> {
-    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || rest.len() > 6 || !digits(whole) || !digits(rest) {
-        return None;
-    }
-    let rest: i64 = format!("{rest:0<6}").parse().ok()?;
-    whole.parse::<i64>().ok()?.checked_mul(MICROS)?.checked_add(rest)
 }
 
 /// Cost and tokens of the sessions of these tries that no further try goes on with.
