@@ -2,6 +2,7 @@
 
 mod act;
 mod contents;
+mod counts;
 mod firsts;
 mod fleet;
 mod fresh;
@@ -91,6 +92,7 @@ pub struct Agents {
     /// Deployments whose last write may still land, by namespace and agent.
     open_writes: Mutex<HashMap<(String, String), act::OpenWrite>>,
     firsts: firsts::Firsts,
+    counts: counts::Counts,
     waits: waits::Waits,
     /// Revisions that agents are pinned to, as they were read, by namespace and agent.
     pins: Mutex<HashMap<(String, String), history::Pin>>,
@@ -127,6 +129,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
             let triggers = triggers.clone();
             firsts::Firsts::new(move |namespace, agent| triggers.now(namespace, agent))
         },
+        counts: counts::Counts::default(),
         waits: waits::Waits::default(),
         pins: Mutex::default(),
         fleet: fleet::Fleet::new(context.now()),
@@ -180,6 +183,15 @@ impl Reconcile for Agents {
             self.firsts.put_off(&namespace, &name, &late, acted.done(), false);
             return Ok(acted.next);
         }
+        if failure.is_none()
+            && notes.is_empty()
+            && !acted.has_done()
+            && self.only_counts(&agent, current.as_ref(), &status)?
+        {
+            if let Some(left) = self.counts.wait(&namespace, &name, Instant::now()) {
+                return Ok(acted.next.or_earlier(Next::After(left)));
+            }
+        }
         if acted.wrote && matches!(acted.server, Some(Action::Apply { forced: Some(_), .. })) {
             self.context.metrics.rollout_forced(&namespace, &name);
         }
@@ -206,6 +218,7 @@ impl Reconcile for Agents {
         self.introduced.lock().remove(&(namespace.into(), name.into()));
         self.open_writes.lock().remove(&(namespace.into(), name.into()));
         self.firsts.take(namespace, name);
+        self.counts.forget(namespace, name);
         self.untell(namespace, name);
         self.forget_waits(namespace, name);
         self.refused.lock().remove(&(namespace.into(), name.into()));
@@ -215,6 +228,12 @@ impl Reconcile for Agents {
 }
 
 impl Agents {
+    /// Whether nothing is new in `status` but how many Tasks there are.
+    fn only_counts(&self, agent: &Agent, current: Option<&AgentStatus>, status: &AgentStatus) -> Result<bool, Failure> {
+        let Some(old) = counts::with_old_count(current, status) else { return Ok(false) };
+        Ok(!self.context.reports.is_new(agent, &current, &old)?)
+    }
+
     /// Reads, decides, writes; a failure is an answer that the status shows.
     async fn converge(&self, agent: &Arc<Agent>, acted: &mut Acted) -> Result<(), Failure> {
         let (namespace, name) = (agent.namespace().unwrap_or_default(), agent.name_any());

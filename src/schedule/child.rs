@@ -51,13 +51,17 @@ pub fn owner(task: &Task) -> Option<(&str, &str)> {
     ours.find(|o| o.api_version == crate::api::API_VERSION).map(|o| (o.uid.as_str(), o.name.as_str()))
 }
 
-/// The Task for a time. What the template says about our own label and annotation does not count.
+/// The Task for a time. What the template says about our own labels and annotation does not count.
 pub(super) fn build(cron: &CronTask, at: Timestamp) -> Task {
     let name = cron.metadata.name.clone().unwrap_or_default();
     let template = &cron.spec.task_template;
     let meta = template.metadata.clone().unwrap_or_default();
     let (mut labels, mut annotations) = (meta.labels, meta.annotations);
     labels.insert(label::CRONTASK.into(), names::label_value(&name));
+    // The reconciler of Tasks would write it later, each of them.
+    let agent = template.spec.agent_ref.as_ref().map(|agent| (label::AGENT, &agent.name));
+    let by = agent.or_else(|| Some((label::AGENT_TEMPLATE, &template.spec.template_ref.as_ref()?.name)));
+    labels.extend(by.map(|(key, name)| (key.to_owned(), names::label_value(name))));
     annotations.insert(annotation::SCHEDULED_AT.into(), at.to_string());
     let owner = OwnerReference {
         api_version: CronTask::api_version(&()).into(),

@@ -181,7 +181,7 @@ fn owned(agent: Agent<'_>) -> (String, String) {
     (agent.0.to_owned(), agent.1.to_owned())
 }
 
-/// Where a Task stands in the queue. Exact in front, and coarser behind: a long queue must not be written anew with each
+/// Where a Task stands in the queue. Exact for the first, and coarser behind: a long queue must not be written anew with each
 /// Task that ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rank {
@@ -194,15 +194,12 @@ pub struct Rank {
 impl Rank {
     /// Of the one with `before` others before it.
     fn of(before: usize) -> Self {
-        /// Ends of the ranges behind those places that are told exactly.
-        const ENDS: [usize; 6] = [10, 30, 100, 300, 1_000, 3_000];
+        /// Ends of the ranges. Each that a Task passes on its way is a write of its status.
+        const ENDS: [usize; 6] = [1, 5, 20, 100, 500, 2_500];
         let place = before + 1;
         let from = ENDS.iter().copied().rfind(|end| *end < place);
         let to = ENDS.iter().copied().find(|end| place <= *end);
-        match (place, from, to) {
-            (1..=3, _, _) => Self { from: place, to: place },
-            (_, from, to) => Self { from: from.map_or(4, |end| end + 1), to: to.unwrap_or(usize::MAX) },
-        }
+        Self { from: from.map_or(1, |end| end + 1), to: to.unwrap_or(usize::MAX) }
     }
 }
 

@@ -122,12 +122,13 @@ fn the_first_waits_for_the_window_and_the_others_for_the_first() {
 fn ranks_are_exact_in_front() {
     let table = [
         (0, "place 1 in its queue"),
-        (2, "place 3 in its queue"),
-        (3, "place 4 to 10 in its queue"),
-        (9, "place 4 to 10 in its queue"),
-        (10, "place 11 to 30 in its queue"),
-        (999, "place 301 to 1000 in its queue"),
-        (5_000, "place 3001 or later in its queue"),
+        (1, "place 2 to 5 in its queue"),
+        (4, "place 2 to 5 in its queue"),
+        (5, "place 6 to 20 in its queue"),
+        (19, "place 6 to 20 in its queue"),
+        (20, "place 21 to 100 in its queue"),
+        (499, "place 101 to 500 in its queue"),
+        (5_000, "place 2501 or later in its queue"),
     ];
     for (before, expected) in table {
         assert_eq!(Rank::of(before).to_string(), expected, "{before}");
@@ -142,8 +143,8 @@ fn whose_rank_has_changed_is_looked_at() {
         assert!(ledger.rank(&ticket.uid, &tickets).is_some());
     }
     assert_eq!(due(&ledger, 0, &tickets), [""; 0]);
-    // t0 has gone: t1 to t3 are told another place, t4 and t5 stay in the same range.
-    assert_eq!(due(&ledger, 0, &tickets[1..]), ["t1", "t2", "t3"]);
+    // t0 has gone: t1 is the first now, t2 to t4 stay in the same range, t5 comes into it.
+    assert_eq!(due(&ledger, 0, &tickets[1..]), ["t1", "t5"]);
     assert_eq!(ledger.rank("uid-t0", &tickets[1..]), None);
 }
 

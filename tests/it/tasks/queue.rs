@@ -17,16 +17,18 @@ async fn the_most_urgent_goes_first_and_all_know_their_place() {
         stage.task(name, json!({"priority": priority})).await;
         stage.queued(name, "AgentAtCapacity").await;
     }
-    stage.tells("young", "place 2 in its queue").await;
+    stage.tells("young", "place 2 to 5 in its queue").await;
     stage.task("urgent", json!({"priority": 10})).await;
     // Whoever it passes is told so.
-    for (name, place) in [("urgent", 1), ("old", 2), ("young", 3), ("least", 4)] {
-        let text = if place == 4 { "place 4 to 10".to_owned() } else { format!("place {place}") };
-        stage.tells(name, &format!("(maxConcurrentTasks: 1); {text} in its queue")).await;
+    for (name, place) in [("urgent", "1"), ("old", "2 to 5"), ("young", "2 to 5"), ("least", "2 to 5")] {
+        stage.tells(name, &format!("(maxConcurrentTasks: 1); place {place} in its queue")).await;
     }
     // One that becomes more urgent moves.
+    stage.set_spec("least", json!({"priority": 50})).await;
+    stage.tells("urgent", "place 2 to 5 in its queue").await;
+    stage.tells("least", "place 1 in its queue").await;
     stage.set_spec("least", json!({"priority": 5})).await;
-    stage.tells("old", "place 3 in its queue").await;
+    stage.tells("urgent", "place 1 in its queue").await;
     for (ends, next) in [("runs", "urgent"), ("urgent", "least"), ("least", "old"), ("old", "young")] {
         stage.end_pod(ends, 0, WORDS).await;
         stage.phase(next, TaskPhase::Running).await;
