@@ -15,7 +15,10 @@ mod reload;
 mod sidecars;
 mod synced;
 mod table;
+mod task_pods;
+mod tasks;
 mod text;
+mod turns;
 mod world;
 
 use table::Number;
@@ -39,7 +42,12 @@ const ALL: &[Measure] = &[
     ),
     (&["door_added_latency_ms", "sidecar_own_mib", "sidecar_rss_mib"], door::measure),
     (
-        &["text_change_to_visible_ms", "hotreload_push_to_visible_ms", "hotreload_push_to_skill_listed_ms"],
+        &[
+            "text_change_to_visible_ms",
+            "hotreload_push_to_visible_ms",
+            "hotreload_push_to_skill_listed_ms",
+            "task_finished_to_next_running_ms",
+        ],
         text::measure,
     ),
     (
@@ -66,6 +74,15 @@ const ALL: &[Measure] = &[
             "rss_10000_crontasks_mib",
         ],
         crontasks::measure,
+    ),
+    (
+        &[
+            "task_finished_to_next_running_played_ms",
+            "tasks_per_second",
+            "api_requests_per_task",
+            "api_requests_per_task_of_all",
+        ],
+        tasks::measure,
     ),
 ];
 

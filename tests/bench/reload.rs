@@ -149,7 +149,7 @@ impl Hundred {
         for i in 0..self.count {
             let pod = self.quarters.pod(&name(i), "").await;
             let desk = &self.desks[usize::from(i != 0)];
-            self.companions.push(self.quarters.companion(&name(i), &pod, desk).await);
+            self.companions.push(self.quarters.companion(&name(i), &pod, desk.port).await);
         }
         for i in 0..self.count {
             let begun = Instant::now();
@@ -245,7 +245,7 @@ impl Hundred {
             }
             samples.push(now.elapsed().as_secs_f64() * 1000.0);
             let pod = self.quarters.pod(&agent, &self.companions[0].pod).await;
-            self.companions[0] = self.quarters.companion(&agent, &pod, &self.desks[0]).await;
+            self.companions[0] = self.quarters.companion(&agent, &pod, self.desks[0].port).await;
             state(AgentState::Ready).await;
             tokio::time::sleep(Duration::from_secs(2)).await;
         }

@@ -26,11 +26,12 @@ use pilothouse::api::names;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::common::{controller::pilothouse, wait::eventually};
+use crate::common::{controller::pilothouse, opencode::free_port, wait::eventually};
 
 /// A server that has one session, which works or does not, as it is told.
 pub(crate) struct Desk {
-    port: u16,
+    /// Where it listens.
+    pub(crate) port: u16,
     busy: watch::Sender<bool>,
 }
 
@@ -88,6 +89,8 @@ pub(crate) struct Companion {
     child: Child,
     /// The pod that it is in.
     pub(crate) pod: String,
+    /// Port of its door, on loopback.
+    pub(crate) door: u16,
 }
 
 impl Drop for Companion {
@@ -113,7 +116,7 @@ impl Quarters {
         self.root.path().join(agent).join("workspace")
     }
 
-    fn api<K>(&self) -> Api<K>
+    pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
@@ -132,29 +135,32 @@ impl Quarters {
         .await
     }
 
-    /// Starts what belongs into a pod, in front of a server.
-    pub(crate) async fn companion(&self, agent: &str, pod: &Pod, desk: &Desk) -> Companion {
+    /// Starts what belongs into a pod, in front of the server at a port.
+    pub(crate) async fn companion(&self, agent: &str, pod: &Pod, server: u16) -> Companion {
         let home = self.root.path().join(agent).join(pod.name_any());
         let workspace = self.workspace(agent);
         std::fs::create_dir_all(&workspace).unwrap();
         let spec = pod.spec.as_ref().unwrap();
         let files =
             spec.volumes.iter().flatten().find(|v| v.name == "files").and_then(|v| v.config_map.as_ref()).unwrap();
-        let map =
-            |name: String| async move { self.api::<ConfigMap>().get(&name).await.unwrap().data.unwrap_or_default() };
+        // An agent without content from Git has no map of it.
+        let map = |name: String| async move {
+            let map = self.api::<ConfigMap>().get_opt(&name).await.unwrap();
+            map.and_then(|map| map.data).unwrap_or_default()
+        };
         put(&home.join("files"), &map(files.name.clone()).await);
         put(&home.join("content"), &map(names::agent::content(agent)).await);
         put(&home.join("context"), &map(names::agent::context(agent)).await);
         put(&home.join("authority"), &map(names::AUTHORITY_CONFIG_MAP.into()).await);
         let secret = self.api::<Secret>().get(&names::agent::auth(agent)).await.unwrap();
-        let text = |v: k8s_openapi::ByteString| String::from_utf8(v.0).unwrap();
-        put(&home.join("auth"), &secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, text(v))).collect());
+        put(&home.join("auth"), &texts(secret));
         put(&home.join("token"), &[("token".to_owned(), self.token(pod).await)].into());
         let mut command = Command::new(pilothouse());
-        command.env_clear().args(["sidecar", "--log", "warn", "--door", "127.0.0.1:0", "--layout", "1"]);
+        let door = free_port();
+        command.env_clear().args(["sidecar", "--log", "warn", "--layout", "1", "--door", &format!("127.0.0.1:{door}")]);
         command.args(["--agent", agent, "--namespace", &self.namespace, "--pod", &pod.name_any()]);
         command.args(["--pod-uid", &pod.uid().unwrap(), "--voice-address", &self.voice]);
-        command.args(["--server-port", &desk.port.to_string()]).arg("--workspace").arg(workspace);
+        command.args(["--server-port", &server.to_string()]).arg("--workspace").arg(workspace);
         command.arg("--skills-dir").arg(home.join("skills"));
         std::fs::create_dir_all(home.join("skills")).unwrap();
         for folder in ["files", "content", "context", "authority", "auth", "token"] {
@@ -162,7 +168,7 @@ impl Quarters {
         }
         let log = std::fs::File::create(home.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Companion { child: command.spawn().expect("pilothouse sidecar"), pod: pod.name_any() }
+        Companion { child: command.spawn().expect("pilothouse sidecar"), pod: pod.name_any(), door }
     }
 
     /// A token as the kubelet projects it into this pod.
@@ -186,8 +192,14 @@ impl Quarters {
     }
 }
 
+/// A Secret's texts.
+pub(crate) fn texts(secret: Secret) -> BTreeMap<String, String> {
+    let text = |v: k8s_openapi::ByteString| String::from_utf8(v.0).unwrap();
+    secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value))).collect()
+}
+
 /// Files as they are mounted.
-fn put(folder: &Path, files: &BTreeMap<String, String>) {
+pub(crate) fn put(folder: &Path, files: &BTreeMap<String, String>) {
     std::fs::create_dir_all(folder).unwrap();
     for (name, text) in files {
         std::fs::write(folder.join(name), text).unwrap();

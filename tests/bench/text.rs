@@ -14,7 +14,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use pilothouse::{
-    api::{Agent, Repository, Sync, agent::AgentState},
+    api::{Agent, Repository, Sync, Task, agent::AgentState},
     pod::opencode::{Client as Server, Credentials},
 };
 use serde_json::json;
@@ -28,6 +28,7 @@ use crate::{
     },
     push::object,
     table::Number,
+    turns::{self, Turns},
     world::until,
 };
 
@@ -35,6 +36,8 @@ const AGENT: &str = "on-call";
 const NAMESPACE: &str = "agents";
 const ROUNDS: usize = 12;
 const SKILLS: usize = 7;
+/// The first one has nobody before it.
+const TASKS: usize = 12;
 
 /// `text_change_to_visible_ms`: from the reconcile annotation on the Repository, after a push, to the new text in the file
 /// that the agent's running container has. The file is read through the container's own root, every 2 ms.
@@ -42,12 +45,16 @@ const SKILLS: usize = 7;
 /// `hotreload_push_to_visible_ms`: the same for a file of a Git context, which the sidecar fetches and exchanges.
 ///
 /// `hotreload_push_to_skill_listed_ms`: the same until `GET /skill` of the running server lists what a skill is for now.
+///
+/// `task_finished_to_next_running_ms`: from the moment in which the door tells that the session of a Task is idle, to the
+/// phase Running of the next one in the queue of this agent, which does one at a time.
 pub(crate) fn measure(runtime: &Runtime) -> Vec<Number> {
-    let [text, files, skills] = runtime.block_on(rounds());
+    let [text, files, skills, tasks] = runtime.block_on(rounds());
     vec![
         Number::new("text_change_to_visible_ms", "ms", 1000.0, text),
         Number::new("hotreload_push_to_visible_ms", "ms", 1000.0, files),
         Number::new("hotreload_push_to_skill_listed_ms", "ms", 2000.0, skills),
+        Number::new("task_finished_to_next_running_ms", "ms", 200.0, tasks),
     ]
 }
 
@@ -60,7 +67,7 @@ struct Running {
     root: PathBuf,
 }
 
-async fn rounds() -> [Vec<f64>; 3] {
+async fn rounds() -> [Vec<f64>; 4] {
     let running = Running::start().await;
     let text = |round| format!("- Rule {round} of this measurement.");
     let (mut texts, mut files, mut skills) = (vec![], vec![], vec![]);
@@ -88,8 +95,9 @@ async fn rounds() -> [Vec<f64>; 3] {
         };
         skills.push(running.pushed(listed).await);
     }
+    let tasks = running.tasks().await;
     assert_eq!(pod(&running.client).await, running.pod, "nothing of this may replace the pod");
-    [texts, files, skills]
+    [texts, files, skills, tasks]
 }
 
 impl Running {
@@ -127,6 +135,17 @@ impl Running {
         // The status of this round is written before the next one begins.
         tokio::time::sleep(Duration::from_secs(2)).await;
         took
+    }
+
+    /// Milliseconds from the end of a Task's session to the next Task.
+    async fn tasks(&self) -> Vec<f64> {
+        let agents = Api::<Agent>::namespaced(self.client.clone(), NAMESPACE);
+        let one = json!({"spec": {"maxConcurrentTasks": 1}});
+        agents.patch(AGENT, &PatchParams::default(), &Patch::Merge(one)).await.unwrap();
+        let tasks = Api::<Task>::namespaced(self.client.clone(), NAMESPACE);
+        let turns = Turns::watch(&self.server().await, &tasks).await;
+        let names = turns::create(&tasks, AGENT, TASKS).await;
+        turns.of(&names).await
     }
 
     fn reads(&self, file: &str, text: &str) -> Option<()> {
