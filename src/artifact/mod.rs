@@ -7,8 +7,10 @@
 pub mod archive;
 mod digest;
 pub mod fetch;
+mod hashing;
 pub mod ignore;
 mod recent;
+mod room;
 mod store;
 mod verified;
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fs::{self, File},
-    io::{self, BufReader, BufWriter, Read, Seek as _, Write},
+    io::{self, BufReader, BufWriter, Seek as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,8 +11,15 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
 
-use super::{Digest, archive, recent::Recent, verified::Verified};
+use super::{
+    Digest, archive,
+    hashing::{Checking, Counting, Hashing},
+    recent::Recent,
+    room::Room,
+    verified::Verified,
+};
 use crate::{status::Failure, tree::FileTree};
 
 /// What [`Store::put`] made.
@@ -54,6 +61,20 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk of the artifact store is full")]
     Full,
+    /// It would take more than all artifacts may, or more than those of one namespace may.
+    #[error(
+        "no room for an artifact of {} MiB on the controller's disk: all artifacts together may take {} MiB of it, and those \
+         of one namespace no more than they leave free; it is tried again. Leave out files (spec.ignore of a Repository, path \
+         of a context), keep fewer repositories and revisions in the namespace, or ask who runs Pilothouse for more \
+         (--data-size; chart: artifacts.sizeLimit, artifacts.persistence.size)",
+        bytes.div_ceil(1 << 20), total >> 20
+    )]
+    NoRoom {
+        /// Bytes of the artifact.
+        bytes: u64,
+        /// Bytes that all artifacts may take.
+        total: u64,
+    },
     /// Any other trouble with the disk.
     #[error("the artifact store cannot be used: {0}")]
     Io(io::ErrorKind),
@@ -64,7 +85,7 @@ impl StoreError {
     pub fn to_failure(&self) -> Failure {
         match self {
             Self::Missing(_) | Self::Damaged(_) => Failure::waiting("ArtifactInvalid", self.to_string()),
-            Self::Full | Self::Io(_) => Failure::transient("StorageFailed", self.to_string()),
+            Self::Full | Self::NoRoom { .. } | Self::Io(_) => Failure::transient("StorageFailed", self.to_string()),
         }
     }
 }
@@ -92,6 +113,9 @@ pub struct Store {
     reading: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
     missing: RwLock<Vec<Listener>>,
     held: Mutex<HashMap<String, BTreeSet<Digest>>>,
+    room: Room,
+    /// Somebody was refused for want of room.
+    pressed: Notify,
 }
 
 type Listener = Box<dyn Fn(&Digest) + Send + Sync>;
@@ -110,26 +134,83 @@ impl Store {
             }
         }
         let (verified, checking, reading, missing, held) = Default::default();
-        let recent = Mutex::new(Recent::new(memory));
-        Ok(Self { folder: folder.to_owned(), recent, verified, checking, reading, missing, held })
+        let (recent, room, pressed) = (Mutex::new(Recent::new(memory)), Room::new(u64::MAX), Notify::new());
+        Ok(Self { folder: folder.to_owned(), recent, verified, checking, reading, missing, held, room, pressed })
     }
 
-    /// Packs and keeps a tree. The archive is complete on disk before anybody can see it under its name.
+    /// Keeps all archives together within so many bytes, those included that are there.
+    pub fn within(mut self, bytes: u64) -> Result<Self, StoreError> {
+        self.room = Room::new(bytes);
+        let there = self.archives()?.into_iter().map(|(digest, meta)| (digest, meta.len())).collect();
+        self.room.found(&there, |_| false);
+        Ok(self)
+    }
+
+    /// Bytes of all archives, and how many they may be.
+    pub fn usage(&self) -> (u64, u64) {
+        (self.room.taken(), self.room.total)
+    }
+
+    /// Whether one of these namespaces may put so many bytes more.
+    pub fn has_room(&self, namespaces: &BTreeSet<String>, bytes: u64) -> bool {
+        self.room.has(namespaces, bytes)
+    }
+
+    /// Who names archives takes their room, instead of who put them; what nobody names stays whose it was.
+    pub fn belong(&self, named: &HashMap<Digest, BTreeSet<String>>) {
+        self.room.belongs(named);
+    }
+
+    /// Resolves after somebody was refused for want of room.
+    pub async fn pressed(&self) {
+        self.pressed.notified().await;
+    }
+
+    /// Packs and keeps a tree for nobody in particular: see [`put_for`](Self::put_for).
     pub fn put(&self, tree: &FileTree) -> Result<Stored, StoreError> {
+        self.put_for(tree, &BTreeSet::new())
+    }
+
+    /// Packs and keeps a tree in the room of the namespaces that want it, one of which must have as much. What is there
+    /// already needs none. The archive is complete on disk before anybody can see it under its name.
+    pub fn put_for(&self, tree: &FileTree, namespaces: &BTreeSet<String>) -> Result<Stored, StoreError> {
+        let mut size = Counting::default();
+        archive::write(tree, &mut size)?;
+        let Some(reserved) = self.room.reserve(namespaces, size.0) else {
+            return self.put_again(tree, namespaces, size.0);
+        };
         let mut part = Hashing::new(BufWriter::new(tempfile::NamedTempFile::new_in(self.folder.join("parts"))?));
         archive::write(tree, &mut part)?;
         let stored = Stored { digest: part.hasher.into(), size: part.size };
-        let path = self.path(&stored.digest);
-        if fs::metadata(&path).is_ok_and(|meta| meta.len() == stored.size) {
-            // A fresh time keeps it from being collected before somebody names it.
-            File::options().append(true).open(&path)?.set_modified(SystemTime::now())?;
-        } else {
+        if !self.renew(&stored, namespaces)? {
             let part = part.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
             part.as_file().sync_all()?;
-            self.publish(part, &path)?;
+            self.publish(part, &self.path(&stored.digest))?;
+            reserved.keep(stored.digest);
         }
         self.recent.lock().keep(stored.digest, &Arc::new(tree.clone()));
         Ok(stored)
+    }
+
+    /// Where there is no room for more: what is there may be used.
+    fn put_again(&self, tree: &FileTree, namespaces: &BTreeSet<String>, bytes: u64) -> Result<Stored, StoreError> {
+        let stored = Stored { digest: digest_of(tree), size: bytes };
+        if self.renew(&stored, namespaces)? {
+            return Ok(stored);
+        }
+        self.pressed.notify_one();
+        Err(StoreError::NoRoom { bytes, total: self.room.total })
+    }
+
+    /// Whether it is there. A fresh time keeps it from being collected before somebody names it.
+    fn renew(&self, stored: &Stored, namespaces: &BTreeSet<String>) -> Result<bool, StoreError> {
+        let path = self.path(&stored.digest);
+        if !fs::metadata(&path).is_ok_and(|meta| meta.len() == stored.size) {
+            return Ok(false);
+        }
+        File::options().append(true).open(&path)?.set_modified(SystemTime::now())?;
+        self.room.share(&stored.digest, namespaces);
+        Ok(true)
     }
 
     fn publish(&self, part: tempfile::NamedTempFile, path: &Path) -> Result<(), StoreError> {
@@ -210,9 +291,10 @@ impl Store {
 
     fn remove_damaged(&self, digest: &Digest) -> Result<(), StoreError> {
         match fs::remove_file(self.path(digest)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => self.room.gone(digest),
         }
+        Ok(())
     }
 
     /// Where somebody may write an archive that [`Store::adopt`] is given.
@@ -220,10 +302,18 @@ impl Store {
         self.folder.join("parts")
     }
 
-    /// Takes in an archive that was written below [`Store::parts`] and whose bytes were checked.
+    /// Takes in an archive that was written below [`Store::parts`] and whose bytes were checked. Somebody names it, so what
+    /// counts is the room for all.
     pub fn adopt(&self, archive: tempfile::NamedTempFile, digest: &Digest) -> Result<(), StoreError> {
+        let bytes = archive.as_file().metadata()?.len();
+        let Some(reserved) = self.room.reserve(&BTreeSet::new(), bytes) else {
+            self.pressed.notify_one();
+            return Err(StoreError::NoRoom { bytes, total: self.room.total });
+        };
         archive.as_file().sync_all()?;
-        self.publish(archive, &self.path(digest))
+        self.publish(archive, &self.path(digest))?;
+        reserved.keep(*digest);
+        Ok(())
     }
 
     fn read(&self, digest: &Digest) -> Result<Arc<FileTree>, StoreError> {
@@ -278,20 +368,27 @@ impl Store {
         let now = SystemTime::now();
         let mut done = Collected::default();
         let held: BTreeSet<Digest> = self.held.lock().values().flatten().copied().collect();
-        for shard in fs::read_dir(self.folder.join("sha256"))?.flatten() {
-            for file in fs::read_dir(shard.path()).into_iter().flatten().flatten() {
-                let Some(digest) = digest_in(&file.path()) else { continue };
-                let Ok(meta) = file.metadata() else { continue };
-                let age = meta.modified().ok().and_then(|time| now.duration_since(time).ok()).unwrap_or_default();
-                if keep.contains(&digest) || held.contains(&digest) || age < min_age(&digest) {
-                    continue;
-                }
-                self.recent.lock().drop_one(&digest);
-                fs::remove_file(file.path())?;
-                done = Collected { archives: done.archives + 1, bytes: done.bytes + meta.len() };
+        let mut there = HashMap::new();
+        for (digest, meta) in self.archives()? {
+            let age = meta.modified().ok().and_then(|time| now.duration_since(time).ok()).unwrap_or_default();
+            if keep.contains(&digest) || held.contains(&digest) || age < min_age(&digest) {
+                there.insert(digest, meta.len());
+                continue;
             }
+            self.recent.lock().drop_one(&digest);
+            fs::remove_file(self.path(&digest))?;
+            self.room.gone(&digest);
+            done = Collected { archives: done.archives + 1, bytes: done.bytes + meta.len() };
         }
+        self.room.found(&there, |digest| self.contains(digest));
         Ok(done)
+    }
+
+    /// What lies in the folder.
+    fn archives(&self) -> io::Result<Vec<(Digest, fs::Metadata)>> {
+        let shards = fs::read_dir(self.folder.join("sha256"))?.flatten();
+        let files = shards.flat_map(|shard| fs::read_dir(shard.path()).into_iter().flatten().flatten());
+        Ok(files.filter_map(|file| Some((digest_in(&file.path())?, file.metadata().ok()?))).collect())
     }
 
     #[cfg(test)]
@@ -311,42 +408,4 @@ pub fn digest_of(tree: &FileTree) -> Digest {
 fn digest_in(path: &Path) -> Option<Digest> {
     let hex = path.file_name()?.to_str()?.strip_suffix(".tar")?;
     Digest::parse(&format!("sha256:{hex}"))
-}
-
-struct Hashing<W> {
-    inner: W,
-    hasher: Sha256,
-    size: u64,
-}
-
-impl<W> Hashing<W> {
-    fn new(inner: W) -> Self {
-        Self { inner, hasher: Sha256::new(), size: 0 }
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.size += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-struct Checking<R> {
-    inner: R,
-    hasher: Sha256,
-}
-
-impl<R: Read> Read for Checking<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
-    }
 }

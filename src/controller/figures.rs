@@ -25,6 +25,7 @@ use crate::{
         Agent, AgentTemplate, TaskPhase,
         names::{condition, reasons},
     },
+    artifact::Store,
     git::Sources,
     task::agent_of,
 };
@@ -35,6 +36,7 @@ pub(super) struct Figures {
     pub(super) voices: Arc<Voices>,
     pub(super) caches: Caches,
     pub(super) copies: Copies,
+    pub(super) artifacts: Arc<Store>,
 }
 
 impl fmt::Debug for Figures {
@@ -66,6 +68,10 @@ impl Collector for Figures {
         gauge(&mut encoder, "artifact_missing", "Artifacts that are named and not on this replica", missing)?;
         let lag = usize::try_from(self.copies.lag()).unwrap_or_default();
         gauge(&mut encoder, "artifact_lag_seconds", "For how long one of them has been missing", lag)?;
+        let (taken, total) = self.artifacts.usage();
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        gauge(&mut encoder, "artifact_disk_bytes", "Bytes of artifacts on this replica's disk", bytes(taken))?;
+        gauge(&mut encoder, "artifact_disk_limit_bytes", "How many they may be", bytes(total))?;
         self.agents(&mut encoder)?;
         self.rollouts(&mut encoder, Timestamp::now())?;
         self.tasks(&mut encoder)?;

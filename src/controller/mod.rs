@@ -132,6 +132,7 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
         voices: voices.clone(),
         caches: context.caches.clone(),
         copies: copies.clone(),
+        artifacts: context.artifacts.clone(),
     };
     metrics.register(|registry| registry.register_collector(Box::new(figures)));
     if let Some(store) = archive {

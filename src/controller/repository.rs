@@ -26,7 +26,7 @@ use crate::{
         Repository,
         names::{annotation, reasons},
     },
-    artifact::{self, Store},
+    artifact::{self, Store, StoreError},
     git::{
         CommitId, Demand, Fetched, GixRemote, Limits, Policy, RemoteKey, RemoteSpec, RemoteState, Sources, Subscriber,
         sources::Options,
@@ -36,7 +36,7 @@ use crate::{
 pub(super) use decide::rejected;
 use decide::{Finding, Published, Seen, decide};
 use hook::{Hook, Hooks};
-use memory::{Built, Memories};
+use memory::{Built, Memories, Unfit};
 use plan::{Plan, plan};
 
 /// Bytes of trees that are kept in memory because many Syncs read the same one.
@@ -50,10 +50,12 @@ pub(super) fn open(settings: &Settings) -> Result<(Sources, Arc<Store>), Failure
     };
     let policy = Policy::new(settings.allow_git_address.clone(), settings.api_hosts.clone())
         .without(settings.own_addresses.clone());
-    // The other half is for artifacts.
-    let limits = Limits { disk: settings.data_size.0 / 2, ..Limits::default() };
+    // Half for clones, three eighths for artifacts; the rest is for what is on its way, and for a history in a file.
+    let eighth = settings.data_size.0 / 8;
+    let limits = Limits { disk: 4 * eighth, ..Limits::default() };
     let remote = GixRemote::new(&folder.join("git"), limits, policy).map_err(|error| unusable(&error))?;
-    let store = Store::new(&folder.join("artifacts"), ARTIFACT_MEMORY).map_err(|error| unusable(&error))?;
+    let store = Store::new(&folder.join("artifacts"), ARTIFACT_MEMORY).and_then(|store| store.within(3 * eighth));
+    let store = store.map_err(|error| unusable(&error))?;
     Ok((Sources::new(Arc::new(remote), Options::default()), Arc::new(store)))
 }
 
@@ -199,8 +201,9 @@ impl Repositories {
 
     async fn follow(&self, object: &Repository, plan: &Plan, spec: &RemoteSpec) -> Result<(Finding, bool), Failure> {
         let sources = &self.context.sources;
-        let built = self.built(object);
-        let key = self.subscribe(object, plan, spec, built.as_ref().map(|built| built.commit.clone()));
+        let (built, unfit) = (self.built(object), self.unfit(object));
+        let known = unfit.as_ref().map(|unfit| &unfit.commit).or(built.as_ref().map(|built| &built.commit)).cloned();
+        let key = self.subscribe(object, plan, spec, known);
         let ticket = self.poke(object, &key);
         let state = sources.state(&key).unwrap_or_default();
         let answered = ticket.is_none_or(|ticket| state.answered >= ticket);
@@ -215,16 +218,27 @@ impl Repositories {
         if let Some(built) = built.filter(|built| built.commit == observed.commit) {
             return Ok((Finding::Fetched(built.published(observed.revision)), answered));
         }
+        if let Some(unfit) = unfit.filter(|unfit| unfit.commit == observed.commit) {
+            return Err(unfit.failure);
+        }
         let Some(fetched) = sources.tree(&key, &observed.commit) else {
             return Ok((Finding::Pending(format!("fetching {}", observed.revision)), false));
         };
-        let published = self.publish(object, &observed.commit, fetched).await?;
-        // Refused ones too: all trees share one budget, and the clone has it when the spec changes.
-        self.subscribe(object, plan, spec, Some(observed.commit));
-        match published {
+        let published = self.publish(object, &observed.commit, fetched).await;
+        // Refused ones too: all trees share one budget, and the clone has it when the spec changes or there is room.
+        if published.is_ok() || self.unfit(object).is_some() {
+            self.subscribe(object, plan, spec, Some(observed.commit));
+        }
+        match published? {
             Ok(built) => Ok((Finding::Fetched(built.published(observed.revision)), answered)),
             Err(refusal) => Ok((Finding::Stalled(reasons::INVALID_SPEC, refusal), answered)),
         }
+    }
+
+    /// What is not fetched, because there is no room for its artifact.
+    fn unfit(&self, object: &Repository) -> Option<Unfit> {
+        let own = BTreeSet::from([object.namespace().unwrap_or_default()]);
+        self.memories.lock().unfit(object, |bytes| self.context.artifacts.has_room(&own, bytes))
     }
 
     fn subscribe(&self, object: &Repository, plan: &Plan, spec: &RemoteSpec, known: Option<CommitId>) -> RemoteKey {
@@ -262,14 +276,14 @@ impl Repositories {
         fetched: Arc<Fetched>,
     ) -> Result<Result<Built, String>, Failure> {
         let (store, ignore) = (self.context.artifacts.clone(), object.spec.ignore.clone());
-        let patterns = ignore.clone();
+        let (patterns, own) = (ignore.clone(), BTreeSet::from([object.namespace().unwrap_or_default()]));
         let left_out = decide::left_out(&fetched.skipped);
         let work = tokio::task::spawn_blocking(move || {
             let tree = artifact::filter(&fetched.tree, patterns.as_deref()).map_err(|error| error.to_string());
-            tree.map(|tree| store.put(&tree))
+            tree.map(|tree| store.put_for(&tree, &own))
         });
         let stored = match work.await {
-            Ok(Ok(stored)) => stored.map_err(|error| error.to_failure())?,
+            Ok(Ok(stored)) => stored.map_err(|error| self.refused(object, (commit, ignore.clone()), &error))?,
             Ok(Err(refusal)) => return Ok(Err(refusal)),
             Err(_) => return Err(Failure::transient(reasons::INTERNAL_ERROR, "packing the tree panicked")),
         };
@@ -282,6 +296,20 @@ impl Repositories {
         };
         self.memories.lock().keep(object, built.clone());
         Ok(Ok(built))
+    }
+
+    fn refused(
+        &self,
+        object: &Repository,
+        (commit, ignore): (&CommitId, Option<String>),
+        error: &StoreError,
+    ) -> Failure {
+        let failure = error.to_failure();
+        if let StoreError::NoRoom { bytes, .. } = error {
+            let unfit = Unfit { commit: commit.clone(), ignore, bytes: *bytes, failure: failure.clone() };
+            self.memories.lock().refuse(object, unfit);
+        }
+        failure
     }
 
     async fn report(&self, object: &Repository, finding: Finding, answered: bool, hook: Hook) -> Result<(), Failure> {

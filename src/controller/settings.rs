@@ -66,7 +66,8 @@ pub struct Settings {
     /// Folder for clones and artifacts; it may be lost at any time, it is then fetched again
     #[arg(long, env = "PILOTHOUSE_DATA_DIR", default_value = "/var/lib/pilothouse", value_name = "FOLDER")]
     pub data_dir: PathBuf,
-    /// Size of the volume with that folder; clones take at most half of it, and those that were not used for longest make room
+    /// Size of the volume with that folder; clones take at most half of it, and those that were not used for longest make room; artifacts
+    /// take three eighths, and those of one namespace no more than they leave free
     #[arg(long, env = "PILOTHOUSE_DATA_SIZE", default_value = "5Gi", value_name = "QUANTITY")]
     pub data_size: Bytes,
     /// Database of the history: `postgres://USER:PASSWORD@HOST/DATABASE`, `sqlite:FILE`, or none for no history; default: `SQLite` in a

@@ -94,6 +94,38 @@ impl World {
     }
 }
 
+/// A namespace that has taken its share of the disk for artifacts is told so, keeps what it has, and stops nobody else.
+#[tokio::test]
+async fn one_namespace_leaves_disk_for_others() {
+    let namespaces = [control_plane().namespace("greedy").await, control_plane().namespace("modest").await];
+    // Three eighths of it are for artifacts.
+    let mut world = World::among(&namespaces, &["--data-size", "8Mi"]).await;
+    let large = |name: &str, letter: &str| {
+        let text = letter.repeat(900 << 10);
+        let commit = world.server.repository(&format!("{name}.git")).commit("main", &[("big", &text), ("a", letter)]);
+        (commit, json!({"url": world.server.url(&format!("{name}.git")), "interval": "1h"}))
+    };
+    let [one, two, other] = [("one", "1"), ("two", "2"), ("other", "3")].map(|(name, letter)| large(name, letter));
+    world.create("one", one.1).await;
+    world.fetched("one", &one.0).await;
+    world.create("two", two.1).await;
+    let refused = world
+        .ready("two", "StorageFailed", |_, reason, message| {
+            reason == "StorageFailed" && message.contains("no room for an artifact of 1 MiB")
+        })
+        .await;
+    assert!(!stalled(&refused) && refused.artifact.is_none(), "{refused:?}");
+
+    world.go_to(&namespaces[1]);
+    world.create("other", other.1).await;
+    world.fetched("other", &other.0).await;
+
+    world.go_to(&namespaces[0]);
+    world.fetched("one", &one.0).await;
+    world.patch("two", json!({"spec": {"ignore": "/big"}})).await;
+    world.fetched("two", &two.0).await;
+}
+
 #[tokio::test]
 async fn a_repository_from_secret_to_push_to_failure_and_back() {
     let world = World::new().await;

@@ -134,7 +134,8 @@ pub mod text {
         PROTOCOL_ERROR "ProtocolError" &["Repository", "Agent", "Task"],
             "What the remote sent makes no sense as Git.", "Check that the URL is that of a Git repository.";
         STORAGE_FAILED "StorageFailed" &["Repository", "Sync", "Agent", "Task"],
-            "The controller's own disk failed or is full.", "Give the controller's volume more room.";
+            "The controller's own disk failed or is full, or there is no room left in a share of it.",
+            "The message says which share and what may be left out; or give the controller's volume more room.";
         CANCELLED "Cancelled" &["Repository"],
             "The fetch was given up because nobody wants it any more.", "Nothing.";
 

@@ -133,6 +133,26 @@ impl Named {
         needed
     }
 
+    /// The namespaces in which something names it, sealed or not, by artifact.
+    pub fn owners(&self) -> HashMap<Digest, BTreeSet<String>> {
+        let mut owners: HashMap<Digest, BTreeSet<String>> = HashMap::new();
+        let mut add = |digest: Digest, namespace: &str| {
+            let of = owners.entry(digest).or_default();
+            if !of.contains(namespace) {
+                of.insert(namespace.to_owned());
+            }
+        };
+        for repository in self.0.repositories.all() {
+            let namespace = repository.namespace().unwrap_or_default();
+            published(&repository).into_iter().for_each(|digest| add(digest, &namespace));
+        }
+        let known = self.0.known.read();
+        for ((namespace, _), map) in known.maps.iter().filter(|(key, map)| !self.0.is_over(&key.0, map)) {
+            map.digests.iter().for_each(|digest| add(*digest, namespace));
+        }
+        owners
+    }
+
     /// All that anything names, sealed or not, and what was named a moment ago; and what was named before that. Only calls count: what
     /// was named between two of them is not known.
     pub fn lately(&self, now: Instant) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
@@ -174,8 +194,7 @@ impl Inner {
     }
 
     fn in_statuses(&self) -> BTreeSet<Digest> {
-        let all = self.repositories.all();
-        all.iter().filter_map(|r| Digest::parse(&r.status.as_ref()?.artifact.as_ref()?.digest)).collect()
+        self.repositories.all().iter().filter_map(|repository| published(repository)).collect()
     }
 
     /// Takes in what the cache has now: whichever of two calls comes last sees the newest.
@@ -223,6 +242,10 @@ impl Known {
         }
         true
     }
+}
+
+fn published(repository: &Repository) -> Option<Digest> {
+    Digest::parse(&repository.status.as_ref()?.artifact.as_ref()?.digest)
 }
 
 fn entry(map: &PartialObjectMeta<ConfigMap>, seal: &Seal) -> Option<Entry> {

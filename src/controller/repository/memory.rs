@@ -11,6 +11,7 @@ use crate::{
     api::{Repository, RepositoryStatus},
     artifact::Digest,
     git::{CommitId, RemoteKey},
+    status::Failure,
 };
 
 /// An artifact and what it was made of.
@@ -23,6 +24,16 @@ pub(super) struct Built {
     pub(super) size: Option<u64>,
     /// `None` where an earlier process made it.
     pub(super) left_out: Option<String>,
+}
+
+/// A tree that was not kept for want of room, and what it would have been made of.
+#[derive(Clone, Debug)]
+pub(super) struct Unfit {
+    pub(super) commit: CommitId,
+    /// `spec.ignore` at that time.
+    pub(super) ignore: Option<String>,
+    pub(super) bytes: u64,
+    pub(super) failure: Failure,
 }
 
 type Name = (String, String);
@@ -41,6 +52,7 @@ struct Memory {
     uid: String,
     secrets: BTreeSet<String>,
     built: Option<Built>,
+    unfit: Option<Unfit>,
     /// Digests of the last artifacts, newest last; two at most.
     kept: Vec<Digest>,
     /// Value of the reconcile annotation, whom it was passed on to, and the ticket.
@@ -133,8 +145,20 @@ impl Memories {
         memory.kept.push(built.digest);
         let surplus = memory.kept.len().saturating_sub(2);
         let replaced: Vec<_> = memory.kept.drain(..surplus).collect();
-        memory.built = Some(built);
+        (memory.built, memory.unfit) = (Some(built), None);
         self.replaced.extend(replaced);
+    }
+
+    /// What there is no room for yet, as `has_room` says of its bytes: it is not fetched again before there is.
+    pub(super) fn unfit(&mut self, object: &Repository, has_room: impl FnOnce(u64) -> bool) -> Option<Unfit> {
+        let memory = self.of(object);
+        memory.unfit.take_if(|unfit| unfit.ignore != object.spec.ignore || has_room(unfit.bytes));
+        memory.unfit.clone()
+    }
+
+    /// Remembers what there was no room for.
+    pub(super) fn refuse(&mut self, object: &Repository, unfit: Unfit) {
+        self.of(object).unfit = Some(unfit);
     }
 
     /// Digests that must not be collected.
@@ -230,6 +254,28 @@ mod tests {
         assert!(memories.built(&other_rules).is_none(), "made with other rules");
         assert!(memories.built(&object("1", "2")).is_some());
         assert!(memories.built(&object("other", "3")).is_none(), "another object of that name");
+    }
+
+    #[test]
+    fn what_there_was_no_room_for_waits_for_room_or_for_other_rules() {
+        let mut memories = Memories::default();
+        let commit = CommitId::parse(&"2".repeat(40)).unwrap();
+        let failure = Failure::transient("StorageFailed", "no room");
+        let unfit = Unfit { commit, ignore: None, bytes: 7, failure };
+        let other_rules = Repository {
+            spec: crate::api::RepositorySpec { ignore: Some("x".into()), ..Default::default() },
+            ..(*object("1", "2")).clone()
+        };
+        for (next, has_room, waits) in
+            [(object("1", "2"), false, true), (object("1", "2"), true, false), (Arc::new(other_rules), false, false)]
+        {
+            memories.refuse(&object("1", "1"), unfit.clone());
+            assert_eq!(memories.unfit(&next, |bytes| bytes == 7 && has_room).is_some(), waits);
+            assert_eq!(memories.unfit(&next, |_| false).is_some(), waits, "once there is room it is fetched again");
+        }
+        memories.refuse(&object("1", "1"), unfit);
+        memories.keep(&object("1", "1"), built(b"1"));
+        assert!(memories.unfit(&object("1", "1"), |_| false).is_none());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! packing wake the agent when that changes. What was applied stays while nothing better is known.
 
 mod packer;
+mod places;
 mod reach;
 mod revisions;
 mod route;

@@ -7,10 +7,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tracing::warn;
 
-use super::select::Selection;
+use super::{places::Places, select::Selection};
 use crate::{
     api::names::reasons,
     artifact::{self, Digest, Store, StoreError},
@@ -18,7 +17,7 @@ use crate::{
     status::{Backoff, Failure},
 };
 
-/// Artifacts that are made at a time: each may take the memory of a tree.
+/// Artifacts that are made at a time, of namespaces by turns: each may take the memory of a tree.
 const AT_A_TIME: usize = 2;
 /// Results that are remembered.
 const REMEMBERED: usize = 8192;
@@ -84,6 +83,20 @@ pub(super) enum Files {
     Remote(Sources),
 }
 
+/// Why a try came to nothing that another may mend.
+enum Trouble {
+    /// It passes by itself.
+    Passing(Failure),
+    /// There is no room for so many bytes.
+    NoRoom(Failure, u64),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Passing(failure)
+    }
+}
+
 struct Slot {
     state: Packing,
     waiting: BTreeSet<Subscriber>,
@@ -96,7 +109,7 @@ type Ended = Box<dyn Fn(&Subscriber) + Send + Sync>;
 pub(super) struct Packer {
     store: Arc<Store>,
     slots: Mutex<Slots>,
-    places: Semaphore,
+    places: Arc<Places>,
     ended: OnceLock<Ended>,
 }
 
@@ -110,7 +123,7 @@ struct Slots {
 
 impl Packer {
     pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store, slots: Mutex::default(), places: Semaphore::new(AT_A_TIME), ended: OnceLock::new() }
+        Self { store, slots: Mutex::default(), places: Places::new(AT_A_TIME), ended: OnceLock::new() }
     }
 
     /// Calls `listener` for each who waited, when something that ran has ended. It must not block.
@@ -157,7 +170,7 @@ impl Packer {
         if !is_new {
             return;
         }
-        tokio::spawn(work(Arc::downgrade(self), key, Arc::new(files)));
+        tokio::spawn(work(Arc::downgrade(self), key, (who.namespace.clone(), Arc::new(files))));
     }
 
     /// Nobody is told of anything any more.
@@ -165,24 +178,45 @@ impl Packer {
         self.slots.lock().leave(who);
     }
 
+    /// In whose room an artifact is put: of those who wait for it, or of `first`, who did.
+    fn whose(&self, key: &Key, first: &str) -> BTreeSet<String> {
+        let slots = self.slots.lock();
+        let waiting = slots.by_key.get(key).into_iter().flat_map(|slot| &slot.waiting);
+        let namespaces: BTreeSet<String> = waiting.map(|who| who.namespace.clone()).collect();
+        if namespaces.is_empty() { BTreeSet::from([first.to_owned()]) } else { namespaces }
+    }
+
     /// One try. The inner error is final.
-    async fn pack(&self, key: &Key, files: &Arc<Files>) -> Result<Result<Packed, Failure>, Failure> {
+    async fn pack(&self, key: &Key, first: &str, files: &Arc<Files>) -> Result<Result<Packed, Failure>, Trouble> {
         let lost = |why| Failure::transient(reasons::INTERNAL_ERROR, why);
         // Not at a place: the network takes its time.
         let files = match &**files {
             Files::Remote(sources) => match fetch(sources, key).await {
                 Ok(fetched) => Arc::new(Files::Tree(Arc::new(fetched))),
                 Err(error) if error.is_final() => return Ok(Err(refused(&error))),
-                Err(error) => return Err(error.to_failure()),
+                Err(error) => return Err(error.to_failure().into()),
             },
             _ => files.clone(),
         };
-        let _place = self.places.acquire().await.map_err(|_| lost("no artifact is made any more"))?;
-        let (store, key) = (self.store.clone(), key.clone());
-        tokio::task::spawn_blocking(move || pack(&store, &key, &files)).await.unwrap_or_else(|error| {
+        let _place = self.places.take(first).await.ok_or_else(|| lost("no artifact is made any more"))?;
+        let (store, key, whose) = (self.store.clone(), key.clone(), self.whose(key, first));
+        tokio::task::spawn_blocking(move || pack(&store, &key, &whose, &files)).await.unwrap_or_else(|error| {
             let why = if error.is_panic() { "making the artifact panicked" } else { "the controller ends" };
-            Err(lost(why))
+            Err(lost(why).into())
         })
+    }
+
+    /// Those who wait begin anew, with other files.
+    fn begin_anew(&self, key: &Key) {
+        let mut slots = self.slots.lock();
+        let waiting = slots.by_key.remove(key).map(|slot| slot.waiting).unwrap_or_default();
+        for who in &waiting {
+            slots.by_waiter.remove(who);
+        }
+        drop(slots);
+        if let Some(ended) = self.ended.get() {
+            waiting.iter().for_each(ended);
+        }
     }
 
     /// Writes down how a try ended and tells it; whether somebody waits for another one.
@@ -253,16 +287,26 @@ fn is_final(state: &Packing) -> bool {
 }
 
 /// Tries until it is made, or cannot be, or nobody waits for it.
-async fn work(packer: Weak<Packer>, key: Key, files: Arc<Files>) {
+async fn work(packer: Weak<Packer>, key: Key, (first, files): (String, Arc<Files>)) {
     let mut failures = 0;
     loop {
         let Some(this) = packer.upgrade() else { return };
-        let outcome = match this.pack(&key, &files).await {
+        let outcome = match this.pack(&key, &first, &files).await {
             Ok(outcome) => outcome,
-            Err(trouble) => {
+            Err(Trouble::Passing(trouble)) => {
                 failures += 1;
                 warn!(reason = trouble.reason, "cannot make an artifact: {trouble}");
                 Err(trouble)
+            }
+            Err(Trouble::NoRoom(trouble, bytes)) => {
+                // Others need the memory meanwhile.
+                drop(files);
+                warn!(reason = trouble.reason, namespace = first, "cannot make an artifact: {trouble}");
+                if this.settle(&key, Err(trouble)) {
+                    drop(this);
+                    wait_for_room(packer, key, &first, bytes).await;
+                }
+                return;
             }
         };
         if !this.settle(&key, outcome) {
@@ -276,7 +320,18 @@ async fn work(packer: Weak<Packer>, key: Key, files: Arc<Files>) {
     }
 }
 
-fn pack(store: &Store, key: &Key, files: &Files) -> Result<Result<Packed, Failure>, Failure> {
+/// Until there is room, or nobody waits for it.
+async fn wait_for_room(packer: Weak<Packer>, key: Key, first: &str, bytes: u64) {
+    for failures in 1.. {
+        tokio::time::sleep(RETRIES.delay(failures, rand::random())).await;
+        let Some(this) = packer.upgrade().filter(|this| this.is_waited_for(&key)) else { return };
+        if this.store.has_room(&this.whose(&key, first), bytes) {
+            return this.begin_anew(&key);
+        }
+    }
+}
+
+fn pack(store: &Store, key: &Key, whose: &BTreeSet<String>, files: &Files) -> Result<Result<Packed, Failure>, Trouble> {
     let selected = match (&key.origin, files) {
         (Origin::Commit { rules: Rules::Repository(ignore), .. }, Files::Tree(fetched)) => {
             match artifact::filter(&fetched.tree, ignore.as_deref()) {
@@ -290,7 +345,7 @@ fn pack(store: &Store, key: &Key, files: &Files) -> Result<Result<Packed, Failur
             key.selection.take(&tree, &[])
         }
         (_, Files::Stored | Files::Remote(_)) => {
-            return Err(Failure::transient(reasons::INTERNAL_ERROR, "a commit is not in the store"));
+            return Err(Failure::transient(reasons::INTERNAL_ERROR, "a commit is not in the store").into());
         }
     };
     let selected = match selected {
@@ -298,7 +353,7 @@ fn pack(store: &Store, key: &Key, files: &Files) -> Result<Result<Packed, Failur
         Err(failure) => return Ok(Err(failure)),
     };
     let branch = if let Origin::Whole { branch, .. } = &key.origin { branch.clone() } else { None };
-    let stored = store.put(&selected.tree).map_err(|error| trouble(&error))?;
+    let stored = store.put_for(&selected.tree, whose).map_err(|error| trouble(&error))?;
     Ok(Ok(Packed {
         digest: stored.digest,
         size: stored.size,
@@ -322,9 +377,13 @@ fn refused(error: &GitError) -> Failure {
 }
 
 /// All of it passes: an artifact of a Repository that is missing is fetched again by its reconciler.
-fn trouble(error: &StoreError) -> Failure {
+fn trouble(error: &StoreError) -> Trouble {
     let failure = error.to_failure();
-    Failure::transient(failure.reason, failure.message)
+    let failure = Failure::transient(failure.reason, failure.message);
+    match error {
+        StoreError::NoRoom { bytes, .. } => Trouble::NoRoom(failure, *bytes),
+        _ => Trouble::Passing(failure),
+    }
 }
 
 #[cfg(test)]

@@ -68,8 +68,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::within(u64::MAX)
+    }
+
+    /// With so many bytes for artifacts.
+    fn within(bytes: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::new(folder.path(), 1 << 20).unwrap());
+        let store = Arc::new(Store::new(folder.path(), 1 << 20).unwrap().within(bytes).unwrap());
         let script = Arc::new(Script::default());
         script.push("1");
         let sources = Sources::new(script.clone(), Options::default());
@@ -211,6 +216,25 @@ async fn a_wrong_path_keeps_no_tree_either() {
         ("PathNotFound", "the repository has no file or directory dcos")
     );
     assert!(!world.holds_tree(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_no_room_for_keeps_no_tree_and_is_made_when_there_is() {
+    let world = World::within(5000);
+    let other: FileTree = [("a", "x".repeat(1000).as_str())].into_iter().collect();
+    world.store.put(&other).unwrap();
+    let failure = world.done(0, "docs", 1).await.unwrap_err();
+    assert_eq!((failure.reason, failure.class), ("StorageFailed", crate::status::Class::Transient));
+    assert!(!world.holds_tree(1), "others need the memory");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(world.script.fetches.load(Ordering::SeqCst), 1, "nothing is fetched for which there is no room");
+    world.store.collect(&BTreeSet::new(), |_| Duration::ZERO).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while world.done(0, "docs", 1).await.is_err() {
+        assert!(Instant::now() < until, "there is room");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!((world.script.fetches.load(Ordering::SeqCst), world.holds_tree(1)), (2, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
