@@ -65,7 +65,7 @@ impl GixRemote {
         let folder = tempfile::Builder::new().prefix("run-").tempdir_in(root)?;
         let alive = fs::File::create(folder.path().join(LOCK))?;
         alive.lock()?;
-        let (budget, policy) = (Budget::new(limits.all_trees), Arc::new(policy));
+        let (budget, policy) = (Budget::new(limits.all_trees, limits.tree), Arc::new(policy));
         let (disk, kept, locks) =
             (Disk::new(folder.path(), limits.disk, limits.pack), Kept::default(), Mutex::default());
         Ok(Self { folder, limits, policy, budget, disk, kept, locks, _alive: alive })
@@ -149,9 +149,10 @@ impl GixRemote {
             let modules = self.modules(access, (repo, id), (room, stop))?;
             match wish.whole {
                 Some(whole) => {
-                    checkout::make((repo, id), &modules, &access.url, whole, (self.limits, &self.budget, &**stop))
+                    let whose = (&access.url, &*access.namespaces);
+                    checkout::make((repo, id), &modules, whose, whole, (self.limits, &self.budget, &**stop))
                 }
-                None => walk::read((repo, id), &modules, self.limits, &self.budget, stop),
+                None => walk::read((repo, id), &modules, self.limits, (&self.budget, &access.namespaces), stop),
             }
         };
         if repo.has_object(id) {

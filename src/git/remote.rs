@@ -34,6 +34,8 @@ pub struct Access {
     pub cache: String,
     /// Whether the files of submodules are wanted too.
     pub submodules: bool,
+    /// The namespaces that want it: the memory that its trees take is a share of one of them.
+    pub namespaces: Vec<String>,
 }
 
 /// Bounds of one operation. A hostile server can waste this much and no more.
@@ -49,7 +51,8 @@ pub struct Limits {
     pub file: u64,
     /// Number of files, links and folders together; 100,000.
     pub files: usize,
-    /// Bytes of all trees that are in memory at a time, because they are not published yet; 128 MiB.
+    /// Bytes of all trees that are in memory at a time, because they are not published yet; 160 MiB. A namespace takes no more
+    /// than leaves room for another's tree.
     pub all_trees: u64,
     /// Bytes of disk that all clones take together; 2.5 GiB.
     pub disk: u64,
@@ -65,7 +68,7 @@ impl Limits {
         tree: 64 * MIB,
         file: 16 * MIB,
         files: 100_000,
-        all_trees: 128 * MIB,
+        all_trees: 160 * MIB,
         disk: 2560 * MIB,
     };
 }

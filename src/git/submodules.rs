@@ -240,7 +240,7 @@ mod tests {
         let credential = Credential::from_secret(&secret(&[("bearerToken", "t"), ("ca.crt", pem)]), &url).unwrap();
         let proxy = Proxy::from_secret(&secret(&[("address", "http://proxy:3128")])).unwrap();
         let credential = Arc::new(credential.through(proxy.clone(), &url).unwrap());
-        let top = Access { url, credential, cache: "c".into(), submodules: true };
+        let top = Access { url, credential, cache: "c".into(), submodules: true, namespaces: vec![] };
         for (text, home) in [
             ("../b.git", true),
             ("https://forge.example.com/other/b", true),
@@ -267,8 +267,13 @@ mod tests {
     #[test]
     fn a_failure_names_the_path_and_says_whose_credential_it_was() {
         let url = |text| RemoteUrl::parse(text, false).unwrap();
-        let top =
-            Access { url: url("https://h/a"), credential: Arc::default(), cache: String::new(), submodules: true };
+        let top = Access {
+            url: url("https://h/a"),
+            credential: Arc::default(),
+            cache: String::new(),
+            submodules: true,
+            namespaces: vec![],
+        };
         let error = || GitError {
             retry_after: Some(std::time::Duration::ZERO),
             ..GitError::new(Reason::AuthenticationFailed, "no")

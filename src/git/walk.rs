@@ -30,10 +30,10 @@ pub(super) fn read(
     (repo, commit): (&gix::Repository, gix::ObjectId),
     modules: &Modules,
     limits: Limits,
-    budget: &Arc<Budget>,
+    (budget, namespaces): (&Arc<Budget>, &[String]),
     stop: &Stop,
 ) -> Result<Fetched, GitError> {
-    let mut share = budget.take(limits.tree, stop.left()).ok_or_else(busy)?;
+    let mut share = budget.take(namespaces, limits.tree, stop.left()).ok_or_else(busy)?;
     let root = objects::root(repo, commit, stop)?;
     let mut walk = Walk {
         modules,

@@ -48,7 +48,7 @@ fn access(url: &str, secret: &[(&str, &[u8])]) -> Access {
     let data: BTreeMap<String, Vec<u8>> = secret.iter().map(|(k, v)| ((*k).to_owned(), v.to_vec())).collect();
     let credential =
         if data.is_empty() { Credential::anonymous(&url) } else { Credential::from_secret(&data, &url) }.unwrap();
-    Access { url, credential: Arc::new(credential), cache: "cache".into(), submodules: false }
+    Access { url, credential: Arc::new(credential), cache: "cache".into(), submodules: false, namespaces: vec![] }
 }
 
 /// As the sidecar unpacks it, in a few lines.

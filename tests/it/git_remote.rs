@@ -77,7 +77,7 @@ fn access(url: &str, secret: &[(&str, &[u8])]) -> Access {
     } else {
         Credential::from_secret(&data, &url).unwrap()
     };
-    Access { url, credential: Arc::new(credential), cache: "cache".into(), submodules: false }
+    Access { url, credential: Arc::new(credential), cache: "cache".into(), submodules: false, namespaces: vec![] }
 }
 
 fn text(fetched: &Fetched, path: &str) -> String {

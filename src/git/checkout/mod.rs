@@ -39,11 +39,11 @@ pub struct Whole {
 pub(super) fn make(
     (repo, commit): (&gix::Repository, gix::ObjectId),
     modules: &Modules,
-    url: &RemoteUrl,
+    (url, namespaces): (&RemoteUrl, &[String]),
     whole: &Whole,
     (limits, budget, stop): (Limits, &Arc<Budget>, &Stop),
 ) -> Result<Fetched, GitError> {
-    let mut share = budget.take(limits.tree, stop.left()).ok_or_else(super::walk::busy)?;
+    let mut share = budget.take(namespaces, limits.tree, stop.left()).ok_or_else(super::walk::busy)?;
     let mut tree = worktree::read((repo, commit), modules, limits, stop)?;
     let objects = history::collect(repo, commit, whole.depth, stop)?;
     let packed = pack::write(repo, &objects, limits.tree.saturating_sub(tree.bytes), stop)?;

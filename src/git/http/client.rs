@@ -259,7 +259,13 @@ mod tests {
     fn asked(url: &str, veiled: bool) -> (GitError, Duration) {
         let folder = tempfile::tempdir().unwrap();
         let url = RemoteUrl::parse(url, false).unwrap();
-        let access = Access { url: url.clone(), credential: Arc::default(), cache: "c".into(), submodules: false };
+        let access = Access {
+            url: url.clone(),
+            credential: Arc::default(),
+            cache: "c".into(),
+            submodules: false,
+            namespaces: vec![],
+        };
         let policy = Arc::new(Policy::new(vec!["127.0.0.1".parse().unwrap()], vec![]));
         let stop = Arc::new(Stop::after(Duration::from_secs(2)));
         let mut client = Client::new(&access, &policy, 1 << 20, folder.path(), &stop);
@@ -277,8 +283,13 @@ mod tests {
         let data = [("address".to_owned(), proxy.as_bytes().to_vec())].into();
         let credential =
             Credential::anonymous(&url).unwrap().through(Proxy::from_secret(&data).unwrap(), &url).unwrap();
-        let access =
-            Access { url: url.clone(), credential: Arc::new(credential), cache: "c".into(), submodules: false };
+        let access = Access {
+            url: url.clone(),
+            credential: Arc::new(credential),
+            cache: "c".into(),
+            submodules: false,
+            namespaces: vec![],
+        };
         let policy = Arc::new(Policy::new(vec![allowed.parse().unwrap()], vec!["api.cluster.example".into()]));
         let stop = Arc::new(Stop::after(limit));
         let mut client = Client::new(&access, &policy, 1 << 20, folder.path(), &stop);

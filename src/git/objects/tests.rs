@@ -132,13 +132,13 @@ fn a_commit_that_takes_too_long_ends_at_its_deadline() {
     };
     let tree = repo.write_object(Tree { entries: (0..tips).map(entry).collect() }).unwrap().detach();
     let (modules, limits) = (Modules::default(), Limits::STANDARD);
-    let budget = Budget::new(limits.all_trees);
+    let budget = Budget::new(limits.all_trees, limits.tree);
     let soon = || Stop::after(Duration::from_millis(300));
-    let read = walk::read((&repo, tree), &modules, limits, &budget, &soon());
+    let read = walk::read((&repo, tree), &modules, limits, (&budget, &[]), &soon());
     assert_eq!(read.unwrap_err().reason, Reason::Timeout);
     let whole = checkout::Whole::default();
     let url = crate::git::RemoteUrl::parse("https://h/a", false).unwrap();
-    let made = checkout::make((&repo, tree), &modules, &url, &whole, (limits, &budget, &soon()));
+    let made = checkout::make((&repo, tree), &modules, (&url, &[]), &whole, (limits, &budget, &soon()));
     assert_eq!(made.unwrap_err().reason, Reason::Timeout);
 }
 

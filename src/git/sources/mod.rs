@@ -308,6 +308,7 @@ impl Sources {
                 credential: spec.credential.clone(),
                 cache: cache_name(key, &self.inner.secret),
                 submodules: key.submodules,
+                namespaces: vec![],
             },
             reference: key.reference.clone(),
             fingerprint: key.fingerprint,

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::{Counters, Inner, Remote, RemoteState, Subscriber, hosts::Who, pace::Pace};
 use crate::git::{
-    CommitId, Fetched, GitError, Reason, Reference, RemoteRef, Resolved, Stop, Whole,
+    Access, CommitId, Fetched, GitError, Reason, Reference, RemoteRef, Resolved, Stop, Whole,
     refs::{self, RefError},
 };
 
@@ -160,8 +160,7 @@ impl Remote {
 
 async fn list(inner: &Arc<Inner>, remote: &Arc<Remote>, prefixes: Vec<String>) -> Result<Vec<RemoteRef>, GitError> {
     Counters::add(&inner.counters.listings);
-    let result =
-        blocking(inner, remote, move |inner, remote, stop| inner.git.list(&remote.access, &prefixes, stop)).await;
+    let result = blocking(inner, remote, move |inner, access, stop| inner.git.list(access, &prefixes, stop)).await;
     if result.is_err() {
         Counters::add(&inner.counters.failed_listings);
     }
@@ -171,8 +170,7 @@ async fn list(inner: &Arc<Inner>, remote: &Arc<Remote>, prefixes: Vec<String>) -
 async fn fetch(inner: &Arc<Inner>, remote: &Arc<Remote>, commit: &CommitId) -> Result<Fetched, GitError> {
     Counters::add(&inner.counters.fetches);
     let (commit, started) = (commit.clone(), Instant::now());
-    let result =
-        blocking(inner, remote, move |inner, remote, stop| inner.git.fetch(&remote.access, &commit, stop)).await;
+    let result = blocking(inner, remote, move |inner, access, stop| inner.git.fetch(access, &commit, stop)).await;
     match &result {
         Ok(fetched) => {
             debug!(url = %remote.access.url, files = fetched.tree.len(), took = ?started.elapsed(), "fetched");
@@ -195,9 +193,8 @@ pub(super) async fn checkout(
     let Some(turn) = turn else { return Err(crate::git::remote::timeout()) };
     Counters::add(&inner.counters.fetches);
     let (commit, whole) = (commit.clone(), whole.clone());
-    let work = move |inner: &Inner, remote: &Remote, stop: &Arc<Stop>| {
-        inner.git.checkout(&remote.access, &commit, &whole, stop)
-    };
+    let work =
+        move |inner: &Inner, access: &Access, stop: &Arc<Stop>| inner.git.checkout(access, &commit, &whole, stop);
     let result = blocking(inner, remote, work).await;
     if let Err(error) = &result {
         Counters::add(&inner.counters.failed_fetches);
@@ -212,12 +209,13 @@ pub(super) async fn checkout(
 async fn blocking<T: Send + 'static>(
     inner: &Arc<Inner>,
     remote: &Arc<Remote>,
-    work: impl FnOnce(&Inner, &Remote, &Arc<Stop>) -> Result<T, GitError> + Send + 'static,
+    work: impl FnOnce(&Inner, &Access, &Arc<Stop>) -> Result<T, GitError> + Send + 'static,
 ) -> Result<T, GitError> {
     let limit = remote.status.lock().timeout();
     let stop = Arc::new(Stop::after(limit));
-    let (inner, remote, given) = (inner.clone(), remote.clone(), stop.clone());
-    let work = tokio::task::spawn_blocking(move || work(&inner, &remote, &given));
+    let access = Access { namespaces: remote.who().namespaces, ..remote.access.clone() };
+    let (inner, given) = (inner.clone(), stop.clone());
+    let work = tokio::task::spawn_blocking(move || work(&inner, &access, &given));
     let _stopped = StopOnDrop(stop);
     match tokio::time::timeout(limit + GRACE, work).await {
         Ok(ended) => match outcome(ended) {

@@ -539,8 +539,13 @@ impl Checkouts {
         let folder = tempfile::tempdir().unwrap();
         let policy = Policy::new(vec!["127.0.0.0/8".parse().unwrap()], vec![]);
         let url = RemoteUrl::parse(url, false).unwrap();
-        let access =
-            Access { credential: Arc::new(Credential::default()), cache: "cache".into(), url, submodules: false };
+        let access = Access {
+            credential: Arc::new(Credential::default()),
+            cache: "cache".into(),
+            url,
+            submodules: false,
+            namespaces: vec![],
+        };
         Self { remote: GixRemote::new(folder.path(), Limits::default(), policy).unwrap(), access, _folder: folder }
     }
 
