@@ -1,17 +1,21 @@
 //! Who waits, who is in the middle of a change, who has failed; from that, who may go.
 //!
 //! The book is kept up to date agent by agent, as each is reconciled, and holds nothing that cannot be read again from the
-//! cluster: a new process fills it before it lets anybody go. Who may go is decided for all at once ([`Book::plan`]), in
-//! the order in which changes began to wait, then by name.
+//! cluster: a new process fills it before it lets anybody go. Who may go is decided for all at once ([`Book::plan`]).
+//! Places are given to namespaces by turns ([`turns`]), and within one in the order in which changes began to wait, then by
+//! name.
 //!
 //! Two clocks: windows follow the wall, since people mean that. Waits follow one that does not jump. A time that was stored
 //! is believed once, when this process first sees it; one in the future counts as now.
+
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Labels, Pace, Steps};
+use turns::Turns;
 
 /// For how long an agent of a later wave waits at least: a push reaches all agents within that, so it is known by then
 /// who of an earlier wave has the same change.
@@ -159,8 +163,13 @@ pub struct Book {
     steps: BTreeMap<String, Timestamp>,
     /// Agents that later waves wait for, until they were looked at.
     awaited: BTreeSet<Key>,
+    /// Whose namespace had a place when.
+    turns: Turns,
     dirty: bool,
 }
+
+/// What is decided about a change.
+type Verdict = (Key, Of, Option<Refusal>);
 
 /// What a plan changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -186,6 +195,9 @@ impl Book {
         let known = self.records.remove(key).is_some();
         self.dirty |= self.unknown.remove(key) || known;
         self.awaited.remove(key);
+        if !self.records.range((key.0.clone(), String::new())..).next().is_some_and(|((other, _), _)| *other == key.0) {
+            self.turns.forget(&key.0);
+        }
     }
 
     /// What a reconcile found at the end.
@@ -282,7 +294,7 @@ impl Book {
     /// Nobody has looked at any agent: what is known is forgotten.
     pub fn restart(&mut self) {
         self.unknown.extend(std::mem::take(&mut self.records).into_keys());
-        (self.began, self.steps, self.awaited) = (None, BTreeMap::new(), BTreeSet::new());
+        (self.began, self.steps, self.awaited, self.turns) = Default::default();
         self.dirty = true;
     }
 
@@ -305,7 +317,8 @@ impl Book {
             let refusal = Refusal::Closed { why };
             self.candidates().into_iter().map(|(key, of)| (key, of, Some(refusal.clone()))).collect()
         } else {
-            let (looks, verdicts) = self.verdicts(pace, now.steady, &mut plan.at);
+            let (looks, mut verdicts) = self.verdicts(pace, now.steady, &mut plan.at);
+            self.give_places(pace, now.steady, &mut verdicts, &mut plan.at);
             let unheard = self.unheard(pace, &looks);
             plan.wake.extend(unheard.difference(&self.awaited).cloned());
             self.awaited = unheard;
@@ -383,18 +396,14 @@ impl Book {
     }
 
     /// By wave, since when its agents are to be looked at before others go on; and what is decided.
-    #[allow(clippy::type_complexity, reason = "nobody else reads it")]
     fn verdicts(
         &self,
         pace: &Pace,
         now: Timestamp,
         at: &mut Option<Timestamp>,
-    ) -> (BTreeMap<usize, Timestamp>, Vec<(Key, Of, Option<Refusal>)>) {
+    ) -> (BTreeMap<usize, Timestamp>, Vec<Verdict>) {
         let (stops, holds, looked) = (self.stops(), self.holds(pace, now), self.looked(pace));
         let mut looks = BTreeMap::new();
-        let agents = self.records.len() + self.unknown.len();
-        let mut free = pace.most(agents).saturating_sub(self.changing(now));
-        let mut placed: BTreeSet<Key> = BTreeSet::new();
         let mut verdicts = vec![];
         for (key, of) in self.candidates() {
             let Some((record, change)) = self.records.get(&key).and_then(|r| Some((r, r.changes.get(&of)?))) else {
@@ -409,23 +418,39 @@ impl Book {
                 *wave = since.max(*wave);
                 Some(Refusal::Wave { own, first })
             });
-            let refusal = match refusal {
-                None if !change.waiting.knocks || record.has_place(now) || placed.contains(&key) => None,
-                None if free > 0 => {
-                    free -= 1;
-                    placed.insert(key.clone());
-                    None
-                }
-                None => Some(Refusal::Turn),
-                refusal => refusal,
-            };
             verdicts.push((key, of, refusal));
         }
-        if verdicts.iter().any(|(_, _, refusal)| *refusal == Some(Refusal::Turn)) {
+        (looks, verdicts)
+    }
+
+    /// Gives the places that are free to those that nothing else keeps; the others wait for their turn.
+    fn give_places(&mut self, pace: &Pace, now: Timestamp, verdicts: &mut [Verdict], at: &mut Option<Timestamp>) {
+        let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+        for (key, _) in self.records.iter().filter(|(_, record)| record.has_place(now)) {
+            *taken.entry(&key.0).or_default() += 1;
+        }
+        let agents = self.records.len() + self.unknown.len();
+        let free = pace.most(agents).saturating_sub(taken.values().sum());
+        let wants = |(key, of, refusal): &Verdict| {
+            let knocks = |record: &Record| record.changes.get(of).is_some_and(|change| change.waiting.knocks);
+            refusal.is_none() && self.records.get(key).is_some_and(|record| knocks(record) && !record.has_place(now))
+        };
+        let waiting: Vec<usize> = (0..verdicts.len()).filter(|n| wants(&verdicts[*n])).collect();
+        // Whatever of it changes, an agent takes one place.
+        let mut known = BTreeSet::new();
+        let ready: Vec<&Key> = waiting.iter().map(|n| &verdicts[*n].0).filter(|key| known.insert(*key)).collect();
+        let placed: BTreeSet<Key> = self.turns.give(&ready, &taken, free).into_iter().cloned().collect();
+        let mut is_full = false;
+        for n in waiting {
+            let (key, _, refusal) = &mut verdicts[n];
+            if !placed.contains(key) {
+                (*refusal, is_full) = (Some(Refusal::Turn), true);
+            }
+        }
+        if is_full {
             let ends = self.records.values().filter_map(Record::leaves_at).filter(|end| *end > now);
             *at = ends.chain(*at).min();
         }
-        (looks, verdicts)
     }
 
     /// By step, the first agent that has failed with it.

@@ -87,6 +87,30 @@ fn who_waited_longest_goes_first_then_the_name() {
     assert_eq!(book.plan(&pace, at(7)), again, "nothing changed");
 }
 
+/// One namespace with many agents, all of which have waited for longer, keeps no other one waiting.
+#[test]
+fn namespaces_take_turns() {
+    let (mut book, pace) = (Book::default(), pace(json!({"maxConcurrent": 1})));
+    let big: Vec<Key> = (0..20).map(|n| ("big".to_owned(), format!("a{n:02}"))).collect();
+    let small: Key = ("small".into(), "z".into());
+    for key in big.iter().chain([&small]) {
+        book.note(key, member(0), at(0));
+        book.wait(key, Of::Server, waiting(&["image=1"], i64::from(*key == small), true), at(1));
+    }
+    let mut gone = vec![];
+    for second in 2..6 {
+        let plan = book.plan(&pace, at(second));
+        let goes = plan.wake.into_iter().find(|key| book.take(key, Of::Server)).expect("one at a time");
+        book.done(&goes, Of::Server);
+        book.note(&goes, member(0), at(second));
+        gone.push(goes);
+    }
+    assert_eq!(gone, [big[0].clone(), small.clone(), big[1].clone(), big[2].clone()]);
+    book.forget(&small);
+    big.iter().for_each(|key| book.forget(key));
+    assert!(format!("{:?}", book.turns).ends_with("last: {} }"), "who is gone is forgotten");
+}
+
 #[test]
 fn a_place_is_given_back_by_who_is_busy_again_and_kept_by_who_writes() {
     let mut book = book(&[("a", 0), ("b", 0)]);
