@@ -135,7 +135,7 @@ pub struct Artifact {
     /// That the controller published it for this Repository. Without it, or with another one, the artifact does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<String>,
-    /// Never set: what is stored is named by its digest, and only the pods of agents that use it may fetch it.
+    /// Where it is served. Only the pods of agents and Tasks that use it may fetch it, with a token of theirs for the audience pilothouse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }

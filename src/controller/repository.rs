@@ -317,7 +317,8 @@ impl Repositories {
         let asked = object.annotations().get(annotation::RECONCILE_AT).cloned();
         let handled = if answered { asked } else { prior.last_handled_reconcile_at.clone() };
         let (generation, now) = (object.metadata.generation, self.context.now());
-        let seen = Seen { prior: &prior, generation, handled, hook, now };
+        let served = self.context.settings.voice_address.as_deref();
+        let seen = Seen { prior: &prior, generation, handled, hook, served, now };
         let mut decision = decide(&seen, finding);
         published::seal(&self.context.seal, object, decision.status.artifact.as_mut());
         self.context.reports.status(object, &object.status, &decision.status).await?;

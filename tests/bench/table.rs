@@ -33,25 +33,28 @@ impl Number {
     }
 }
 
-/// Prints the table.
-pub(crate) fn print(numbers: &[Number]) {
-    println!(
-        "\n{:<36} {:>6} {:>4} {:>10} {:>10} {:>10} {:>10} {:>10}",
+/// The table: a line of names, and one for each number.
+pub(crate) fn shown(numbers: &[Number]) -> String {
+    let mut table = format!(
+        "{:<36} {:>6} {:>4} {:>10} {:>10} {:>10} {:>10} {:>10}\n",
         "number", "unit", "n", "min", "median", "p99", "max", "goal"
     );
     for n in numbers {
-        let (min, max) = (n.samples[0], n.samples[n.samples.len() - 1]);
-        let missed = if n.median() > n.goal { "  missed" } else { "" };
+        let (name, unit, count) = (n.name, n.unit, n.samples.len());
+        let (min, median, max, goal) = (n.samples[0], n.median(), n.samples[count - 1], n.goal);
+        let missed = if median > goal { "  missed" } else { "" };
         let p99 = n.p99().map(|p99| format!("{p99:.2}")).unwrap_or_default();
-        println!(
-            "{:<36} {:>6} {:>4} {min:>10.2} {:>10.2} {p99:>10} {max:>10.2} {:>10.2}{missed}",
-            n.name,
-            n.unit,
-            n.samples.len(),
-            n.median(),
-            n.goal
+        let row = format!(
+            "{name:<36} {unit:>6} {count:>4} {min:>10.2} {median:>10.2} {p99:>10} {max:>10.2} {goal:>10.2}{missed}\n"
         );
+        table.push_str(&row);
     }
+    table
+}
+
+/// Prints the table.
+pub(crate) fn print(numbers: &[Number]) {
+    print!("\n{}", shown(numbers));
 }
 
 /// What is written of the numbers. Of those that were not measured again `before` is kept.

@@ -1,6 +1,9 @@
 //! The story: a push becomes agents, a text and a skill arrive without a restart, a rollout waits for a Task.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use super::{
     embedded, foreign, half,
@@ -30,10 +33,10 @@ pub(crate) async fn tell(once: bool) -> Result<(), String> {
     protected_rollout(&world).await?;
     screen::chapter(8, "That was it");
     screen::good("every step happened", Some(started.elapsed()));
-    if once {
-        return Ok(());
-    }
     look_around(&world);
+    if once {
+        return walk_around(&world);
+    }
     wait_for_interrupt().await
 }
 
@@ -296,18 +299,44 @@ async fn protected_rollout(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// What shows more of it, to be typed in a terminal.
+fn ways(world: &World) -> Vec<String> {
+    vec![
+        format!("export PATH={}:$PATH", world.access.programs()),
+        format!("kubectl -n {} get pilothouse,pods", world.agents),
+        format!("kubectl -n {} describe agent reviewer", world.agents),
+    ]
+}
+
+/// A push by hand.
+fn own_push(world: &World) -> Vec<String> {
+    vec![
+        format!("cd {}", world.copy().display()),
+        "echo '- Be brief.' >> base/instructions/runbook.md && git commit -qam 'Be brief' && git push -q".into(),
+        format!("pilothouse reconcile repository team -n {} --wait", world.agents),
+    ]
+}
+
 /// Says how to see more.
 pub(crate) fn look_around(world: &World) {
     screen::say("Look around, in another terminal:");
-    for line in &world.look {
-        screen::command(line);
-    }
-    screen::command(&format!("export PATH={}:$PATH", world.access.programs()));
-    screen::command(&format!("kubectl -n {} get pilothouse,pods", world.agents));
-    screen::command(&format!("kubectl -n {} describe agent reviewer", world.agents));
+    world.look.iter().chain(&ways(world)).for_each(|line| screen::command(line));
     screen::say(&format!("Push something yourself; Git is at {}, user {USER:?}, password {PASSWORD:?}:", world.url));
-    screen::command(&format!("cd {}", world.copy().display()));
-    screen::command("echo '- Be brief.' >> base/instructions/runbook.md && git commit -qam 'Be brief' && git push -q");
-    screen::command(&format!("pilothouse reconcile repository team -n {} --wait", world.agents));
+    own_push(world).iter().for_each(|line| screen::command(line));
     screen::say("Ctrl-C takes everything away.");
+}
+
+/// Types what [`look_around`] told, where nobody is there to do it. A context of somebody's own stays as it is chosen.
+fn walk_around(world: &World) -> Result<(), String> {
+    let (Some(shell), None) = (world.look.first(), &world.access.context) else { return Ok(()) };
+    let words: Vec<&str> = shell.split_whitespace().collect();
+    let lines: Vec<String> = ways(world).into_iter().chain(own_push(world)).collect();
+    let told = shell::run(Command::new(words[0]).args(&words[1..]).args(["-ec", &lines.join("\n")]))?;
+    for part in AGENTS.iter().chain(&["RolloutPending", "main@"]) {
+        if !told.contains(part) {
+            return Err(format!("who looks around does not see {part}:\n{told}"));
+        }
+    }
+    screen::good("each of these lines works", None);
+    Ok(())
 }

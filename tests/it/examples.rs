@@ -97,3 +97,32 @@ fn the_skills_and_folders_that_agents_take_are_there() {
         }
     }
 }
+
+/// What the examples show is there: a template whose values are an environment's, instructions that agents share.
+#[test]
+fn the_examples_show_templates_values_and_shared_instructions() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples-repo");
+    let both = ["dev", "prod"].map(rendered);
+    let documents = |text: &str, kind: &str| {
+        let line = format!("kind: {kind}");
+        text.split("---\n").filter(|d| d.lines().any(|l| l == line)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let [dev, prod] = both.each_ref().map(|text| documents(text, "AgentTemplate"));
+    assert_eq!((dev.len(), prod.len()), (1, 1));
+    assert_ne!(dev, prod, "values make no difference");
+    let source = std::fs::read_to_string(root.join("base/templates/assistant.yaml.j2")).unwrap();
+    assert!(source.contains("{{ values."), "{source}");
+    for text in &both {
+        let agents = documents(text, "Agent");
+        assert_eq!(agents.len(), 3);
+        for agent in agents {
+            assert!(agent.contains("templateRef:"), "{agent}");
+        }
+    }
+    for entry in std::fs::read_dir(root.join("base/instructions")).unwrap() {
+        let path = entry.unwrap().path();
+        let instruction = std::fs::read_to_string(&path).unwrap();
+        let line = instruction.lines().rfind(|l| !l.trim().is_empty()).expect("an instruction");
+        assert!(both.iter().all(|text| text.contains(line)), "no agent gets {}", path.display());
+    }
+}

@@ -8,6 +8,7 @@ use crate::{
     api::{
         Artifact, RepositoryStatus,
         names::{condition, reasons},
+        voice::ARTIFACTS_PATH,
     },
     artifact::Digest,
     git::{CommitId, GitError, Reason, Skipped},
@@ -51,6 +52,8 @@ pub(super) struct Seen<'a> {
     pub(super) handled: Option<String>,
     /// What is known of the webhook.
     pub(super) hook: Hook,
+    /// Where artifacts are served, as `host:port`; `None` where nobody is told.
+    pub(super) served: Option<&'a str>,
     pub(super) now: Timestamp,
 }
 
@@ -177,9 +180,10 @@ fn fetched(status: &mut RepositoryStatus, seen: &Seen<'_>, published: Published)
         (None, _) => {}
     }
     set(status, seen, &Condition::yes(condition::READY, reasons::FETCHED, message.clone()));
+    let url = seen.served.map(|host| format!("https://{host}{ARTIFACTS_PATH}{}", published.digest.hex()));
     if unchanged {
-        // What an earlier version wrote leads nowhere.
-        status.artifact.iter_mut().for_each(|artifact| artifact.url = None);
+        // Another release may be served elsewhere.
+        status.artifact.iter_mut().for_each(|artifact| artifact.url.clone_from(&url));
         return vec![];
     }
     let size = published.size.and_then(|size| i64::try_from(size).ok());
@@ -190,8 +194,7 @@ fn fetched(status: &mut RepositoryStatus, seen: &Seen<'_>, published: Published)
         digest,
         // Of the writer.
         seal: None,
-        // Pods ask their own controller for a digest.
-        url: None,
+        url,
     });
     vec![Note::normal(reasons::FETCHED, "Fetch", message)]
 }

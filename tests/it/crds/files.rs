@@ -190,3 +190,94 @@ fn schemas_are_structural() {
         visit(crd.schema(), crd.kind);
     }
 }
+
+/// What statuses hold, as tools of the older API read it.
+const STATUSES: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "Agent",
+        &[
+            (".observedGeneration", "integer"),
+            (".conditions[].type", "string"),
+            (".taskStartHistory[].taskName", "string"),
+            (".taskStartHistory[].taskNamespace", "string"),
+            (".taskStartHistory[].startTime", "date-time"),
+            (".deploymentName", "string"),
+            (".serviceName", "string"),
+            (".url", "string"),
+            (".ready", "boolean"),
+            (".suspended", "boolean"),
+            (".idleSince", "date-time"),
+            (".gitSyncStatuses[].name", "string"),
+            (".gitSyncStatuses[].commitHash", "string"),
+            (".gitSyncStatuses[].lastSynced", "date-time"),
+        ],
+    ),
+    ("AgentTemplate", &[(".observedGeneration", "integer"), (".conditions[].type", "string")]),
+    (
+        "Task",
+        &[
+            (".observedGeneration", "integer"),
+            (".phase", "Pending,Queued,Running,Completed,Failed"),
+            (".agentRef.name", "string"),
+            (".templateRef.name", "string"),
+            (".podName", "string"),
+            (".session.id", "string"),
+            (".session.title", "string"),
+            (".session.summary.messageCount", "integer"),
+            (".session.summary.tokenUsage.input", "integer"),
+            (".session.summary.tokenUsage.output", "integer"),
+            (".session.summary.tokenUsage.reasoning", "integer"),
+            (".session.summary.tokenUsage.cache", "integer"),
+            (".session.summary.cost", "string"),
+            (".session.summary.filesChanged", "integer"),
+            (".session.summary.additions", "integer"),
+            (".session.summary.deletions", "integer"),
+            (".startTime", "date-time"),
+            (".completionTime", "date-time"),
+            (".conditions[].type", "string"),
+        ],
+    ),
+    (
+        "CronTask",
+        &[
+            (".active", "integer"),
+            (".activeRefs[].kind", "string"),
+            (".activeRefs[].name", "string"),
+            (".activeRefs[].namespace", "string"),
+            (".activeRefs[].uid", "string"),
+            (".lastScheduleTime", "date-time"),
+            (".lastSuccessfulTime", "date-time"),
+            (".nextScheduleTime", "date-time"),
+            (".totalExecutions", "integer"),
+            (".conditions[].type", "string"),
+        ],
+    ),
+];
+
+/// Type, format or values of the field that a path leads to.
+fn field(status: &Value, path: &str) -> Option<String> {
+    let mut at = status.clone();
+    for step in path.split('.').skip(1) {
+        let name = step.trim_end_matches("[]");
+        at = at.get("properties")?.get(name)?.clone();
+        if name != step {
+            at = at.get("items")?.clone();
+        }
+    }
+    if let Some(values) = at.get("enum").and_then(Value::as_array) {
+        return Some(values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
+    }
+    let told = at.get("format").filter(|format| *format == "date-time").or_else(|| at.get("type"))?;
+    told.as_str().map(str::to_owned)
+}
+
+#[test]
+fn statuses_hold_what_those_of_the_older_api_held() {
+    for crd in crd::all().unwrap() {
+        let status = &crd.schema()["properties"]["status"];
+        let fields = STATUSES.iter().filter(|(kind, _)| *kind == crd.kind).flat_map(|(_, fields)| *fields);
+        for (path, of) in fields {
+            assert_eq!(field(status, path).as_deref(), Some(*of), "{}: status{path}", crd.kind);
+        }
+    }
+}

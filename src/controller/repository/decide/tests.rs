@@ -25,6 +25,7 @@ fn story(findings: &[(i64, Finding)]) -> Decision {
             generation: Some(*generation),
             handled: None,
             hook: Hook::None,
+            served: None,
             now: at(i64::try_from(n).unwrap()),
         };
         last = decide(&seen, finding.clone());
@@ -105,12 +106,20 @@ fn a_restart_writes_nothing() {
 }
 
 #[test]
-fn an_address_that_nothing_serves_goes_away() {
+fn an_artifact_says_where_it_is_served_and_nothing_else_changes_with_it() {
     let mut prior = story(&[(1, published(REVISION, b"1"))]).status;
-    prior.artifact.as_mut().unwrap().url = Some("/artifacts/sha256/0.tar".into());
-    let seen = Seen { prior: &prior, generation: Some(1), handled: None, hook: Hook::None, now: at(9) };
-    let artifact = decide(&seen, published(REVISION, b"1")).status.artifact.unwrap();
-    assert_eq!((artifact.url, artifact.last_update_time), (None, Time(at(0))));
+    let digest = Digest::of(b"1");
+    let url = format!("https://pilothouse.system.svc:9443/artifacts/{}", digest.hex());
+    for (before, served, after) in [
+        (None, Some("pilothouse.system.svc:9443"), Some(url.clone())),
+        (Some("https://elsewhere/artifacts/0"), Some("pilothouse.system.svc:9443"), Some(url)),
+        (Some("https://elsewhere/artifacts/0"), None, None),
+    ] {
+        prior.artifact.as_mut().unwrap().url = before.map(str::to_owned);
+        let seen = Seen { prior: &prior, generation: Some(1), handled: None, hook: Hook::None, served, now: at(9) };
+        let artifact = decide(&seen, published(REVISION, b"1")).status.artifact.unwrap();
+        assert_eq!((artifact.url, artifact.last_update_time), (after, Time(at(0))));
+    }
 }
 
 #[test]
@@ -179,7 +188,7 @@ fn a_webhook_has_its_own_condition_and_never_stops_the_fetching() {
     .enumerate()
     {
         let now = at(i64::try_from(n).unwrap());
-        let seen = Seen { prior: &status, generation: Some(1), handled: None, hook, now };
+        let seen = Seen { prior: &status, generation: Some(1), handled: None, hook, served: None, now };
         let decision = decide(&seen, published(REVISION, b"1"));
         let own = decision.notes.iter().filter(|note| note.action == "Webhook").count();
         let found = decision.status.conditions.iter().find(|c| c.type_ == "WebhookReady");
