@@ -28,6 +28,8 @@ pub struct Pruned {
     pub later: Vec<(ObjectId, Why)>,
     /// What failed; stays in the inventory.
     pub problems: Vec<Problem>,
+    /// Of these nobody knows whether the API server has deleted them: it did not answer.
+    pub unsure: BTreeSet<ObjectId>,
 }
 
 /// Deletes `ids` of the Sync `owner` in order, each only if its live object may be. `inherited` says which another Sync
@@ -59,7 +61,12 @@ pub async fn prune(
                 pruned.gone.insert(id.clone());
             }
             Ok(Some(Verdict::Later(why))) => pruned.later.push((id.clone(), why)),
-            Err(problem) => pruned.problems.push(problem),
+            Err(problem) => {
+                if problem.reason == reasons::CLUSTER_UNAVAILABLE {
+                    pruned.unsure.insert(id.clone());
+                }
+                pruned.problems.push(problem);
+            }
         }
     }
     pruned

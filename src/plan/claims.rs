@@ -20,6 +20,8 @@ pub struct Claims {
     held: HashMap<String, BTreeSet<ObjectId>>,
     heirs: HashMap<ObjectId, BTreeSet<String>>,
     legacies: HashMap<ObjectId, InventoryEntry>,
+    /// Who has handed over what, and lists it until the heir has applied it.
+    givers: HashMap<ObjectId, String>,
 }
 
 /// A Sync that has an object.
@@ -96,16 +98,39 @@ impl Claims {
 
     /// Whether a Sync other than `sync` has `id`, or is to have it.
     pub fn is_passed_on(&self, id: &ObjectId, sync: &str) -> bool {
-        self.heirs.contains_key(id) || self.owners.get(id).is_some_and(|h| h.sync != sync && h.proven)
+        let has_it = self.owners.get(id).is_some_and(|h| h.sync != sync && h.proven);
+        has_it || self.heirs.contains_key(id) || self.is_given(id, sync)
     }
 
-    /// Keeps for the heir of an object what the inventory of its owner knew about it.
-    pub fn bequeath(&mut self, entries: impl Iterator<Item = InventoryEntry>) {
+    /// Whether `giver` has handed `id` over to a Sync that is about to apply it.
+    fn is_given(&self, id: &ObjectId, giver: &str) -> bool {
+        let of_giver = self.givers.get(id).is_some_and(|g| g == giver);
+        of_giver && self.owners.get(id).is_some_and(|h| h.sync != giver)
+    }
+
+    /// Keeps for the heir of an object what the inventory of its owner, `giver`, knew about it. Returned are the entries
+    /// of objects that no heir has applied yet: until one has, they are in no other inventory.
+    pub fn bequeath(&mut self, giver: &str, entries: impl Iterator<Item = InventoryEntry>) -> Vec<InventoryEntry> {
+        let mut open = vec![];
         for entry in entries {
-            if let Some(id) = ObjectId::parse(&entry.id).filter(|id| self.heirs.contains_key(id)) {
+            let Some(id) = ObjectId::parse(&entry.id) else { continue };
+            let has_heir = self.heirs.contains_key(&id);
+            let is_done = self.owners.get(&id).is_some_and(|h| h.sync != giver && h.proven);
+            if !is_done && (has_heir || self.is_given(&id, giver)) {
+                self.givers.insert(id.clone(), giver.to_owned());
+                open.push(entry.clone());
+            }
+            if has_heir {
                 self.legacies.insert(id, entry);
             }
         }
+        open
+    }
+
+    /// `heir` has applied `ids`. Returned are those that another Sync has handed over and still lists, and its name.
+    pub fn receive<'a>(&mut self, heir: &str, ids: impl Iterator<Item = &'a ObjectId>) -> BTreeMap<ObjectId, String> {
+        let received = ids.filter_map(|id| Some((id.clone(), self.givers.remove(id)?)));
+        received.filter(|(_, giver)| giver != heir).collect()
     }
 
     /// What the former owners of `ids` knew about them.
@@ -133,6 +158,7 @@ impl Claims {
 
     /// `owner` is gone: it holds nothing and wants nothing. Returned are the heirs of what it held.
     pub fn forget(&mut self, owner: &str) -> BTreeSet<String> {
+        self.givers.retain(|_, giver| giver != owner);
         self.renounce(owner, &BTreeSet::new());
         self.keep(owner, &BTreeSet::new())
     }
@@ -250,16 +276,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_handed_over_is_not_deleted_before_the_heir_has_it() {
+        let x = || [id("x")];
+        let given = || {
+            let mut claims = Claims::default();
+            claims.prove("n/a", x().iter());
+            claims.inherit("n/b", &ids(&["x"]), &BTreeSet::new());
+            assert_eq!(claims.bequeath("n/a", [entry("x", None)].into_iter()).len(), 1);
+            claims.keep("n/a", &BTreeSet::new());
+            // The heir comes, and is not done when the giver looks again.
+            claims.claim("n/b", x().iter());
+            claims.inherit("n/b", &BTreeSet::new(), &BTreeSet::new());
+            assert!(claims.is_passed_on(&id("x"), "n/a"));
+            assert_eq!(claims.bequeath("n/a", [entry("x", None)].into_iter()).len(), 1);
+            claims
+        };
+        let mut claims = given();
+        claims.prove("n/b", x().iter());
+        assert_eq!(claims.receive("n/b", x().iter()).len(), 1);
+        assert!(claims.is_passed_on(&id("x"), "n/a"));
+        assert!(claims.bequeath("n/a", [entry("x", None)].into_iter()).is_empty());
+        // Or it does not want it any more, or must not have it: then whoever lists it deletes it.
+        let mut claims = given();
+        claims.keep("n/b", &BTreeSet::new());
+        assert!(!claims.is_passed_on(&id("x"), "n/a"));
+        assert!(claims.bequeath("n/a", [entry("x", None)].into_iter()).is_empty());
+    }
+
+    #[test]
     fn what_is_known_goes_to_the_heir() {
         let mut claims = Claims::default();
         claims.prove("n/a", [id("x"), id("y")].iter());
         claims.inherit("n/b", &ids(&["x"]), &BTreeSet::new());
-        claims.bequeath([entry("x", Some("u")), entry("y", Some("v"))].into_iter());
+        let entries = || [entry("x", Some("u")), entry("y", Some("v"))].into_iter();
+        assert_eq!(claims.bequeath("n/a", entries()), [entry("x", Some("u"))], "until the heir has it");
         assert_eq!(claims.legacies([id("x"), id("y")].iter()), [entry("x", Some("u"))]);
         claims.inherit("n/b", &BTreeSet::new(), &ids(&["x"]));
         assert_eq!(claims.legacies([id("x")].iter()).len(), 1, "it is still heir of what it could not be asked about");
         claims.keep("n/a", &BTreeSet::new());
         claims.prove("n/b", [id("x")].iter());
         assert!(claims.legacies([id("x")].iter()).is_empty());
+        assert_eq!(claims.receive("n/b", [id("x")].iter()), BTreeMap::from([(id("x"), "n/a".to_owned())]));
+        assert!(claims.receive("n/b", [id("x")].iter()).is_empty(), "it is told once");
+        claims.inherit("n/c", &ids(&["x"]), &BTreeSet::new());
+        assert!(claims.bequeath("n/a", entries()).is_empty(), "another one has it");
+        assert_eq!(claims.bequeath("n/b", entries()).len(), 1);
+        claims.forget("n/b");
+        assert!(claims.receive("n/c", [id("x")].iter()).is_empty(), "whoever gave it is gone");
     }
 }

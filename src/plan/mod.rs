@@ -9,7 +9,9 @@
 //! * Only what the inventory lists is pruned, and only if its live object was applied by this Sync: nothing foreign is
 //!   deleted ([`prune`]).
 //! * An object that another Sync has is refused by name ([`claims`]).
+//! * An inventory that could not be written is refused before anything is applied ([`budget`]).
 
+pub mod budget;
 pub mod claims;
 pub mod compare;
 pub mod digest;
@@ -105,6 +107,19 @@ pub enum Refusal {
         /// The other place.
         second: Origin,
     },
+    /// The list of all objects does not fit into the Sync's status.
+    #[error(
+        "the list of {objects} objects would take {kib} KiB of the Sync's status, which has {} KiB for it; {advice}",
+        budget::MAX_INVENTORY >> 10
+    )]
+    TooLarge {
+        /// Those in the files, and those that are to be deleted.
+        objects: usize,
+        /// What their list takes.
+        kib: usize,
+        /// What to do.
+        advice: String,
+    },
 }
 
 /// What is done about one object.
@@ -195,6 +210,9 @@ pub fn plan(mut input: Input<'_>) -> Result<Plan, Refusal> {
     }
     let mut gone: Vec<ObjectId> = before.keys().filter(|id| !steps.contains_key(id)).cloned().collect();
     gone.sort_by_key(|id| std::cmp::Reverse(order::stage_of(id)));
+    if grows {
+        budget::check(&superset, &steps, &gone)?;
+    }
     let (prune, released) = if input.prune { (gone, vec![]) } else { (vec![], gone) };
     Ok(Plan { stages: stages(steps), superset: superset.into_values().collect(), grows, prune, released })
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 
-fn object(kind: &str, name: &str, content: u8) -> Object {
+pub(super) fn object(kind: &str, name: &str, content: u8) -> Object {
     let api_version = if kind == "Task" || kind == "Agent" { api::API_VERSION } else { "v1" };
     Object::new(json!({
         "apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "n"}, "spec": {"c": content},
@@ -20,7 +20,7 @@ fn wanted(objects: Vec<Object>) -> Vec<Wanted> {
     objects.into_iter().enumerate().map(|(n, object)| Wanted { object, origin: origin(n + 1) }).collect()
 }
 
-fn planned(objects: Vec<Object>, inventory: &[InventoryEntry]) -> Result<Plan, Refusal> {
+pub(super) fn planned(objects: Vec<Object>, inventory: &[InventoryEntry]) -> Result<Plan, Refusal> {
     planned_but(objects, inventory, &BTreeMap::new())
 }
 

@@ -125,7 +125,8 @@ pub struct Item {
 pub struct Rendered {
     /// In the order in which they were found.
     pub objects: Vec<Item>,
-    /// Every file that was read: a commit that changes none of them renders to the same objects.
+    /// Every file that was read: a tree of these alone renders to the same objects. Folders are not in it: what is new in
+    /// one may be rendered as well.
     pub read: BTreeSet<RepoPath>,
     /// What is allowed and yet looks wrong, `file:line: message`, at most [`MAX_WARNINGS`].
     pub warnings: Vec<String>,

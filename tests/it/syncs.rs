@@ -3,9 +3,12 @@
 
 mod claims;
 mod health;
+mod kills;
+mod late;
 mod moves;
 mod order;
 mod rest;
+mod scope;
 mod words;
 
 use std::{sync::Arc, time::Duration};
@@ -24,6 +27,7 @@ use serde_json::{Value, json};
 
 use crate::common::{
     audit::AuditLog,
+    between::Between,
     cluster::{Cluster, control_plane},
     controller::{Controller, Release},
     published,
@@ -62,6 +66,19 @@ impl World {
     async fn among(cluster: &'static Cluster, namespaces: Vec<String>, arguments: &[&str]) -> Self {
         let namespace = namespaces[0].clone();
         let release = Release::install(cluster, &namespaces).await;
+        Self::of(cluster, namespace, release, arguments).await
+    }
+
+    /// In a new namespace, and what stands before the API server.
+    async fn behind(prefix: &str, arguments: &[&str]) -> (Self, Between) {
+        let cluster = control_plane();
+        let namespace = cluster.namespace(prefix).await;
+        let mut release = Release::install(cluster, std::slice::from_ref(&namespace)).await;
+        let between = release.between().await;
+        (Self::of(cluster, namespace, release, arguments).await, between)
+    }
+
+    async fn of(cluster: &'static Cluster, namespace: String, release: Release, arguments: &[&str]) -> Self {
         let controller = release.start(arguments);
         let artifacts = controller.data.path().join("artifacts");
         eventually("the store is open", 30, || async { artifacts.join("parts").exists().then_some(()) }).await;

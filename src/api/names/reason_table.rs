@@ -158,6 +158,9 @@ pub mod text {
         EMPTY_RENDER "EmptyRender" &["Sync"],
             "The files render to nothing, and pruning everything is refused.",
             "Correct spec.path; to remove everything, delete the Sync.";
+        INVENTORY_TOO_LARGE "InventoryTooLarge" &["Sync"],
+            "The list of all objects of the Sync does not fit into its status; nothing of the commit is applied.",
+            "Split the Sync: a folder and a Sync for each part of the files; the message says where two pushes are enough.";
         ARTIFACT_INVALID "ArtifactInvalid" &["Sync", "Agent"],
             "A stored artifact does not have the content it was published with.",
             "It is fetched again; where it comes back, check the volume.";

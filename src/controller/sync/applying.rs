@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::time::Instant;
+
 use super::{
     desired::{Desired, failure, short},
     health,
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{
-        self, Artifact, InventoryEntry,
+        self, Artifact, InventoryEntry, SyncStatus,
         names::{condition, reasons},
     },
     apply::{self, Account, Changes, Job, Observed, Problem, Pruned, Question, Report},
@@ -105,7 +107,8 @@ impl Pass<'_> {
         // process has tried since may have changed objects without being told there.
         let Some(status) = progress.status.as_ref().filter(|_| progress.tried.is_none()) else { return false };
         let last = status.history.first();
-        !is_true(&status.conditions, condition::RECONCILING)
+        !lists_others(status, &desired.wanted)
+            && !is_true(&status.conditions, condition::RECONCILING)
             && is_true(&status.conditions, condition::READY)
             && status.observed_generation == desired.input.generation
             && last.is_some_and(|h| h.result == reasons::APPLIED && h.digest.as_ref() == Some(&desired.digest))
@@ -217,6 +220,7 @@ impl Pass<'_> {
             let reason = match refusal {
                 Refusal::Empty(_) => reasons::EMPTY_RENDER,
                 Refusal::Duplicate { .. } => reasons::RENDER_FAILED,
+                Refusal::TooLarge { .. } => reasons::INVENTORY_TOO_LARGE,
             };
             Failure::stalled(reason, refusal.to_string())
         })
@@ -241,6 +245,7 @@ impl Pass<'_> {
         let lost = self.prove(plan, &mut report);
         self.expect_syncs(plan, &report.changes);
         let fine = report.problems.is_empty() && contest.refused.is_empty();
+        self.state.progress.lock().unanswered.add(report.unsure.iter().cloned(), Instant::now());
         let (pruned, hold) = self.prune(plan, account, fine).await;
         let mut inventory = plan.settle(&report.outcomes, &report.unsure, &pruned.gone);
         let taken = |id: &ObjectId| lost.contains(id) || contest.refused.get(id).is_some_and(is_taken);
@@ -263,6 +268,10 @@ impl Pass<'_> {
             pruned = apply::prune(account, &self.all.kinds, &left, &plan.superset, &self.owner(), passed_on).await;
             pruned.problems.extend(hold.problems(&waiting));
         }
+        // A write that got no answer may bring it back, and one that deletes it may come late.
+        let mut progress = self.state.progress.lock();
+        progress.unanswered.add(std::mem::take(&mut pruned.unsure), Instant::now());
+        pruned.gone.retain(|id| !progress.unanswered.contains(id));
         pruned.gone.extend(passed_on);
         (pruned, hold)
     }
@@ -271,16 +280,29 @@ impl Pass<'_> {
     /// the other one is told that it was changed.
     fn prove(&self, plan: &Plan, report: &mut Report) -> BTreeSet<ObjectId> {
         let done = report.outcomes.iter().filter(|(_, outcome)| **outcome != plan::Outcome::Unchanged);
-        let lost = self.all.with_claims(|claims| claims.prove(&self.key, done.map(|(id, _)| id)));
+        let done: Vec<&ObjectId> = done.map(|(id, _)| id).collect();
+        let (lost, received) = self.all.with_claims(|claims| {
+            let lost = claims.prove(&self.key, done.iter().copied());
+            let received = claims.receive(&self.key, done.iter().copied().filter(|id| !lost.contains_key(id)));
+            (lost, received)
+        });
+        self.tell_owners(&received);
         for (id, owner) in &lost {
             report.outcomes.remove(id);
             report.problems.extend(plan.steps().filter(|s| s.id == *id).map(|s| apply::taken(&s.wanted, owner)));
+        }
+        self.tell_owners(&lost);
+        lost.into_keys().collect()
+    }
+
+    /// Objects that other Syncs list have just been changed: they look at them.
+    fn tell_owners(&self, objects: &BTreeMap<ObjectId, String>) {
+        for (id, owner) in objects {
             if let Some(state) = self.all.states.get(owner) {
                 state.progress.lock().dirty.insert(id.clone());
             }
         }
-        self.all.trigger_all(lost.values().cloned().collect::<BTreeSet<_>>());
-        lost.into_keys().collect()
+        self.all.trigger_all(objects.values().cloned().collect::<BTreeSet<_>>());
     }
 
     /// A Sync that was just created may want what others are about to delete.
@@ -299,18 +321,24 @@ impl Pass<'_> {
         self.all.with_claims(|claims| claims.is_passed_on(id, &self.key))
     }
 
-    /// Gives up what is not in the inventory any more, and wakes the heirs.
-    fn hand_over(&self, plan: &Plan, applied: &Applied) {
+    /// Gives up what is not in the inventory any more, and wakes the heirs. What they have yet to apply is listed until
+    /// then: this process may end in between. Whether there is such.
+    fn hand_over(&self, plan: &Plan, applied: &mut Applied) -> bool {
         let kept: BTreeSet<ObjectId> = applied.inventory.iter().filter_map(|e| ObjectId::parse(&e.id)).collect();
         // Who has lost its rights on an object keeps nobody from it.
         let claimed = kept.difference(&applied.report.forbidden).cloned().collect();
-        let given = |e: &&InventoryEntry| ObjectId::parse(&e.id).is_some_and(|id| applied.pruned.gone.contains(&id));
-        let heirs = self.all.with_claims(|claims| {
-            claims.bequeath(plan.superset.iter().filter(given).cloned());
-            claims.keep(&self.key, &claimed)
+        let gone = &applied.pruned.gone;
+        let given = |e: &&InventoryEntry| ObjectId::parse(&e.id).is_some_and(|id| gone.contains(&id));
+        let (open, heirs) = self.all.with_claims(|claims| {
+            let open = claims.bequeath(&self.key, plan.superset.iter().filter(given).cloned());
+            (open, claims.keep(&self.key, &claimed))
         });
         self.all.trigger_all(heirs);
         self.state.objects.lock().retain(|id, _| kept.contains(id));
+        let waits = !open.is_empty();
+        applied.inventory.extend(open);
+        applied.inventory.sort_by(|a, b| a.id.cmp(&b.id));
+        waits
     }
 
     /// Remembers and reports what an apply came to.
@@ -321,11 +349,11 @@ impl Pass<'_> {
         mut applied: Applied,
         facts: Facts,
     ) -> Result<Next, Failure> {
-        self.hand_over(&attempt.plan, &applied);
+        let hands_over = self.hand_over(&attempt.plan, &mut applied);
         let mut problems: Vec<Problem> = attempt.contest.refused.values().cloned().collect();
         problems.append(&mut applied.report.problems);
         problems.append(&mut applied.pruned.problems);
-        self.remember(&attempt, observed, &mut applied, problems.is_empty());
+        self.remember(&attempt, observed, &mut applied, problems.is_empty(), !hands_over);
         let Attempt { input: Input { revision, .. }, digest, contest, .. } = attempt;
         self.tell(&revision, &applied.report.changes, &applied.pruned);
         let facts = Facts { inventory: Some(applied.inventory), ..facts };
@@ -342,6 +370,10 @@ impl Pass<'_> {
             }
             return Ok(self.end_of_wait());
         }
+        // The heirs are about to have it, and then one write says it all.
+        if let Some(next) = self.until_taken_over(hands_over) {
+            return Ok(next);
+        }
         if !applied.awaited.is_empty() {
             self.look_at_due().await?;
         }
@@ -352,7 +384,7 @@ impl Pass<'_> {
         Ok(if untold { next.or_earlier(Next::After(UNFINISHED)) } else { next })
     }
 
-    fn remember(&self, attempt: &Attempt, observed: Observed, applied: &mut Applied, fine: bool) {
+    fn remember(&self, attempt: &Attempt, observed: Observed, applied: &mut Applied, fine: bool, alone: bool) {
         let Attempt { input, digest, plan, contest } = attempt;
         let report = &mut applied.report;
         let mut seen = observed.health;
@@ -366,7 +398,7 @@ impl Pass<'_> {
         progress.settle_wait(self.now, applied.anew || !report.changes.is_empty());
         progress.doubtful = doubtful;
         progress.awaited.clone_from(&applied.awaited);
-        let complete = fine && applied.awaited.is_empty() && applied.hold == Hold::Nothing;
+        let complete = fine && alone && applied.awaited.is_empty() && applied.hold == Hold::Nothing;
         progress.input = complete.then(|| input.clone());
         progress.digest = complete.then(|| digest.clone());
         if fine {
@@ -377,6 +409,12 @@ impl Pass<'_> {
     fn tell(&self, revision: &str, changes: &Changes, pruned: &Pruned) {
         self.all.context.reports.events(self.sync, notes(&short(revision), changes, pruned));
     }
+}
+
+/// Whether the inventory has objects that are not wanted: they were not deleted yet, or not taken over.
+fn lists_others(status: &SyncStatus, wanted: &[Wanted]) -> bool {
+    let wanted: BTreeSet<String> = wanted.iter().map(|w| w.object.id().to_string()).collect();
+    status.inventory.iter().flat_map(|i| &i.entries).any(|entry| !wanted.contains(&entry.id))
 }
 
 fn is_taken(problem: &Problem) -> bool {

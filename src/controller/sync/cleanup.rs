@@ -70,7 +70,7 @@ impl Pass<'_> {
         }
         self.set_finalizer(false).await.map(drop)?;
         let heirs = self.all.with_claims(|claims| {
-            claims.bequeath(self.inventory().into_iter());
+            claims.bequeath(&self.key, self.inventory().into_iter());
             claims.forget(&self.key)
         });
         self.all.trigger_all(heirs);

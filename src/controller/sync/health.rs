@@ -91,12 +91,14 @@ impl Pass<'_> {
         of_health(&progress.unhealthy, late.then_some(self.sync.spec.timeout.0.as_str()))
     }
 
-    /// The next look, the next round of health checks, or the end of the wait.
+    /// The next look, also for a write that got no answer, the next round of health checks, or the end of the wait.
     pub(super) fn next(&self) -> Next {
         let (timeout, now) = (self.timeout(), Instant::now());
         let mut progress = self.state.progress.lock();
         let look = progress.look_at.map_or(self.interval(), |at| at.duration_since(now));
         let next = Next::After(look.max(Duration::from_millis(10)));
+        let late = progress.unanswered.next().map(|at| at.duration_since(now) + Duration::from_millis(1));
+        let next = late.map_or(next, |late| next.or_earlier(Next::After(late)));
         if progress.unhealthy.is_empty() || progress.gave_up {
             return next;
         }

@@ -10,6 +10,7 @@ mod pass;
 mod peers;
 mod report;
 mod state;
+mod unanswered;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -57,7 +57,9 @@ impl<'a> Pass<'a> {
                 let input = self.input(&artifact);
                 let asked = self.is_asked();
                 let (known, look, dirty) = {
-                    let progress = self.state.progress.lock();
+                    let mut progress = self.state.progress.lock();
+                    let due = progress.unanswered.take_due(self.now);
+                    progress.dirty.extend(due);
                     let look = progress.look_at.is_some_and(|at| at <= self.now);
                     (progress.input.as_ref() == Some(&input), look, !progress.dirty.is_empty())
                 };

@@ -19,6 +19,8 @@ use crate::{api, api::names::reasons, apply::Problem, object::ObjectId, status::
 const GRACE: Duration = Duration::from_mins(2);
 /// A wait that is over sooner is not told in the status, which costs a write.
 const QUIET: Duration = Duration::from_secs(1);
+/// How long the status is not written while what was handed over is not taken over: it would be written twice.
+const TAKE_OVER: Duration = Duration::from_secs(5);
 /// How long a Sync that was just applied may take to appear in the cache.
 const APPEAR: Duration = Duration::from_secs(10);
 
@@ -219,6 +221,12 @@ impl Pass<'_> {
     /// Whether the present wait is a short one yet.
     pub(super) fn is_quiet(&self) -> bool {
         self.waited().is_some_and(|waited| waited < QUIET)
+    }
+
+    /// When to come again where heirs are about to take over what they have got (`waits`); nothing where they take long.
+    pub(super) fn until_taken_over(&self, waits: bool) -> Option<Next> {
+        let left = TAKE_OVER.checked_sub(self.has_waited(waits)?)?;
+        Some(Next::After(left + Duration::from_millis(1)))
     }
 
     /// When the present wait is looked at again.

@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::report;
+use super::{report, unanswered::Unanswered};
 use crate::{
     api::{GoDuration, SyncStatus},
     apply::Memory,
@@ -83,6 +83,8 @@ pub(super) struct Progress {
     pub(super) look_at: Option<Instant>,
     /// Objects of which an event said that they may have changed.
     pub(super) dirty: BTreeSet<ObjectId>,
+    /// Objects of which a write may come yet that got no answer.
+    pub(super) unanswered: Unanswered,
 }
 
 /// A pass is under way, until this is dropped: a pass that panics or takes too long is dropped as well.

@@ -43,6 +43,27 @@ async fn what_is_watched_wakes_its_sync_and_is_not_polled() {
     w.until_applied("app", &first).await;
 }
 
+/// A wait that would go on for ten minutes is over with the push, whoever waits at the same time.
+#[tokio::test]
+async fn a_push_ends_a_wait_that_would_go_on() {
+    let cluster = control_plane();
+    let namespace = cluster.namespace("health-push").await;
+    let w = World::among(cluster, vec![namespace.clone()], &["--concurrency", "1"]).await;
+    w.may_edit(&namespace);
+    w.commit(1, &[("d.yaml", deployment("never"))]).await;
+    w.sync("app", json!({"timeout": "10m"})).await;
+    w.until_reason("app", "HealthChecking").await;
+    // The next one waits as well, and what it brings is there.
+    let second = w.commit(2, &[("d.yaml", deployment("nor-this")), ("a.yaml", map("a", "two"))]).await;
+    let waits = |s: &SyncStatus| s.last_applied_revision.as_ref() == Some(&second) && reason(s).1 == "HealthChecking";
+    let status = w.until("app", "waiting for what the second push brought", waits).await;
+    assert!(message(&status).contains("nor-this") && !message(&status).contains("never"), "{}", message(&status));
+    assert_eq!(w.maps().get("a").await.unwrap().data.unwrap()["key"], "two");
+    let third = w.commit(3, &[("a.yaml", map("a", "three"))]).await;
+    let status = w.until_applied("app", &third).await;
+    assert_eq!(ids(&status), [format!("{namespace}_a__ConfigMap")]);
+}
+
 #[tokio::test]
 async fn more_that_wait_than_workers_hold_up_nobody() {
     let cluster = control_plane();
