@@ -1,5 +1,6 @@
 //! Repositories on a real control plane with a real Git server.
 
+mod last_good;
 mod transports;
 
 use std::{collections::BTreeMap, time::Duration};
