@@ -3,6 +3,8 @@
 //! There are no nodes here: pods stay pending, so no server runs. Where a test needs one that runs, it says so in a
 //! pod's status, as a kubelet would; without a sidecar what goes on there is unknown, and so protected.
 
+mod foreign;
+
 use std::{process::Command, time::Duration};
 
 use jiff::Timestamp;

@@ -147,6 +147,22 @@ async fn a_strange_pod_is_left_alone_and_others_go_first() {
     stage.phase("a", TaskPhase::Running).await;
 }
 
+/// The same of what the pod would read: no pod is made for it, and nothing is written over it.
+#[tokio::test]
+async fn a_strange_prompt_is_left_alone() {
+    let stage = Stage::with_agent("prompt").await;
+    stage.config_map("a-task-context", json!({"prompt.txt": "theirs"})).await;
+    stage.task("a", json!({})).await;
+    stage.queued("a", "NameConflict").await;
+    let message = stage.message("a", "Queued").await;
+    assert!(message.contains("ConfigMap a-task-context exists and does not belong to this Task"), "{message}");
+    assert_eq!(stage.config_map_data("a-task-context").await, [("prompt.txt".into(), "theirs".into())].into());
+    assert!(stage.pods.get_opt("a-pod").await.unwrap().is_none());
+    stage.remove_config_map("a-task-context").await;
+    stage.phase("a", TaskPhase::Running).await;
+    assert_eq!(stage.config_map_data("a-task-context").await["prompt.txt"], "Say hello.");
+}
+
 #[tokio::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let stage = Stage::with_agent("refuse").await;

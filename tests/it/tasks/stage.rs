@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use pilothouse::{
     api::{Agent, AgentTemplate, PilothouseConfig, Task, TaskPhase, names},
@@ -340,6 +340,11 @@ impl Stage {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
         maps.patch(name, &PatchParams::apply("test"), &Patch::Apply(object)).await.unwrap();
+    }
+
+    pub(super) async fn remove_config_map(&self, name: &str) {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        maps.delete(name, &DeleteParams::default()).await.unwrap();
     }
 
     pub(super) async fn config_map_data(&self, name: &str) -> BTreeMap<String, String> {
