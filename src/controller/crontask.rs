@@ -66,7 +66,8 @@ pub fn prepare(context: &Context) -> Loop {
     for task in context.caches.tasks.all() {
         crontasks.children.update(&task, false);
     }
-    tokio::spawn(clock::watch(Arc::downgrade(&crontasks)));
+    let watched = Arc::downgrade(&crontasks);
+    context.crew.keep("clock", move || clock::watch(watched.clone()));
     start(crontasks, context.caches.crontasks.clone(), triggers)
 }
 

@@ -125,8 +125,10 @@ impl History {
     /// The loop that writes, for the replica that leads.
     pub fn writer(&self) -> Option<Loop> {
         let inner = self.0.clone()?;
-        let start: Loop = Box::new(move |runtime: Runtime| Box::pin(async move { inner.work(runtime.stop).await }));
-        Some(start)
+        Some(Loop::new(
+            "the loop of the history",
+            move |runtime: Runtime| async move { inner.work(runtime.stop).await },
+        ))
     }
 
     /// What is measured of it.

@@ -3,7 +3,7 @@
 //! The decisions are in [`crate::status::lease`]. Writes carry the `resourceVersion` that was read, so that two
 //! candidates never both win.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -18,12 +18,16 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::shift::Shift;
 use crate::{
+    api::names::reasons,
     server::{metrics::Metrics, voice::Leadership},
-    status::lease::{Seen, Step, expired, step},
+    status::{
+        Failure,
+        lease::{Seen, Step, expired, step},
+    },
 };
 
 /// Annotation of the Lease: where the leader accepts the sidecars' connections.
@@ -31,6 +35,10 @@ pub const ADDRESS_ANNOTATION: &str = "pilothouse.dev/leader-address";
 
 /// How often a candidate looks. A Lease that was given back is taken within this.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often the Lease is given back when somebody writes it meanwhile, such as this replica's own last renewal.
+const RELEASES: usize = 3;
+
+const LOST: &str = "leadership was lost; the process ends so that no late write meets the new leader";
 
 /// Which Lease, and who asks for it.
 #[derive(Clone, Debug)]
@@ -70,6 +78,8 @@ pub struct Candidate {
     election: Election,
     api: Api<Lease>,
     sight: Sight,
+    /// When the last renewal was asked for. It came to the API server after that, so others wait for longer than we count.
+    renewed: Instant,
     known: watch::Sender<Leadership>,
 }
 
@@ -77,7 +87,8 @@ impl Candidate {
     /// Prepares to compete; `known` is told who leads.
     pub fn new(client: Client, election: Election, known: watch::Sender<Leadership>) -> Self {
         let api = Api::namespaced(client, &election.namespace);
-        Self { election, api, sight: Sight { lease: None, since: Instant::now() }, known }
+        let now = Instant::now();
+        Self { election, api, sight: Sight { lease: None, since: now }, renewed: now, known }
     }
 
     /// Waits until this replica leads.
@@ -96,16 +107,16 @@ impl Candidate {
 
     /// Keeps the Lease; resolves when it is lost.
     pub async fn lost(&mut self) {
-        let mut renewed = Instant::now();
+        let (pause, patience) = (self.election.duration / 4, self.election.duration * 2 / 3);
         loop {
-            sleep(self.election.duration / 4).await;
-            let limit = (self.election.duration * 2 / 3).saturating_sub(renewed.elapsed());
+            sleep(pause.min(patience.saturating_sub(self.renewed.elapsed()))).await;
+            let limit = patience.saturating_sub(self.renewed.elapsed());
             match timeout(limit, self.look()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(true)) => {}
                 Ok(Err(error)) => warn!("the Lease was not renewed: {error}"),
                 Ok(Ok(false)) | Err(_) => return,
             }
-            if expired(renewed.elapsed(), self.election.duration) {
+            if expired(self.renewed.elapsed(), self.election.duration) {
                 return;
             }
         }
@@ -114,16 +125,33 @@ impl Candidate {
     /// Gives the Lease back so that another replica takes over at once.
     pub async fn release(mut self) {
         self.tell(Leadership::Unknown);
-        let spec = LeaseSpec { lease_duration_seconds: Some(1), ..self.spec("") };
-        match timeout(Duration::from_secs(5), self.write(spec)).await {
-            Ok(Ok(_)) => info!("leadership released"),
+        match timeout(Duration::from_secs(5), self.give_back()).await {
+            Ok(Ok(true)) => info!("leadership released"),
+            Ok(Ok(false)) => info!("the Lease is not this replica's any more"),
             Ok(Err(error)) => warn!("the Lease was not given back, others wait for its end: {error}"),
             Err(_) => warn!("the Lease was not given back in 5 s, others wait for its end"),
         }
     }
 
+    async fn give_back(&mut self) -> Result<bool, kube::Error> {
+        for _ in 0..RELEASES {
+            let spec = LeaseSpec { lease_duration_seconds: Some(1), ..self.spec("") };
+            if self.write(spec).await? {
+                return Ok(true);
+            }
+            // A renewal of which the answer was not waited for.
+            let lease = self.api.get_opt(&self.election.lease).await?;
+            self.sight = Sight { lease, since: Instant::now() };
+            if self.sight.seen().is_none_or(|seen| seen.holder != self.election.identity) {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
     /// Reads the Lease and does the next step. Whether this replica holds it.
     async fn look(&mut self) -> Result<bool, kube::Error> {
+        let asked = Instant::now();
         let lease = self.api.get_opt(&self.election.lease).await?;
         let version = |lease: &Option<Lease>| lease.as_ref().and_then(|l| l.metadata.resource_version.clone());
         if version(&lease) != version(&self.sight.lease) {
@@ -133,6 +161,9 @@ impl Candidate {
             Step::Follow => false,
             Step::Acquire | Step::Renew => self.write(self.spec(&self.election.identity)).await?,
         };
+        if holds {
+            self.renewed = asked;
+        }
         self.tell(if holds { Leadership::Leader } else { self.leader() });
         Ok(holds)
     }
@@ -195,30 +226,32 @@ impl Candidate {
     }
 }
 
-/// Runs `work` while this replica leads. Returns `true` after a graceful stop and `false` when leadership was lost,
-/// after which the process must end: a later leader must never meet a late write of this one.
-pub async fn while_leading<F>(
+/// Works while this replica leads. When it ends nothing of the shift runs any more, and only then the Lease is given back:
+/// a later leader must never meet a late write of this one.
+///
+/// # Errors
+/// Leadership was lost, or a loop was: the process must end.
+pub async fn while_leading(
     mut candidate: Candidate,
-    stop: CancellationToken,
-    metrics: Arc<Metrics>,
-    work: impl FnOnce(CancellationToken) -> F,
-) -> bool
-where
-    F: Future<Output = ()>,
-{
-    tokio::select! {
-        () = candidate.acquired() => {}
-        () = stop.cancelled() => return true,
-    }
+    metrics: &Metrics,
+    begin: impl FnOnce() -> Shift,
+) -> Result<(), Failure> {
     info!("this replica leads");
     metrics.set_leader(true);
-    let graceful = tokio::select! {
-        () = candidate.lost() => false,
-        () = work(stop.clone()) => true,
+    let mut shift = begin();
+    let ended = tokio::select! {
+        () = candidate.lost() => Err(Failure::transient(reasons::LEADERSHIP_LOST, LOST)),
+        ended = shift.over() => ended,
     };
+    let nothing_runs = shift.cut().await;
     metrics.set_leader(false);
-    if graceful {
-        candidate.release().await;
+    match &ended {
+        Err(failure) if failure.reason == reasons::LEADERSHIP_LOST => {}
+        _ if nothing_runs => candidate.release().await,
+        _ => warn!("something still works: the Lease is not given back, others wait for its end"),
     }
-    graceful
+    ended
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ pub mod request;
 pub mod runtime;
 pub mod sandbox;
 pub mod settings;
+mod shift;
 pub mod sync;
 pub mod task;
 pub mod task_starts;
@@ -25,12 +26,13 @@ pub mod voice;
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
+use kube::{Client, Resource as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use settings::Settings;
+pub use shift::Loop;
 
 use crate::{
     api::names::reasons,
@@ -49,12 +51,10 @@ use figures::Figures;
 use history::History;
 use leader::{Candidate, Election};
 use report::Reports;
-use runtime::{Cache, Runtime, Scope, Triggers, Watches};
+use runtime::{Cache, Crew, Runtime, Scope, Triggers, Watches};
+use shift::Shift;
 use task_starts::TaskStarts;
 use voice::Voices;
-
-/// How long running reconciles may take after a stop was asked for.
-const DRAIN: Duration = Duration::from_secs(20);
 
 /// What every kind's reconciler has.
 #[derive(Clone)]
@@ -65,6 +65,8 @@ pub struct Context {
     pub reports: Reports,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
+    /// Who looks after loops beside the reconciles.
+    pub crew: Crew,
     /// Flags.
     pub settings: Arc<Settings>,
     /// One watch a kind, shared by all reconcilers.
@@ -88,9 +90,11 @@ impl Context {
     }
 }
 
-/// Runs the controller until `stop`, or until leadership is lost (an error: the process must end).
+/// Runs the controller until `stop`, or until leadership or a loop is lost (an error: the process must end).
 pub async fn run(settings: Settings, client: Client, stop: CancellationToken) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::default());
+    let crew = Crew::new(metrics.clone());
+    let until_the_end = crew.until_dropped();
     let (sources, artifacts) = repository::open(&settings)?;
     let health_state = health::Health::default();
     let listener = health::bind(settings.listen).await.map_err(|e| {
@@ -98,16 +102,18 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     })?;
     info!(address = %listener.local_addr().unwrap_or(settings.listen), "health and metrics");
     let serving_stop = CancellationToken::new();
-    tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone()));
+    let served = health::serve(listener, health_state.clone(), metrics.clone(), serving_stop.clone());
+    crew.vital("the server of health and metrics", served);
 
     let material = voice::material(&client, &settings).await?;
     let seal = Seal::new(material.authority_key_pem())?;
-    let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces));
+    let mut watches = Watches::new(client.clone(), Scope::from_namespaces(&settings.watch_namespaces), crew.clone());
     let caches = Caches::open(&mut watches, &seal);
     let archive = history::open(&settings)?;
     let context = Context {
         client: client.clone(),
-        reports: Reports::new(client.clone(), &settings.identity()),
+        reports: Reports::new(client.clone(), &settings.identity(), &crew),
+        crew: crew.clone(),
         metrics: metrics.clone(),
         settings: Arc::new(settings.clone()),
         history: History::new(archive.clone(), &settings, &caches),
@@ -124,7 +130,7 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let shelf = artifacts::shelf(context.artifacts.clone(), &named, &context.caches, &settings);
     metrics.register(|registry| shelf.register(registry));
     let voices =
-        Voices::start(&client, &settings, &material, (leadership.clone(), shelf), serving_stop.clone()).await?;
+        Voices::start(&client, &settings, &material, (leadership.clone(), shelf), (&crew, &serving_stop)).await?;
     let voices = Arc::new(voices);
     let copies = artifacts::Copies::default();
     let figures = Figures {
@@ -145,28 +151,23 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     tokio::select! {
         () = watches.ready() => health_state.set_ready(true),
         () = stop.cancelled() => return Ok(()),
+        failure = crew.lost() => return Err(failure),
     }
     info!("caches are filled");
     let store = context.artifacts.clone();
     if let Some(source) = voices.source(&settings) {
-        artifacts::mirror(&store, &named, &source, (leadership.clone(), copies), serving_stop.clone());
+        artifacts::mirror(&store, &named, &source, (leadership.clone(), copies), &crew);
     }
-    tokio::spawn(artifacts::collect_garbage(store, named, kept, leadership, serving_stop.clone()));
-    let led = lead(&context, kinds, known, stop.clone()).await;
+    let stopped = serving_stop.clone();
+    crew.keep("collector", move || {
+        artifacts::collect_garbage(store.clone(), named.clone(), kept.clone(), leadership.clone(), stopped.clone())
+    });
+    let ended = lead(&context, kinds, known, stop.clone()).await;
     health_state.set_ready(false);
+    drop(until_the_end);
     serving_stop.cancel();
-    if led {
-        Ok(())
-    } else {
-        Err(Failure::transient(
-            reasons::LEADERSHIP_LOST,
-            "leadership was lost; the process ends so that no late write meets the new leader",
-        ))
-    }
+    ended
 }
-
-/// A kind's loop, ready to be started with the runtime.
-pub type Loop = Box<dyn FnOnce(Runtime) -> futures::future::BoxFuture<'static, ()> + Send>;
 
 /// Prepares the loop of every kind. Runs on every replica, so that listeners are in place before leadership is.
 fn kinds(context: &Context, voices: Arc<Voices>) -> (Vec<Loop>, Arc<dyn Kept>) {
@@ -190,12 +191,19 @@ pub fn start<R: runtime::Reconcile>(
     cache: Cache<R::Object>,
     triggers: Triggers<R::Object>,
 ) -> Loop {
-    Box::new(move |runtime| Box::pin(runtime::run(reconciler, cache, triggers, runtime)))
+    let name = format!("the loop of {}", R::Object::plural(&()));
+    Loop::new(name, move |runtime| runtime::run(reconciler, cache, triggers, runtime))
 }
 
-async fn lead(context: &Context, kinds: Vec<Loop>, known: watch::Sender<Leadership>, stop: CancellationToken) -> bool {
+/// Works until `stop`, and only while this replica holds the Lease.
+async fn lead(
+    context: &Context,
+    kinds: Vec<Loop>,
+    known: watch::Sender<Leadership>,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
     let settings = &context.settings;
-    let work = |stop: CancellationToken| {
+    let begin = || {
         let runtime = Runtime {
             concurrency: settings.concurrency,
             backoff: Backoff::default(),
@@ -203,25 +211,14 @@ async fn lead(context: &Context, kinds: Vec<Loop>, known: watch::Sender<Leadersh
             metrics: context.metrics.clone(),
             reports: context.reports.clone(),
         };
-        let loops = futures::future::join_all(kinds.into_iter().map(|start| tokio::spawn(start(runtime.clone()))));
-        async move {
-            let mut loops = std::pin::pin!(loops);
-            tokio::select! {
-                _ = &mut loops => {}
-                () = stop.cancelled() => {
-                    if tokio::time::timeout(DRAIN, loops).await.is_err() {
-                        warn!("some reconciles did not end in {} s and are cut", DRAIN.as_secs());
-                    }
-                }
-            }
-            // Without a kind there is nothing to run; leading still means to hold the Lease until the stop.
-            stop.cancelled().await;
-        }
+        Shift::begin(kinds, &runtime, context.crew.clone(), Duration::from_secs(settings.drain))
     };
     if !settings.leader_elect {
         context.metrics.set_leader(true);
-        work(stop).await;
-        return true;
+        let mut shift = begin();
+        let ended = shift.over().await;
+        shift.cut().await;
+        return ended;
     }
     let election = Election {
         namespace: settings.namespace.clone(),
@@ -230,6 +227,11 @@ async fn lead(context: &Context, kinds: Vec<Loop>, known: watch::Sender<Leadersh
         address: settings.advertised().unwrap_or_default(),
         duration: Duration::from_secs(settings.lease_duration),
     };
-    let candidate = Candidate::new(context.client.clone(), election, known);
-    leader::while_leading(candidate, stop, context.metrics.clone(), work).await
+    let mut candidate = Candidate::new(context.client.clone(), election, known);
+    tokio::select! {
+        () = candidate.acquired() => {}
+        () = stop.cancelled() => return Ok(()),
+        failure = context.crew.lost() => return Err(failure),
+    }
+    leader::while_leading(candidate, &context.metrics, begin).await
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::runtime::{Cache, Scope, Watches};
+use super::runtime::{Cache, Crew, Scope, Watches};
 use crate::{
     api::{Repository, names::reasons},
     server::{
@@ -55,16 +55,20 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     let hooks = bind("--hooks-listen", settings.hooks_listen).await?;
     let listener = bind("--listen", settings.listen).await?;
     info!(address = %listener.local_addr().unwrap_or(settings.listen), "health and metrics");
-    tokio::spawn(health::serve(listener, health_state.clone(), metrics.clone(), serving.clone()));
+    let crew = Crew::new(metrics.clone());
+    let until_the_end = crew.until_dropped();
+    let served = health::serve(listener, health_state.clone(), metrics.clone(), serving.clone());
+    crew.vital("the server of health and metrics", served);
 
     let receiver = Arc::new(Receiver::new(&client, &metrics, settings.peer_rate, settings.trusted_proxies.clone()));
-    let mut watches = Watches::new(client, Scope::from_namespaces(&settings.watch_namespaces));
+    let mut watches = Watches::new(client, Scope::from_namespaces(&settings.watch_namespaces), crew.clone());
     let cache: Cache<Repository> = watches.objects(&watcher::Config::default());
     let told = receiver.clone();
     cache.on_change(move |change| if change.deleted { told.forget(change.object) } else { told.apply(change.object) });
     tokio::select! {
         () = watches.ready() => {}
         () = stop.cancelled() => return Ok(()),
+        failure = crew.lost() => return Err(failure),
     }
     // Nothing is told of what came before the listener did.
     for object in cache.all() {
@@ -72,14 +76,18 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
     }
     info!(address = %hooks.local_addr().unwrap_or(settings.hooks_listen), "deliveries of webhooks");
     health_state.set_ready(true);
-    let ending = async {
+    let hooked = receiver.serve(hooks, serving.clone());
+    let ending = async move {
         stop.cancelled().await;
         health_state.set_ready(false);
         tokio::time::sleep(LINGER).await;
+        drop(until_the_end);
         serving.cancel();
     };
-    tokio::join!(receiver.serve(hooks, serving.clone()), ending);
-    Ok(())
+    tokio::select! {
+        failure = crew.lost() => Err(failure),
+        ((), ()) = async { tokio::join!(hooked, ending) } => Ok(()),
+    }
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -14,7 +14,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::{events::Recorder, request::limited, runtime::Kind};
+use super::{
+    events::Recorder,
+    request::limited,
+    runtime::{Crew, Kind},
+};
 use crate::{
     api::names::reasons,
     status::{Failure, Note},
@@ -51,20 +55,13 @@ struct Written {
 }
 
 impl Reports {
-    /// Events name `instance` (the pod) as their reporter. They are published one at a time by a task of the present
-    /// runtime: the work that they tell of goes first.
-    pub fn new(client: Client, instance: &str) -> Self {
-        let mut recorder = Recorder::new(client.clone(), instance);
-        let (events, mut waiting) = mpsc::channel::<(ObjectReference, Vec<Note>)>(EVENTS);
-        tokio::spawn(async move {
-            while let Some((reference, notes)) = waiting.recv().await {
-                for note in notes {
-                    if let Err(error) = recorder.publish(&note, &reference).await {
-                        debug!("event {} not written: {error}", note.reason);
-                    }
-                }
-            }
-        });
+    /// Events name `instance` (the pod) as their reporter. They are published one at a time by a loop of the crew: the
+    /// work that they tell of goes first.
+    pub fn new(client: Client, instance: &str, crew: &Crew) -> Self {
+        let recorder = Recorder::new(client.clone(), instance);
+        let (events, waiting) = mpsc::channel(EVENTS);
+        let writer = Arc::new(tokio::sync::Mutex::new((recorder, waiting)));
+        crew.keep("events", move || write(writer.clone()));
         Self { client, events, written: Arc::default() }
     }
 
@@ -155,6 +152,18 @@ impl Reports {
     /// Forgets what was written for an object that is gone.
     pub fn forget(&self, uid: &str) {
         self.written.lock().remove(uid);
+    }
+}
+
+/// Writes what waits, until nobody can report any more.
+async fn write(writer: Arc<tokio::sync::Mutex<(Recorder, mpsc::Receiver<(ObjectReference, Vec<Note>)>)>>) {
+    let (recorder, waiting) = &mut *writer.lock().await;
+    while let Some((reference, notes)) = waiting.recv().await {
+        for note in notes {
+            if let Err(error) = recorder.publish(&note, &reference).await {
+                debug!("event {} not written: {error}", note.reason);
+            }
+        }
     }
 }
 

@@ -104,6 +104,9 @@ pub struct Settings {
     /// Seconds until another replica takes over from a leader that vanished
     #[arg(long, env = "PILOTHOUSE_LEASE_DURATION", default_value_t = 12, value_parser = clap::value_parser!(u64).range(4..=300), value_name = "SECONDS")]
     pub lease_duration: u64,
+    /// Seconds that running reconciles may take after a stop was asked for; then they are cut. A pod's grace must be longer
+    #[arg(long, hide = true, env = "PILOTHOUSE_DRAIN", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=3600), value_name = "SECONDS")]
+    pub drain: u64,
     /// Names or addresses of the API server, which no Repository may reach.
     #[arg(skip)]
     pub api_hosts: Vec<String>,

@@ -16,6 +16,7 @@ use super::{
     Settings,
     agent::voice::{AgentVoice, HOLD, Listener, Said, Whose},
     artifacts::Source,
+    runtime::Crew,
 };
 use crate::{
     api::{
@@ -43,6 +44,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Voices {
     hub: Hub,
+    crew: Crew,
     authority: Arc<str>,
 }
 
@@ -54,7 +56,7 @@ impl Voices {
         settings: &Settings,
         material: &Material,
         (leadership, shelf): (watch::Receiver<Leadership>, Shelf),
-        stop: CancellationToken,
+        (crew, stop): (&Crew, &CancellationToken),
     ) -> Result<Self, Failure> {
         let names = names(settings);
         let listener = TcpListener::bind(settings.voice_listen).await.map_err(|e| {
@@ -65,10 +67,11 @@ impl Voices {
         let hub = Hub::new(Reviews::new(client.clone()), leadership, Some(shelf));
         let (served, tls) = watch::channel(material.server_config()?);
         let accepting = (hub.clone(), stop.clone());
-        tokio::spawn(async move { accepting.0.serve(listener, tls, accepting.1).await });
+        crew.vital("the door of sidecars", async move { accepting.0.serve(listener, tls, accepting.1).await });
         let authority = material.authority_pem().into();
-        tokio::spawn(renew(client.clone(), settings.namespace.clone(), names, served, stop));
-        Ok(Self { hub, authority })
+        let (client, namespace) = (client.clone(), settings.namespace.clone());
+        crew.keep("certificate", move || renew(client.clone(), namespace.clone(), names.clone(), served.clone()));
+        Ok(Self { hub, crew: crew.clone(), authority })
     }
 }
 
@@ -141,10 +144,9 @@ async fn renew(
     namespace: String,
     names: Vec<String>,
     served: watch::Sender<Arc<rustls::ServerConfig>>,
-    stop: CancellationToken,
 ) {
     loop {
-        tokio::select! { () = tokio::time::sleep(RENEWAL) => {} () = stop.cancelled() => return }
+        tokio::time::sleep(RENEWAL).await;
         let loaded = certificate::load_or_create(&client, &namespace, &names, Timestamp::now()).await;
         match loaded.as_ref().map(Material::server_config) {
             Ok(Ok(config)) => {
@@ -224,7 +226,7 @@ impl AgentVoice for Voices {
 
     fn on_change(&self, listener: Listener) {
         let mut changes = self.hub.changes();
-        tokio::spawn(async move {
+        self.crew.vital("the changes of sidecars", async move {
             loop {
                 match changes.recv().await {
                     Ok(AgentKey { namespace, agent }) => listener(Whose::One { namespace: &namespace, agent: &agent }),

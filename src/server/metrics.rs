@@ -31,6 +31,12 @@ struct ByKind {
     kind: String,
 }
 
+/// Labels of panics.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Panicked {
+    what: &'static str,
+}
+
 /// Labels by agent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByAgent {
@@ -69,6 +75,7 @@ pub struct Metrics {
     forced: Family<ByAgent, Counter>,
     reconciles: Family<Outcome, Counter>,
     durations: Family<ByKind, Histogram>,
+    panics: Family<Panicked, Counter>,
     crontask_runs: Family<ByNamespace, Counter>,
     crontask_skips: Family<Skipped, Counter>,
     crontask_lateness: Family<ByNamespace, Histogram>,
@@ -83,6 +90,8 @@ impl Default for Metrics {
         let durations =
             Family::<ByKind, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16)));
         registry.register("reconcile_duration_seconds", "Time a reconcile took", durations.clone());
+        let panics = Family::default();
+        registry.register("panics", "Bugs: panics that were caught, by what panicked", panics.clone());
         let tasks =
             Family::<ByAgent, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(10.0, 2.0, 10)));
         registry.register("task_duration_seconds", "Time from the start of a Task to its end", tasks.clone());
@@ -106,6 +115,7 @@ impl Default for Metrics {
             forced,
             reconciles,
             durations,
+            panics,
             crontask_runs,
             crontask_skips,
             crontask_lateness,
@@ -125,6 +135,11 @@ impl Metrics {
         };
         self.reconciles.get_or_create(&Outcome { kind: kind.into(), result }).inc();
         self.durations.get_or_create(&ByKind { kind: kind.into() }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a panic that was caught.
+    pub fn panicked(&self, what: &'static str) {
+        self.panics.get_or_create(&Panicked { what }).inc();
     }
 
     /// Counts a Task of an agent that has ended.

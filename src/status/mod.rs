@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod condition;
 pub mod lease;
+pub mod panic;
 pub mod text;
 
 pub use backoff::Backoff;
@@ -72,6 +73,16 @@ impl Next {
             (Self::OnEvent, next) | (next, Self::OnEvent) => next,
         }
     }
+
+    /// The same, up to a tenth earlier or later: `share` is drawn from `0.0..1.0`. What waits in great numbers for
+    /// something that tells nobody does not come back together.
+    #[must_use]
+    pub fn spread(self, share: f64) -> Self {
+        match self {
+            Self::OnEvent => Self::OnEvent,
+            Self::After(delay) => Self::After(delay.mul_f64(0.9 + 0.2 * share.clamp(0.0, 1.0))),
+        }
+    }
 }
 
 /// A Kubernetes Event to publish about an object.
@@ -96,5 +107,20 @@ impl Note {
     /// A warning.
     pub fn warning(reason: &'static str, action: &'static str, message: impl Into<String>) -> Self {
         Self { warning: true, reason, action, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_spread_comes_about_then() {
+        let next = Next::After(Duration::from_secs(30));
+        for (share, seconds) in [(0.0, 27), (0.5, 30), (1.0, 33), (-4.0, 27), (9.0, 33)] {
+            let Next::After(delay) = next.spread(share) else { panic!("it comes") };
+            assert_eq!(delay.as_secs_f64().round(), f64::from(seconds), "{share}");
+        }
+        assert_eq!(Next::OnEvent.spread(0.5), Next::OnEvent);
     }
 }

@@ -97,6 +97,17 @@ fn requests_for_agents_are_made_in_one_place() {
     assert_eq!(found, ["write.rs"], "make requests with the functions of write.rs, which limit their time");
 }
 
+/// A loop that nobody looks after ends in silence when it panics.
+#[test]
+fn loops_of_the_controller_are_looked_after() {
+    let files = rust_files(&root().join("src/controller"));
+    let spawns = |path: &str, text: &str| text.contains("tokio::spawn(") && !path.ends_with("tests.rs");
+    let found: Vec<_> = files.iter().filter(|(path, text)| spawns(path, text)).map(|(path, _)| path.as_str()).collect();
+    // Beside the crew itself: one artifact, whose panic is its failure; a test; orders that are sent once, and not missed.
+    let allowed = ["agent/sources/packer.rs", "artifacts/collect.rs", "runtime/supervise.rs", "voice.rs"];
+    assert_eq!(found, allowed, "start loops with `Crew::vital` or `Crew::keep`");
+}
+
 #[test]
 fn every_room_of_the_table_exists() {
     for room in ROOMS {

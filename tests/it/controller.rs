@@ -1,6 +1,7 @@
 //! The controller as a process: leader election, probes, stopping.
 
 mod edges;
+mod ends;
 mod everywhere;
 
 use k8s_openapi::api::coordination::v1::Lease;

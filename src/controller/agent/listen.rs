@@ -75,7 +75,8 @@ fn fleet(agents: &Arc<Agents>) {
             agents.fleet.exists(change);
         }
     });
-    tokio::spawn(follow(Arc::downgrade(agents), agents.fleet.changed()));
+    let (weak, changed) = (Arc::downgrade(agents), agents.fleet.changed());
+    agents.context.crew.keep("fleet", move || follow(weak.clone(), changed.clone()));
 }
 
 /// A changed authority is healed by whichever agent of the namespace comes first; one that is not as it should be may

@@ -12,10 +12,9 @@ use std::{
 
 use rand::Rng as _;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::Named;
+use super::{super::runtime::Crew, Named};
 use crate::{
     artifact::{
         Digest, FetchError, Fetcher, Store,
@@ -104,6 +103,8 @@ struct Attempt {
     next: Instant,
 }
 
+/// A copy of one that has not run knows of nothing that is missing.
+#[derive(Clone)]
 struct Mirror {
     store: Arc<Store>,
     named: Named,
@@ -114,13 +115,13 @@ struct Mirror {
     under_way: HashSet<Digest>,
 }
 
-/// Keeps copies until `stop`, and counts them in `counts`.
+/// Keeps copies, and counts them in `counts`.
 pub(in crate::controller) fn start(
     store: &Arc<Store>,
     named: &Named,
     source: &Source,
     (leadership, counts): (watch::Receiver<Leadership>, Copies),
-    stop: CancellationToken,
+    crew: &Crew,
 ) {
     let trust = Trust::Pem(source.authority.clone());
     let fetcher = match Endpoint::trusting(&source.service, trust, source.token_file.clone()) {
@@ -129,9 +130,7 @@ pub(in crate::controller) fn start(
     };
     let (store, named, (missing, under_way)) = (store.clone(), named.clone(), Default::default());
     let mirror = Mirror { store, named, fetcher, leadership, counts, missing, under_way };
-    tokio::spawn(async move {
-        tokio::select! { () = mirror.run() => {} () = stop.cancelled() => {} }
-    });
+    crew.keep("copies", move || mirror.clone().run());
 }
 
 impl Mirror {

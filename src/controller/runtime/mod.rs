@@ -2,12 +2,15 @@
 //!
 //! * [`watch`]: one watch a kind and namespace, its cache, and listeners that turn changes into triggers.
 //! * [`triggers`]: asks for a reconcile of one object, from anywhere.
+//! * [`supervise`]: loops beside the reconciles, and what becomes of a panic in them.
 //! * [`Packed`]: what a cache holds of objects that are large.
 //! * `queue`: who is next, fair between namespaces and between objects.
 //! * [`run`]: calls a [`Reconcile`] for what was triggered; never two at once for one object.
 
+mod listeners;
 mod packed;
 mod queue;
+pub mod supervise;
 pub mod triggers;
 pub mod watch;
 
@@ -22,6 +25,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 
 pub use packed::Packed;
 use queue::Key;
+pub use supervise::Crew;
 pub use triggers::Triggers;
 pub use watch::{Cache, Change, Scope, Watches};
 
@@ -29,7 +33,7 @@ use super::report::Reports;
 use crate::{
     api::names::reasons,
     server::metrics::Metrics,
-    status::{Backoff, Class, Failure, Next},
+    status::{Backoff, Class, Failure, Next, panic},
 };
 
 /// No reconcile may take longer: effects have their own, shorter, limits, this one saves the worker.
@@ -114,9 +118,9 @@ fn listen<R: Reconcile>(worker: &Arc<Worker<R>>) {
         let Some(worker) = weak.upgrade() else { return };
         let (namespace, name) = (change.object.namespace().unwrap_or_default(), change.object.name_any());
         if change.deleted {
-            worker.reconciler.forget(&namespace, &name);
             worker.runtime.reports.forget(&change.object.uid().unwrap_or_default());
-            worker.failures.lock().remove(&(namespace, name));
+            worker.failures.lock().remove(&(namespace.clone(), name.clone()));
+            worker.reconciler.forget(&namespace, &name);
         } else {
             worker.triggers.now(&namespace, &name);
         }
@@ -149,7 +153,10 @@ impl<R: Reconcile> Worker<R> {
         let work = AssertUnwindSafe(self.reconciler.reconcile(object)).catch_unwind();
         let outcome = match tokio::time::timeout(RECONCILE_TIMEOUT, work).instrument(span.clone()).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(panic)) => Err(Failure::transient(reasons::INTERNAL_ERROR, panic_text(&*panic))),
+            Ok(Err(panic)) => {
+                self.runtime.metrics.panicked("reconcile");
+                Err(Failure::transient(reasons::INTERNAL_ERROR, panic_text(&*panic)))
+            }
             Err(_) => {
                 Err(Failure::transient(reasons::TIMEOUT, "the reconcile took longer than 3 minutes and was cancelled"))
             }
@@ -193,9 +200,8 @@ fn log(failure: &Failure) {
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("a bug in Pilothouse: the reconcile of this object panicked ({})", text.unwrap_or("no message"))
+    format!("a bug in Pilothouse: the reconcile of this object panicked ({})", panic::text(panic))
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

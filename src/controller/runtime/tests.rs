@@ -50,7 +50,7 @@ fn named(namespace: &str, name: &str) -> ConfigMap {
 }
 
 /// A cluster that is not there.
-fn nobody() -> kube::Client {
+pub(in crate::controller) fn nobody() -> kube::Client {
     let refuse = |_: http::Request<kube::client::Body>| async {
         Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("nobody"))
     };
@@ -92,7 +92,7 @@ async fn run_triggered<R: Reconcile<Object = ConfigMap>>(
         backoff: Backoff::default(),
         stop: stop.clone(),
         metrics: Arc::new(Metrics::default()),
-        reports: Reports::new(nobody(), "test"),
+        reports: Reports::new(nobody(), "test", &Crew::new(Arc::default())),
     };
     let running = tokio::spawn(run(reconciler.clone(), cache, triggers, runtime));
     tokio::time::sleep(Duration::from_mins(2)).await;

@@ -95,7 +95,8 @@ impl<K: Kind> Triggers<K> {
     }
 }
 
-async fn ring(timer: Option<Instant>) {
+/// Resolves at a time, or never.
+pub(super) async fn ring(timer: Option<Instant>) {
     match timer {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

@@ -17,12 +17,16 @@ use kube::{
         watcher::{self, Event},
     },
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rand::Rng as _;
-use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::Kind;
+use super::{
+    Kind,
+    listeners::{Listeners, Owed},
+    supervise::Crew,
+    triggers::ring,
+};
 
 /// `kubectl apply` keeps the whole object here, so also what a Secret held.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -70,12 +74,10 @@ pub struct Change<'a, K> {
     pub deleted: bool,
 }
 
-type Listener<K> = Arc<dyn Fn(&Change<'_, K>) + Send + Sync>;
-
 /// The objects of one kind, kept up to date by watches. Cheap to clone.
 pub struct Cache<K: Kind> {
     stores: Arc<Vec<(Scope, Store<K>)>>,
-    listeners: Arc<RwLock<Vec<Listener<K>>>>,
+    listeners: Arc<Listeners<K>>,
 }
 
 impl<K: Kind> Clone for Cache<K> {
@@ -102,9 +104,10 @@ impl<K: Kind> Cache<K> {
         self.stores.iter().flat_map(|(_, store)| store.state_filter(&keep)).collect()
     }
 
-    /// Calls `listener` after each change. It must be quick: it runs in the watch.
+    /// Calls `listener` after each change. It must be quick: it runs in the watch. When it panics it is told again after a
+    /// pause, as the object is then.
     pub fn on_change(&self, listener: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
-        self.listeners.write().push(Arc::new(listener));
+        self.listeners.add(listener);
     }
 
     /// Calls `listener` after each change of a spec, and when an object comes or goes: a status that was written is
@@ -113,13 +116,15 @@ impl<K: Kind> Cache<K> {
         let generations: Mutex<HashMap<String, Option<i64>>> = Mutex::default();
         self.on_change(move |change| {
             let (uid, generation) = (change.object.uid().unwrap_or_default(), change.object.meta().generation);
-            let before = if change.deleted {
-                generations.lock().remove(&uid).and(None)
-            } else {
-                generations.lock().insert(uid, generation)
-            };
-            if before.is_none_or(|before| before != generation) {
+            let before = generations.lock().get(&uid).copied();
+            if change.deleted || before.is_none_or(|before| before != generation) {
                 listener(change);
+            }
+            // Not before it was told well.
+            if change.deleted {
+                generations.lock().remove(&uid);
+            } else {
+                generations.lock().insert(uid, generation);
             }
         });
     }
@@ -137,18 +142,16 @@ impl<K: Kind> Cache<K> {
         Self { stores: Arc::new(stores), listeners: Arc::default() }
     }
 
-    fn tell(&self, change: &Change<'_, K>) {
-        for listener in self.listeners.read().iter() {
-            listener(change);
-        }
+    fn tell(&self, change: &Change<'_, K>, owed: &mut Owed<K>) {
+        self.listeners.tell(change, owed);
     }
 }
 
-/// Starts watches and knows whether all caches are filled. Dropping it ends them.
+/// Starts watches and knows whether all caches are filled.
 pub struct Watches {
     client: Client,
     scopes: Vec<Scope>,
-    tasks: JoinSet<()>,
+    crew: Crew,
     ready: Vec<futures::future::BoxFuture<'static, ()>>,
     hint: Hint,
 }
@@ -159,9 +162,10 @@ pub trait Trim<K>: Fn(&mut K) + Clone + Send + 'static {}
 impl<K, F: Fn(&mut K) + Clone + Send + 'static> Trim<K> for F {}
 
 impl Watches {
-    /// Watches in `scopes`.
-    pub fn new(client: Client, scopes: Vec<Scope>) -> Self {
-        Self { client, scopes, tasks: JoinSet::new(), ready: vec![], hint: Hint::default() }
+    /// Watches in `scopes`, for as long as there is the crew. A watch that ends or panics is the end of the process: whoever
+    /// reads its cache would see the world as it was then.
+    pub fn new(client: Client, scopes: Vec<Scope>, crew: Crew) -> Self {
+        Self { client, scopes, crew, ready: vec![], hint: Hint::default() }
     }
 
     /// The scopes in which namespaced kinds are watched.
@@ -237,8 +241,9 @@ impl Watches {
                     })
                 })
                 .boxed();
-            let hint = self.hint.clone();
-            self.tasks.spawn(follow(cache.clone(), store.clone(), writer, (scope.clone(), hint), events));
+            let (hint, owed) = (self.hint.clone(), Owed::new(self.crew.clone()));
+            let name = format!("the watch of {} in {scope}", K::plural(&()));
+            self.crew.vital(name, follow(cache.clone(), (store.clone(), writer), (scope.clone(), hint), owed, events));
         }
         let waiting = cache.clone();
         self.ready.push(Box::pin(async move { waiting.ready().await }));
@@ -271,9 +276,9 @@ type Events<K> = futures::stream::BoxStream<'static, Result<Event<K>, watcher::E
 /// Feeds one watch into its store and tells listeners, until the process ends.
 async fn follow<K: Kind>(
     cache: Cache<K>,
-    store: Store<K>,
-    writer: reflector::store::Writer<K>,
+    (store, writer): (Store<K>, reflector::store::Writer<K>),
     (scope, hint): (Scope, Hint),
+    mut owed: Owed<K>,
     events: Events<K>,
 ) {
     // Listeners are told after the store has the change, so that what they trigger reads the new state.
@@ -282,13 +287,21 @@ async fn follow<K: Kind>(
     let mut stream = std::pin::pin!(events.default_backoff().reflect(writer));
     let kind = K::kind(&()).into_owned();
     let mut failing = false;
-    while let Some(event) = stream.next().await {
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            () = ring(owed.due()) => {
+                owed.again(&cache.listeners, &store);
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
         if std::mem::replace(&mut failing, event.is_err()) && event.is_ok() {
             debug!(kind, %scope, "watch works again");
         }
         match event {
-            Ok(Event::Apply(object)) => cache.tell(&Change { object: &object, deleted: false }),
-            Ok(Event::Delete(object)) => cache.tell(&Change { object: &object, deleted: true }),
+            Ok(Event::Apply(object)) => cache.tell(&Change { object: &object, deleted: false }, &mut owed),
+            Ok(Event::Delete(object)) => cache.tell(&Change { object: &object, deleted: true }, &mut owed),
             Ok(Event::Init) => {
                 gone = store.state();
                 listed.clear();
@@ -296,7 +309,7 @@ async fn follow<K: Kind>(
             Ok(Event::InitApply(object)) => {
                 listed.insert(ObjectRef::from_obj(&object));
             }
-            Ok(Event::InitDone) => relisted(&cache, &store, &std::mem::take(&mut gone), &listed),
+            Ok(Event::InitDone) => relisted(&cache, &store, (&std::mem::take(&mut gone), &listed), &mut owed),
             Err(error) => failed(&kind, &scope, &hint, &error),
         }
     }
@@ -305,14 +318,19 @@ async fn follow<K: Kind>(
 
 /// A watch that lost its place lists again: what vanished meanwhile is told as deleted, what has another version as
 /// changed.
-fn relisted<K: Kind>(cache: &Cache<K>, store: &Store<K>, before: &[Arc<K>], listed: &HashSet<ObjectRef<K>>) {
+fn relisted<K: Kind>(
+    cache: &Cache<K>,
+    store: &Store<K>,
+    (before, listed): (&[Arc<K>], &HashSet<ObjectRef<K>>),
+    owed: &mut Owed<K>,
+) {
     for object in before.iter().filter(|o| !listed.contains(&ObjectRef::from_obj(&***o))) {
-        cache.tell(&Change { object, deleted: true });
+        cache.tell(&Change { object, deleted: true }, owed);
     }
     let versions: HashSet<_> = before.iter().map(|o| (o.uid(), o.resource_version())).collect();
     for object in store.state() {
         if !versions.contains(&(object.uid(), object.resource_version())) {
-            cache.tell(&Change { object: &object, deleted: false });
+            cache.tell(&Change { object: &object, deleted: false }, owed);
         }
     }
 }
@@ -354,7 +372,7 @@ impl Hint {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::Secret;
+    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
     use serde_json::json;
 
     use super::*;
@@ -370,6 +388,76 @@ mod tests {
             watcher::Error::InitialListFailed(kube::Error::Api(Box::new(serde_json::from_value(status).unwrap())))
         };
         assert!(is_unknown(&error(404)) && !is_unknown(&error(403)));
+    }
+
+    fn map(name: &str, version: &str) -> ConfigMap {
+        let metadata =
+            json!({"name": name, "namespace": "ns", "uid": name, "resourceVersion": version, "generation": 1});
+        serde_json::from_value(json!({ "metadata": metadata })).unwrap()
+    }
+
+    /// A watch of these events, a second between two of them, which then stays open.
+    fn watched(events: Vec<Event<ConfigMap>>) -> (Cache<ConfigMap>, impl Future<Output = ()>) {
+        let (store, writer) = reflector::store();
+        let cache = Cache::of(vec![(Scope::All, store.clone())]);
+        let events = futures::stream::iter(events).then(|event| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(event)
+        });
+        let events = events.chain(futures::stream::pending()).boxed();
+        let owed = Owed::new(Crew::new(Arc::default()));
+        (cache.clone(), follow(cache, (store, writer), (Scope::All, Hint::default()), owed, events))
+    }
+
+    /// Name, version, and whether it is gone, of what a listener heard.
+    type Heard = Arc<Mutex<Vec<(String, String, bool)>>>;
+
+    fn note(heard: &Heard, change: &Change<'_, ConfigMap>) {
+        let version = change.object.resource_version().unwrap_or_default();
+        heard.lock().push((change.object.name_any(), version, change.deleted));
+    }
+
+    fn said(heard: &Heard) -> Vec<String> {
+        heard
+            .lock()
+            .iter()
+            .map(|(name, version, gone)| format!("{name}@{version}{}", if *gone { "-" } else { "" }))
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_panics_stops_neither_the_watch_nor_others_and_is_told_again() {
+        let listed =
+            [Event::Init, Event::InitApply(map("bad", "1")), Event::InitApply(map("good", "1")), Event::InitDone];
+        let later = [Event::Apply(map("bad", "2")), Event::Apply(map("good", "2")), Event::Delete(map("gone", "3"))];
+        let (cache, watch) = watched(listed.into_iter().chain(later).collect());
+        let (fussy, calm, spec): (Heard, Heard, Heard) = Default::default();
+        let (mine, begun) = (fussy.clone(), tokio::time::Instant::now());
+        cache.on_change(move |change| {
+            let bad = change.object.name_any() != "good";
+            assert!(!bad || begun.elapsed() > Duration::from_secs(20), "on purpose");
+            note(&mine, change);
+        });
+        let mine = spec.clone();
+        cache.on_spec_change(move |change| {
+            let bad = change.object.name_any() == "bad";
+            assert!(!bad || begun.elapsed() > Duration::from_secs(20), "on purpose");
+            note(&mine, change);
+        });
+        let mine = calm.clone();
+        cache.on_change(move |change| note(&mine, change));
+        assert!(tokio::time::timeout(Duration::from_hours(1), watch).await.is_err(), "it goes on");
+        let all = ["bad@1", "good@1", "bad@2", "good@2", "gone@3-"];
+        let mut first = said(&calm);
+        first[..2].sort();
+        assert_eq!(first, all, "the others hear each change at once, and once");
+        let mut heard = said(&fussy);
+        assert_eq!(heard[..2], ["good@1", "good@2"], "of other objects it hears at once");
+        heard[2..].sort();
+        assert_eq!(heard[2..], ["bad@2", "gone@3-"], "and then once of what it missed, as it is now");
+        let mut heard = said(&spec);
+        heard.sort();
+        assert_eq!(heard, ["bad@2", "gone@3-", "good@1"], "what did not take it in has not seen the spec");
     }
 
     #[test]

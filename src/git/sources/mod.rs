@@ -9,8 +9,9 @@ mod pace;
 mod poller;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,11 +22,13 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use self::hosts::Hosts;
 use super::{
     Access, CommitId, Credential, Fetched, GitError, GitRemote, Reason, Reference, RemoteUrl, Resolved, Whole,
 };
+use crate::status::panic;
 
 /// A remote as an object asks for it.
 #[derive(Clone, Debug)]
@@ -158,6 +161,8 @@ struct Status {
     state: RemoteState,
     poked: u64,
     tree: Option<(CommitId, Arc<Fetched>)>,
+    /// Who could not be told of something: a listener panicked.
+    untold: BTreeSet<Subscriber>,
 }
 
 impl Status {
@@ -324,6 +329,7 @@ impl Sources {
         let Some(remote) = remotes.by_key.get(key).cloned() else { return };
         let mut status = remote.status.lock();
         status.subscribers.remove(subscriber);
+        status.untold.remove(subscriber);
         status.release();
         let abandoned = status.subscribers.is_empty();
         drop(status);
@@ -341,15 +347,25 @@ impl Sources {
 }
 
 impl Inner {
-    fn wake(&self, subscribers: &[Subscriber]) {
+    /// Tells all listeners of each; those who have to be told again, because a listener panicked.
+    fn wake(&self, subscribers: &[Subscriber]) -> BTreeSet<Subscriber> {
         Counters::add(&self.counters.wakes);
         let listeners = self.listeners.read();
-        for subscriber in subscribers {
-            for listener in listeners.iter() {
-                listener(subscriber);
-            }
-        }
+        let told = |subscriber: &&Subscriber| {
+            let heard = listeners.iter().map(|listener| tell(listener, subscriber));
+            heard.fold(true, |all, one| all && one)
+        };
+        subscribers.iter().filter(|subscriber| !told(subscriber)).cloned().collect()
     }
+}
+
+fn tell(listener: &Listener, subscriber: &Subscriber) -> bool {
+    let told = catch_unwind(AssertUnwindSafe(|| listener(subscriber)));
+    if let Err(panic) = &told {
+        let Subscriber { kind, namespace, name } = subscriber;
+        error!(kind, namespace, name, "a bug in Pilothouse: a listener panicked ({})", panic::text(&**panic));
+    }
+    told.is_ok()
 }
 
 impl Counters {

@@ -1,14 +1,18 @@
 //! The loop of one remote: wait, list, fetch, tell.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::{sync::Notify, task::JoinError, time::Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Counters, Inner, Remote, RemoteState, Subscriber, hosts::Who, pace::Pace};
-use crate::git::{
-    Access, CommitId, Fetched, GitError, Reason, Reference, RemoteRef, Resolved, Stop, Whole,
-    refs::{self, RefError},
+use crate::{
+    git::{
+        Access, CommitId, Fetched, GitError, Reason, Reference, RemoteRef, Resolved, Stop, Whole,
+        refs::{self, RefError},
+    },
+    status::panic,
 };
 
 /// How long a finished deadline may take to be noticed, for example in a name lookup, before its thread is abandoned.
@@ -16,16 +20,31 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// Follows one remote until nobody does.
 pub(super) async fn run(inner: Arc<Inner>, remote: Arc<Remote>) {
+    let (inner, remote) = (&inner, &remote);
+    let work = |pace, last| async move {
+        let listing = due(inner, remote, pace, last).await;
+        round(inner, remote, listing).await
+    };
+    tokio::select! {
+        () = remote.stop.cancelled() => {}
+        () = again_and_again(work, || panicked(inner, remote)) => {}
+    }
+}
+
+/// Works in rounds, each after a pause that depends on how the last one went. One that panics has failed.
+async fn again_and_again<F: Future<Output = bool>>(
+    work: impl Fn(Pace, Option<Instant>) -> F,
+    panicked: impl Fn() -> bool,
+) {
     let mut pace = Pace::default();
     let mut last: Option<Instant> = None;
     loop {
-        let work = async {
-            let listing = due(&inner, &remote, pace, last).await;
-            round(&inner, &remote, listing).await
-        };
-        let failed = tokio::select! {
-            () = remote.stop.cancelled() => return,
-            failed = work => failed,
+        let failed = match AssertUnwindSafe(work(pace, last)).catch_unwind().await {
+            Ok(failed) => failed,
+            Err(panic) => {
+                error!("a bug in Pilothouse: a look at a remote panicked ({})", panic::text(&*panic));
+                panicked()
+            }
         };
         pace = Pace { failures: if failed { pace.failures.saturating_add(1) } else { 0 }, share: rand::random() };
         last = Some(Instant::now());
@@ -70,11 +89,30 @@ async fn round(inner: &Arc<Inner>, remote: &Arc<Remote>, listing: bool) -> bool 
         inner.hosts.pause(&remote.access.url, &turn, *pause);
     }
     let failed = outcome.error.is_some();
-    let woken = settle(remote, outcome, listing.then_some(poked));
-    if !woken.is_empty() {
-        inner.wake(&woken);
+    !tell(inner, remote, settle(remote, outcome, listing.then_some(poked))) || failed
+}
+
+/// Whether all of them heard of it; who did not is told after the next round.
+fn tell(inner: &Inner, remote: &Remote, woken: Vec<Subscriber>) -> bool {
+    if woken.is_empty() {
+        return true;
     }
-    failed
+    let missed = inner.wake(&woken);
+    let mut status = remote.status.lock();
+    status.untold = missed.into_iter().filter(|who| status.subscribers.contains_key(who)).collect();
+    status.untold.is_empty()
+}
+
+/// A round that panicked is one that failed, and answers whoever poked: else it would begin again at once.
+fn panicked(inner: &Inner, remote: &Remote) -> bool {
+    let poked = remote.status.lock().poked;
+    let outcome = Outcome { error: Some(bug()), ..Outcome::default() };
+    tell(inner, remote, settle(remote, outcome, Some(poked)));
+    true
+}
+
+fn bug() -> GitError {
+    GitError::new(Reason::ProtocolError, "a bug in Pilothouse: reading the remote panicked")
 }
 
 /// A new commit and its tree are told in one piece, so that nobody sees the one without the other.
@@ -114,7 +152,7 @@ fn settle(remote: &Remote, outcome: Outcome, answered: Option<u64>) -> Vec<Subsc
     }
     status.release();
     if !news {
-        return vec![];
+        return status.untold.iter().cloned().collect();
     }
     let url = &remote.access.url;
     match (&status.state.error, &status.state.observed) {
@@ -231,7 +269,7 @@ fn outcome<T>(ended: Result<Result<T, GitError>, JoinError>) -> Option<Result<T,
     match ended {
         Ok(result) => Some(result),
         Err(error) if error.is_cancelled() => None,
-        Err(_) => Some(Err(GitError::new(Reason::ProtocolError, "a bug in Pilothouse: reading the remote panicked"))),
+        Err(_) => Some(Err(bug())),
     }
 }
 
@@ -246,6 +284,28 @@ impl Drop for StopOnDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_that_panics_has_failed_and_is_followed_by_others() {
+        let (rounds, told) = (parking_lot::Mutex::new(vec![]), std::cell::Cell::new(0));
+        let work = |pace: Pace, _| {
+            let rounds = &rounds;
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let number = rounds.lock().len();
+                rounds.lock().push(pace.failures);
+                assert!(![1, 2].contains(&number), "on purpose");
+                false
+            }
+        };
+        let panicked = || {
+            told.set(told.get() + 1);
+            true
+        };
+        let ended = tokio::time::timeout(Duration::from_millis(5500), again_and_again(work, panicked)).await;
+        assert!(ended.is_err());
+        assert_eq!((rounds.into_inner(), told.get()), (vec![0, 0, 1, 2, 0], 2));
+    }
 
     #[tokio::test]
     async fn a_process_that_ends_reports_no_bug() {

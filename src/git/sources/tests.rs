@@ -193,6 +193,39 @@ async fn a_push_is_fetched_once_and_wakes_all() {
     assert_eq!(world.script.count("fetch"), 2);
 }
 
+/// What listens runs in the poller: it must not take the others with it, nor lose what it did not take in.
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_panics_stops_no_remote_and_is_told_again() {
+    let world = World::new();
+    let bad = Arc::new(AtomicU64::new(0));
+    let tries = bad.clone();
+    world.sources.on_change(move |subscriber| {
+        assert!(subscriber.name != "bad" || tries.fetch_add(1, Ordering::SeqCst) >= 3, "on purpose");
+    });
+    let heard = Arc::new(Mutex::new(vec![]));
+    let log = heard.clone();
+    world.sources.on_change(move |subscriber| log.lock().push(subscriber.name.clone()));
+    for name in ["bad", "good"] {
+        world.follow(name, 60, Some('1'));
+    }
+    world.follow_url("other", "https://example.com/b", 60, Some('1'));
+    calm().await;
+    let mut first: Vec<String> = std::mem::take(&mut *heard.lock());
+    first.sort();
+    assert_eq!(first, ["bad", "good", "other"], "one is in nobody's way");
+    world.pass(60).await;
+    assert_eq!(bad.load(Ordering::SeqCst), 4, "told until it takes it in");
+    assert!(heard.lock().iter().all(|name| name == "bad"), "who has heard is not told again");
+    // The poller goes on.
+    heard.lock().clear();
+    world.push('2');
+    world.pass(120).await;
+    let mut after = heard.lock().clone();
+    after.sort();
+    after.dedup();
+    assert_eq!(after, ["bad", "good", "other"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_known_already_is_not_fetched() {
     let world = World::new();
@@ -271,7 +304,8 @@ async fn retry_after_is_honoured_for_all_that_a_namespace_has_at_the_host() {
     calm().await;
     assert!(world.observed(&elsewhere).is_some());
     assert!(world.observed(&first).is_none() && world.observed(&second).is_none());
-    advance(Duration::from_secs(125)).await;
+    // A tenth of the pause later at most.
+    advance(Duration::from_secs(135)).await;
     calm().await;
     assert!(world.observed(&first).is_some() && world.observed(&second).is_some());
 }

@@ -2,10 +2,12 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -93,7 +95,8 @@ async fn run(client: Client, target: Arc<Target>, slot: Arc<Slot>) {
         let wait = slot.lane.lock().wait(Instant::now());
         tokio::time::sleep(wait).await;
         let covered = slot.lane.lock().begin(Instant::now());
-        let poked = write(&client, &target).await;
+        // Whoever comes after a panic is not to wait for it.
+        let poked = AssertUnwindSafe(write(&client, &target)).catch_unwind().await.unwrap_or(Poked::Failed);
         slot.told.send_modify(|told| {
             told.ended = covered;
             told.gone = poked == Poked::Gone;

@@ -125,6 +125,13 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Whether it changed objects of a kind, in the plural, of whatever kind they are.
+    pub(crate) fn is_write_of(&self, resource: &str) -> bool {
+        self.resource() == resource && ["create", "update", "patch", "delete"].contains(&self.verb.as_str())
+    }
+}
+
 impl AuditLog {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path, from: 0 }

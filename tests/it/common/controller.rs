@@ -239,8 +239,7 @@ impl Controller {
 
     /// The same by another signal.
     pub(crate) fn stop_by(&mut self, signal: &str) -> bool {
-        let status = Command::new("kill").args(["-s", signal]).arg(self.child.id().to_string()).status().unwrap();
-        assert!(status.success(), "kill");
+        self.signal(signal);
         let until = Instant::now() + Duration::from_secs(40);
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -249,6 +248,17 @@ impl Controller {
             std::thread::sleep(Duration::from_millis(20));
         }
         panic!("the controller did not stop:\n{}", self.log());
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args(["-s", signal]).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success(), "kill");
+    }
+
+    /// With what it has ended, if it has.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
     }
 
     /// Whether it has ended by itself.

@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tracing::warn;
 
@@ -14,7 +16,7 @@ use crate::{
     api::names::reasons,
     artifact::{self, Digest, Store, StoreError},
     git::{CommitId, Fetched, GitError, RemoteKey, Sources, Subscriber},
-    status::{Backoff, Failure},
+    status::{Backoff, Failure, panic},
 };
 
 /// Artifacts that are made at a time, of namespaces by turns: each may take the memory of a tree.
@@ -291,7 +293,8 @@ async fn work(packer: Weak<Packer>, key: Key, (first, files): (String, Arc<Files
     let mut failures = 0;
     loop {
         let Some(this) = packer.upgrade() else { return };
-        let outcome = match this.pack(&key, &first, &files).await {
+        let packed = AssertUnwindSafe(this.pack(&key, &first, &files)).catch_unwind().await;
+        let outcome = match packed.unwrap_or_else(|panic| Err(Trouble::Passing(panicked(&*panic)))) {
             Ok(outcome) => outcome,
             Err(Trouble::Passing(trouble)) => {
                 failures += 1;
@@ -318,6 +321,10 @@ async fn work(packer: Weak<Packer>, key: Key, (first, files): (String, Arc<Files
             return;
         }
     }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
+    Failure::transient(reasons::INTERNAL_ERROR, format!("making the artifact panicked ({})", panic::text(panic)))
 }
 
 /// Until there is room, or nobody waits for it.
