@@ -97,8 +97,8 @@ pub struct Agents {
     /// Revisions that agents are pinned to, as they were read, by namespace and agent.
     pins: Mutex<HashMap<(String, String), history::Pin>>,
     fleet: fleet::Fleet,
-    /// One agent at a time sees to the authority of its namespace.
-    authority_turn: tokio::sync::Mutex<()>,
+    /// One agent of a namespace at a time sees to its authority.
+    authority_turns: maps::Turns,
 }
 
 /// Prepares the loop.
@@ -133,7 +133,7 @@ pub fn prepare(context: &Context, voice: Arc<dyn AgentVoice>) -> Loop {
         waits: waits::Waits::default(),
         pins: Mutex::default(),
         fleet: fleet::Fleet::new(context.now()),
-        authority_turn: tokio::sync::Mutex::default(),
+        authority_turns: maps::Turns::default(),
     });
     listen::attach(&agents);
     start(agents, context.caches.agents.clone(), triggers)
@@ -203,7 +203,9 @@ impl Reconcile for Agents {
         match failure {
             Some(failure) if failure.class == Class::Transient => Err(failure),
             // The other object may have no label by which it is watched.
-            Some(failure) if failure.reason == reasons::NAME_CONFLICT => Ok(Next::After(LOOK_AGAIN)),
+            Some(failure) if failure.reason == reasons::NAME_CONFLICT => {
+                Ok(Next::After(LOOK_AGAIN).spread(rand::random()))
+            }
             _ => Ok(acted.next),
         }
     }

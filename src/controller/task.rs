@@ -49,8 +49,6 @@ use sight::{Lag, Sight};
 
 /// How long an agent's pods are told to stop a session.
 const ABORT: Duration = Duration::from_mins(2);
-/// How soon a Task looks again that may not start while its agent's pods are being replaced.
-const AGAIN: Duration = Duration::from_millis(300);
 
 /// The reconciler of Tasks.
 pub struct Tasks {
@@ -98,6 +96,8 @@ pub fn prepare(context: &Context, voices: Arc<Voices>) -> Loop {
     listen::attach(&tasks);
     let recorded = triggers.clone();
     context.history.on_recorded(move |namespace, name| recorded.now(namespace, name));
+    let switched = triggers.clone();
+    context.task_starts.on_switched(move |namespace, name| switched.now(namespace, name));
     start(tasks, context.caches.tasks.clone(), triggers)
 }
 
@@ -126,8 +126,8 @@ impl Reconcile for Tasks {
         };
         let decision = match decision {
             Decision { act: Act::Start(objects), .. } => match self.go(&task, &world, &objects).await {
-                Ok(Some(decision)) => decision,
-                Ok(None) => return Ok(Next::After(AGAIN)),
+                Ok(Ok(decision)) => decision,
+                Ok(Err(next)) => return Ok(next),
                 Err(failure) => return self.start_failed(&task, failure).await,
             },
             other => other,
@@ -150,7 +150,9 @@ impl Reconcile for Tasks {
         if is_between(&decision) {
             self.give_way(&task);
         }
-        self.report(&task, decision).await
+        let next = self.report(&task, decision).await?;
+        // Many may wait for names that somebody took.
+        Ok(if world.pod == PodState::Foreign { next.spread(rand::random()) } else { next })
     }
 }
 
@@ -276,9 +278,9 @@ impl Tasks {
         Ok((world, decision))
     }
 
-    /// Starts a Task that has all it needs once there is a place for it, and room in the window. None: it has to look
-    /// again soon.
-    async fn go(&self, task: &Task, world: &World, objects: &Start) -> Result<Option<Decision>, Failure> {
+    /// Starts a Task that has all it needs once there is a place for it, and room in the window. Or when it has to
+    /// look again.
+    async fn go(&self, task: &Task, world: &World, objects: &Start) -> Result<Result<Decision, Next>, Failure> {
         let namespace = task.namespace().unwrap_or_default();
         let verifies = world.agent.as_ref().is_some_and(|a| a.verified_by(task).is_some());
         // A pod of its own takes nobody's place, and its name makes it one.
@@ -296,25 +298,26 @@ impl Tasks {
                 place = self.place(task, &start);
             }
             if matches!(place, Place::Full | Place::Spent { .. }) {
-                return Ok(Some(self.decide(task, &World { place, ..world.clone() })));
+                return Ok(Ok(self.decide(task, &World { place, ..world.clone() })));
             }
         }
         if !self.is_alone(task).await {
             let message = "waiting until the agent's pods have stopped what the last try left behind";
-            return Ok(Some(step::delayed(task, reasons::RETRYING, message, left::AGAIN, self.context.now())));
+            return Ok(Ok(step::delayed(task, reasons::RETRYING, message, left::AGAIN, self.context.now())));
         }
         if !self.may_start(task) {
-            return Ok(None);
+            // The end of the switch wakes it.
+            return Ok(Err(Next::OnEvent));
         }
         let pod = self.start(task, objects).await?;
-        Ok(Some(self.decide(task, &World { pod, ..world.clone() })))
+        Ok(Ok(self.decide(task, &World { pod, ..world.clone() })))
     }
 
     /// Waits until the caches show what was there before this process led.
-    fn behind(&self, task: &Task, lag: &Lag) -> Option<Decision> {
+    fn behind(&self, task: &Task, lag: &Lag) -> Result<Decision, Next> {
         let message = format!("waiting until the controller sees pod {}, which may have a place of the agent", lag.pod);
         let said = || step::delayed(task, reasons::CATCHING_UP, &message, lag.wait, self.context.now());
-        lag.tell.then(said)
+        if lag.tell { Ok(said()) } else { Err(Next::After(lag.wait)) }
     }
 
     /// The place of a Task or a try that has ended is free at once, not only when the cache shows the status.
@@ -354,7 +357,8 @@ impl Tasks {
     /// Counts the Task as work of its agent from now on. Not while the agent's pods are being replaced.
     fn may_start(&self, task: &Task) -> bool {
         let (namespace, agent) = (task.namespace().unwrap_or_default(), task::agent_of(task).unwrap_or_default());
-        self.context.task_starts.start(&namespace, agent, &task.uid().unwrap_or_default())
+        let (name, uid) = (task.name_any(), task.uid().unwrap_or_default());
+        self.context.task_starts.start(&namespace, agent, (&name, &uid))
     }
 
     /// Counts a Task that ran, once its end is written.

@@ -1,7 +1,10 @@
 //! The `ConfigMaps` that are written once: a pod template's files, and the authority of a namespace.
 
+use std::{collections::HashMap, sync::Arc};
+
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{ResourceExt, core::PartialObjectMetaExt};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{Agents, act::Who, observe::ours, write};
@@ -22,7 +25,7 @@ impl Agents {
         let namespace = agent.namespace().unwrap_or_default();
         if let Some(found) = self.config_maps.get(&namespace, desired.files.name()) {
             ours("ConfigMap", desired.files.name(), found.owner_references(), agent)?;
-            return self.seal_again(agent, &desired.files, found.annotations()).await;
+            return self.seal_again(agent, &desired.files).await;
         }
         let body = write::body(&desired.files, self.sealed(agent, &desired.files), None);
         let made = write::create::<ConfigMap>(&self.context.client, &namespace, &body, agent).await?;
@@ -60,18 +63,14 @@ impl Agents {
     }
 
     /// The key may be another one: somebody deleted its Secret.
-    pub(super) async fn seal_again(
-        &self,
-        agent: &Agent,
-        object: &Object,
-        live: &state::Annotations,
-    ) -> Result<(), Failure> {
-        let sealed = self.sealed(agent, object);
-        if sealed.iter().all(|(key, seal)| live.get(key) == Some(seal)) {
+    pub(super) async fn seal_again(&self, agent: &Agent, object: &Object) -> Result<(), Failure> {
+        let (sealed, namespace) = (self.sealed(agent, object), agent.namespace().unwrap_or_default());
+        let Some(found) = self.config_maps.get(&namespace, object.name()) else { return Ok(()) };
+        if sealed.iter().all(|(key, seal)| found.annotations().get(key) == Some(seal)) {
             return Ok(());
         }
-        let namespace = agent.namespace().unwrap_or_default();
-        let patch = json!({ "metadata": { "annotations": sealed } });
+        // Of this very object as it was seen: another one of its name was not sealed by us, and wakes the agent.
+        let patch = seal_patch(&*found, &sealed);
         write::merge_metadata::<ConfigMap>(&self.context.client, &namespace, object.name(), patch).await.map(drop)
     }
 
@@ -124,7 +123,8 @@ impl Agents {
         if self.has_authority(namespace, &hash) {
             return Ok(());
         }
-        let _turn = self.authority_turn.lock().await;
+        let turn = self.authority_turns.of(namespace);
+        let _turn = turn.lock().await;
         if self.has_authority(namespace, &hash) {
             return Ok(());
         }
@@ -166,6 +166,23 @@ impl Agents {
     }
 }
 
+/// Who sees to the authority of a namespace, by namespace.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    /// The turn of a namespace; others do not wait for it.
+    fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock();
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(namespace.to_owned()).or_default().clone()
+    }
+}
+
+fn seal_patch(found: &impl ResourceExt, sealed: &state::Annotations) -> Value {
+    json!({ "metadata": { "uid": found.uid(), "resourceVersion": found.resource_version(), "annotations": sealed } })
+}
+
 /// Another agent's reconcile, or somebody else, wrote it in between.
 fn again() -> Failure {
     let message = format!("ConfigMap {} was just written by somebody else", names::AUTHORITY_CONFIG_MAP);
@@ -182,4 +199,31 @@ fn authority(namespace: &str, certificate: &str, hash: &str) -> Value {
         },
         "data": { names::AUTHORITY_KEY: certificate },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_do_not_wait_for_each_other() {
+        let turns = Turns::default();
+        let (first, same, other) = (turns.of("a"), turns.of("a"), turns.of("b"));
+        let held = first.try_lock();
+        assert!(held.is_ok() && same.try_lock().is_err(), "one at a time in a namespace");
+        assert!(other.try_lock().is_ok());
+        drop((held, same, other));
+        drop(first);
+        drop(turns.of("c"));
+        turns.of("d");
+        assert_eq!(turns.0.lock().keys().collect::<Vec<_>>(), ["d"], "nobody waits in the others");
+    }
+
+    #[test]
+    fn a_seal_is_for_the_object_that_was_seen() {
+        let map: ConfigMap =
+            serde_json::from_value(json!({"metadata": {"name": "m", "uid": "u", "resourceVersion": "7"}})).unwrap();
+        let patch = seal_patch(&map, &[("seal".into(), "s".into())].into());
+        assert_eq!(patch, json!({"metadata": {"uid": "u", "resourceVersion": "7", "annotations": {"seal": "s"}}}));
+    }
 }

@@ -16,6 +16,9 @@ use crate::git::RemoteUrl;
 /// A host that asks for more than this is asked again after it all the same.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
+/// How long after the end of a pause somebody comes at the latest.
+const LATEST: Duration = Duration::from_secs(30);
+
 pub(super) struct Hosts {
     per_host: usize,
     per_namespace: usize,
@@ -82,6 +85,7 @@ impl Hosts {
             let asker = match host.first_without_a_pause(who()) {
                 Ok(asker) => asker,
                 Err(until) => {
+                    let until = spread(until, rand::random());
                     tokio::select! { () = tokio::time::sleep_until(until) => {}, () = news.notified() => {} }
                     continue;
                 }
@@ -130,6 +134,13 @@ impl Host {
     }
 }
 
+/// Not all who wait for the end of a pause come at that moment: each up to a tenth of it later, 30 s at most. `share` is
+/// drawn from `0.0..1.0`.
+fn spread(until: Instant, share: f64) -> Instant {
+    let left = until.saturating_duration_since(Instant::now());
+    until + (left / 10).min(LATEST).mul_f64(share)
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
@@ -168,6 +179,24 @@ mod tests {
         assert!(turn.is_some() && start.elapsed() < Duration::from_secs(1), "who joins does not wait for others");
         tokio::time::advance(Duration::from_secs(601)).await;
         assert!(now(&who("greedy")).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn not_all_come_at_the_end_of_a_pause_and_none_before() {
+        let (hosts, start) = (Hosts::new(100, 100, 100), Instant::now());
+        let url = RemoteUrl::parse("https://forge.example.com/a", false).unwrap();
+        let turn = turn_now(&hosts, &url, &who("ns")).unwrap();
+        hosts.pause(&url, &turn, Duration::from_mins(10));
+        let (nothing, asks) = (Notify::new(), || who("ns"));
+        let all = (0..50).map(|_| async {
+            hosts.turn(&url, asks, &nothing).await.unwrap();
+            start.elapsed()
+        });
+        let mut came = futures::future::join_all(all).await;
+        came.sort();
+        let (first, last) = (came[0], came[49]);
+        assert!(first >= Duration::from_mins(10) && last <= Duration::from_secs(631), "{first:?} to {last:?}");
+        assert!(last - first > Duration::from_secs(10), "{first:?} to {last:?}");
     }
 
     #[tokio::test]

@@ -96,3 +96,29 @@ async fn without_drain_new_tasks_start_and_the_rollout_waits_to_its_end() {
     stage.roll_out().await;
     stage.phase("t4", TaskPhase::Running).await;
 }
+
+/// A Task that comes while the agent's pods are being replaced is woken by the end of that: it does not ask again and again.
+#[tokio::test]
+async fn a_task_that_comes_while_pods_are_replaced_waits_without_asking() {
+    let mut stage = Stage::with("switch", json!({"quota": {"maxTaskStarts": 50, "windowSeconds": 3600}})).await;
+    stage.roll_out().await;
+    let between = stage.release.between().await;
+    stage.restart();
+    stage.agent_is_seen().await;
+    between.hold(&[("/deployments/coder-server", "fieldManager=pilothouse-agent")]);
+    stage.change_agent(json!({"executorImage": "localhost/executor:2"})).await;
+    eventually("the pods are being replaced", PATIENCE, || async { between.all_wait().then_some(()) }).await;
+    let audit = stage.audit.later();
+    let (user, agent) = (stage.release.user(), format!("{}/agents/coder", stage.namespace));
+    let looks = || audit.requests(&user).iter().filter(|r| r.verb == "get" && r.object() == agent).count();
+    stage.task("t", json!({})).await;
+    // With a quota it reads the Agent as it is before it starts.
+    eventually("the Task would start", PATIENCE, || async { (looks() > 0).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(looks() <= 2, "{} looks at the Agent while nothing changes", looks());
+    assert!(stage.get("t").await.status.is_none_or(|status| status.phase != Some(TaskPhase::Running)));
+    between.hold(&[]);
+    image_is(&stage, "localhost/executor:2").await;
+    stage.roll_out().await;
+    stage.phase("t", TaskPhase::Running).await;
+}

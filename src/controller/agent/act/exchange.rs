@@ -93,7 +93,7 @@ impl Agents {
         }
         self.urgent(who, &action, acted);
         match &action {
-            Action::Keep => self.seal_again(who.agent, &wanted.object, map.unwrap_or(&Annotations::new())).await?,
+            Action::Keep => self.seal_again(who.agent, &wanted.object).await?,
             Action::Wait { write: false, .. } => {}
             Action::Apply { .. } => {
                 if !self.write_exchange(who, desired, wanted, acted).await? {
