@@ -108,8 +108,11 @@ impl Candidate {
     /// Keeps the Lease; resolves when it is lost.
     pub async fn lost(&mut self) {
         let (pause, patience) = (self.election.duration / 4, self.election.duration * 2 / 3);
+        let mut tried = self.renewed;
         loop {
-            sleep(pause.min(patience.saturating_sub(self.renewed.elapsed()))).await;
+            // From one try to the next: slow answers are no reason to give up earlier.
+            sleep(pause.saturating_sub(tried.elapsed())).await;
+            tried = Instant::now();
             let limit = patience.saturating_sub(self.renewed.elapsed());
             match timeout(limit, self.look()).await {
                 Ok(Ok(true)) => {}
