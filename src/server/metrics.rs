@@ -90,7 +90,10 @@ impl Default for Metrics {
         let durations =
             Family::<ByKind, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16)));
         registry.register("reconcile_duration_seconds", "Time a reconcile took", durations.clone());
-        let panics = Family::default();
+        let panics = Family::<Panicked, Counter>::default();
+        for what in ["reconcile", "listener", "loop"] {
+            drop(panics.get_or_create(&Panicked { what }));
+        }
         registry.register("panics", "Bugs: panics that were caught, by what panicked", panics.clone());
         let tasks =
             Family::<ByAgent, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(10.0, 2.0, 10)));
