@@ -111,10 +111,8 @@ mod tests {
 
     /// The inventory at the end, with all that is known of what runs once.
     fn settled(plan: &Plan) -> Vec<InventoryEntry> {
-        let outcome = |id: &ObjectId| match is_task(id) {
-            true => Outcome::Task { uid: UID.into(), finished: true },
-            false => Outcome::Applied,
-        };
+        let done = || Outcome::Task { uid: UID.into(), finished: true };
+        let outcome = |id: &ObjectId| if is_task(id) { done() } else { Outcome::Applied };
         let outcomes = plan.steps().map(|step| (step.id.clone(), outcome(&step.id))).collect();
         plan.settle(&outcomes, &BTreeSet::new(), &BTreeSet::new())
     }
