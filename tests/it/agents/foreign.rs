@@ -52,9 +52,11 @@ impl Place {
     }
 
     /// Somebody takes the object away, and says so.
-    async fn give_up(&self, agent: &str, kind: &str, name: &str) {
-        self.any(kind).delete(name, &DeleteParams::default()).await.unwrap();
-        let gone = || async { self.any(kind).get_opt(name).await.unwrap().is_none().then_some(()) };
+    async fn give_up(&self, agent: &str, kind: &str, object: &DynamicObject) {
+        let (api, name) = (self.any(kind), object.name_any());
+        api.delete(&name, &DeleteParams::default()).await.unwrap();
+        // The controller may have made its own in the same moment.
+        let gone = || async { (api.get_opt(&name).await.unwrap().and_then(|o| o.uid()) != object.uid()).then_some(()) };
         eventually("it is gone", 30, gone).await;
         self.merge::<Agent>(agent, json!({"metadata": {"annotations": {"pilothouse.dev/reconcile-at": kind}}})).await;
     }
@@ -68,7 +70,7 @@ async fn what_somebody_else_has_made_is_never_written() {
         place.theirs("ConfigMap", "pilothouse-authority", &json!({}), &json!({"data": {"ca.crt": "x"}})).await;
     place.agent("first", json!({})).await;
     place.in_the_way("first", "ConfigMap", &authority).await;
-    place.give_up("first", "ConfigMap", "pilothouse-authority").await;
+    place.give_up("first", "ConfigMap", &authority).await;
     place.deployment_where("the agent goes on", "first-server", |_| true).await;
 
     // With our labels as well, by which such objects are watched: whoever copies one has made one of their own.
@@ -91,7 +93,7 @@ async fn what_somebody_else_has_made_is_never_written() {
         assert_eq!(server.is_some(), *kind == "Deployment", "{agent}");
     }
     for (agent, kind, object) in &cases {
-        place.give_up(agent, kind, &object.name_any()).await;
+        place.give_up(agent, kind, object).await;
     }
     for (agent, ..) in &cases {
         let uid = place.api::<Agent>().get(agent).await.unwrap().uid().unwrap();
