@@ -104,7 +104,9 @@ impl Room {
         let lost = books.archives.keys().filter(|digest| !found.contains_key(digest) && !is_there(digest));
         let lost: Vec<Digest> = lost.copied().collect();
         drop(books);
-        lost.iter().for_each(|digest| self.gone(digest));
+        for digest in &lost {
+            self.gone(digest);
+        }
     }
 }
 
@@ -181,7 +183,9 @@ mod tests {
     fn put(room: &Room, name: &str, digest: u64, bytes: u64) -> bool {
         let reserved = room.reserve(&of(&[name]), bytes);
         let fits = reserved.is_some();
-        reserved.into_iter().for_each(|reserved| reserved.keep(Digest::of(&digest.to_be_bytes())));
+        if let Some(reserved) = reserved {
+            reserved.keep(Digest::of(&digest.to_be_bytes()));
+        }
         fits
     }
 

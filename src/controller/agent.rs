@@ -187,10 +187,9 @@ impl Reconcile for Agents {
             && notes.is_empty()
             && !acted.has_done()
             && self.only_counts(&agent, current.as_ref(), &status)?
+            && let Some(left) = self.counts.wait(&namespace, &name, Instant::now())
         {
-            if let Some(left) = self.counts.wait(&namespace, &name, Instant::now()) {
-                return Ok(acted.next.or_earlier(Next::After(left)));
-            }
+            return Ok(acted.next.or_earlier(Next::After(left)));
         }
         if acted.wrote && matches!(acted.server, Some(Action::Apply { forced: Some(_), .. })) {
             self.context.metrics.rollout_forced(&namespace, &name);

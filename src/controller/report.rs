@@ -155,8 +155,11 @@ impl Reports {
     }
 }
 
+/// Who writes events, and what waits for it.
+type Writer = (Recorder, mpsc::Receiver<(ObjectReference, Vec<Note>)>);
+
 /// Writes what waits, until nobody can report any more.
-async fn write(writer: Arc<tokio::sync::Mutex<(Recorder, mpsc::Receiver<(ObjectReference, Vec<Note>)>)>>) {
+async fn write(writer: Arc<tokio::sync::Mutex<Writer>>) {
     let (recorder, waiting) = &mut *writer.lock().await;
     while let Some((reference, notes)) = waiting.recv().await {
         for note in notes {

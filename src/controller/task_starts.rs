@@ -77,7 +77,9 @@ impl Drop for Switch {
         let woken = state.turned_away.remove(&self.key).unwrap_or_default();
         drop(state);
         if let Some(wake) = shared.wake.get() {
-            woken.iter().for_each(|task| wake(&self.key.0, task));
+            for task in &woken {
+                wake(&self.key.0, task);
+            }
         }
     }
 }

@@ -149,8 +149,8 @@ impl GixRemote {
             let modules = self.modules(access, (repo, id), (room, stop))?;
             match wish.whole {
                 Some(whole) => {
-                    let whose = (&access.url, &*access.namespaces);
-                    checkout::make((repo, id), &modules, whose, whole, (self.limits, &self.budget, &**stop))
+                    let origin = (&access.url, &*access.namespaces);
+                    checkout::make((repo, id), &modules, origin, whole, (self.limits, &self.budget, &**stop))
                 }
                 None => walk::read((repo, id), &modules, self.limits, (&self.budget, &access.namespaces), stop),
             }

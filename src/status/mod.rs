@@ -119,7 +119,7 @@ mod tests {
         let next = Next::After(Duration::from_secs(30));
         for (share, seconds) in [(0.0, 27), (0.5, 30), (1.0, 33), (-4.0, 27), (9.0, 33)] {
             let Next::After(delay) = next.spread(share) else { panic!("it comes") };
-            assert_eq!(delay.as_secs_f64().round(), f64::from(seconds), "{share}");
+            assert_eq!(delay, Duration::from_secs(seconds), "{share}");
         }
         assert_eq!(Next::OnEvent.spread(0.5), Next::OnEvent);
     }

@@ -99,7 +99,7 @@ impl Turns {
             assert_eq!(started, *name, "Tasks begin in another order than that of their queue");
             // A session may rest in between; the last time counts.
             rests.extend(std::iter::from_fn(|| self.idle.try_recv().ok()));
-            let ended = rests.iter().copied().filter(|rest| *rest <= began).next_back();
+            let ended = rests.iter().copied().rfind(|rest| *rest <= began);
             rests.retain(|rest| *rest > began);
             if at > 0 {
                 let ended =

@@ -320,9 +320,13 @@ fn own_push(world: &World) -> Vec<String> {
 /// Says how to see more.
 pub(crate) fn look_around(world: &World) {
     screen::say("Look around, in another terminal:");
-    world.look.iter().chain(&ways(world)).for_each(|line| screen::command(line));
+    for line in world.look.iter().chain(&ways(world)) {
+        screen::command(line);
+    }
     screen::say(&format!("Push something yourself; Git is at {}, user {USER:?}, password {PASSWORD:?}:", world.url));
-    own_push(world).iter().for_each(|line| screen::command(line));
+    for line in &own_push(world) {
+        screen::command(line);
+    }
     screen::say("Ctrl-C takes everything away.");
 }
 

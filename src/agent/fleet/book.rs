@@ -2,7 +2,7 @@
 //!
 //! The book is kept up to date agent by agent, as each is reconciled, and holds nothing that cannot be read again from the
 //! cluster: a new process fills it before it lets anybody go. Who may go is decided for all at once ([`Book::plan`]).
-//! Places are given to namespaces by turns ([`turns`]), and within one in the order in which changes began to wait, then by
+//! Places are given to namespaces by turns (`turns`), and within one in the order in which changes began to wait, then by
 //! name.
 //!
 //! Two clocks: windows follow the wall, since people mean that. Waits follow one that does not jump. A time that was stored
@@ -195,7 +195,7 @@ impl Book {
         let known = self.records.remove(key).is_some();
         self.dirty |= self.unknown.remove(key) || known;
         self.awaited.remove(key);
-        if !self.records.range((key.0.clone(), String::new())..).next().is_some_and(|((other, _), _)| *other == key.0) {
+        if self.records.range((key.0.clone(), String::new())..).next().is_none_or(|((other, _), _)| *other != key.0) {
             self.turns.forget(&key.0);
         }
     }

@@ -144,7 +144,9 @@ impl Named {
         };
         for repository in self.0.repositories.all() {
             let namespace = repository.namespace().unwrap_or_default();
-            published(&repository).into_iter().for_each(|digest| add(digest, &namespace));
+            if let Some(digest) = published(&repository) {
+                add(digest, &namespace);
+            }
         }
         let known = self.0.known.read();
         for ((namespace, _), map) in known.maps.iter().filter(|(key, map)| !self.0.is_over(&key.0, map)) {

@@ -61,11 +61,11 @@ impl Crew {
             let work = async {
                 let mut failures = 0_u32;
                 loop {
-                    let begun = Instant::now();
+                    let since = Instant::now();
                     if crew.caught(name, begin()).await.is_some() {
                         return;
                     }
-                    failures = if begun.elapsed() > AGAIN.cap { 1 } else { failures.saturating_add(1) };
+                    failures = if since.elapsed() > AGAIN.cap { 1 } else { failures.saturating_add(1) };
                     sleep(AGAIN.delay(failures, rand::random())).await;
                 }
             };
@@ -159,9 +159,9 @@ mod tests {
                 sleep(Duration::from_secs(5)).await;
                 assert!(!panics, "on purpose");
             });
-            let begun = Instant::now();
+            let since = Instant::now();
             let failure = crew.lost().await;
-            assert_eq!(begun.elapsed(), Duration::from_secs(5));
+            assert_eq!(since.elapsed(), Duration::from_secs(5));
             assert!(failure.message.contains(why), "{failure}");
             // Who comes later hears of it too.
             assert_eq!(crew.lost().await, failure);
@@ -175,7 +175,7 @@ mod tests {
         let (told, mut ended) = watch::channel(());
         crew.vital("one", async move {
             let _told = told;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         crew.keep("another", std::future::pending::<()>);
         drop(crew.until_dropped());

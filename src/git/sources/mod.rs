@@ -353,7 +353,8 @@ impl Inner {
         let listeners = self.listeners.read();
         let told = |subscriber: &&Subscriber| {
             let heard = listeners.iter().map(|listener| tell(listener, subscriber));
-            heard.fold(true, |all, one| all && one)
+            // Each of them is told, whoever did not hear.
+            heard.fold(true, std::ops::BitAnd::bitand)
         };
         subscribers.iter().filter(|subscriber| !told(subscriber)).cloned().collect()
     }

@@ -89,15 +89,15 @@ async fn round(inner: &Arc<Inner>, remote: &Arc<Remote>, listing: bool) -> bool 
         inner.hosts.pause(&remote.access.url, &turn, *pause);
     }
     let failed = outcome.error.is_some();
-    !tell(inner, remote, settle(remote, outcome, listing.then_some(poked))) || failed
+    !tell(inner, remote, &settle(remote, outcome, listing.then_some(poked))) || failed
 }
 
 /// Whether all of them heard of it; who did not is told after the next round.
-fn tell(inner: &Inner, remote: &Remote, woken: Vec<Subscriber>) -> bool {
+fn tell(inner: &Inner, remote: &Remote, woken: &[Subscriber]) -> bool {
     if woken.is_empty() {
         return true;
     }
-    let missed = inner.wake(&woken);
+    let missed = inner.wake(woken);
     let mut status = remote.status.lock();
     status.untold = missed.into_iter().filter(|who| status.subscribers.contains_key(who)).collect();
     status.untold.is_empty()
@@ -107,7 +107,7 @@ fn tell(inner: &Inner, remote: &Remote, woken: Vec<Subscriber>) -> bool {
 fn panicked(inner: &Inner, remote: &Remote) -> bool {
     let poked = remote.status.lock().poked;
     let outcome = Outcome { error: Some(bug()), ..Outcome::default() };
-    tell(inner, remote, settle(remote, outcome, Some(poked)));
+    tell(inner, remote, &settle(remote, outcome, Some(poked)));
     true
 }
 

@@ -107,7 +107,9 @@ fn namespaces_take_turns() {
     }
     assert_eq!(gone, [big[0].clone(), small.clone(), big[1].clone(), big[2].clone()]);
     book.forget(&small);
-    big.iter().for_each(|key| book.forget(key));
+    for key in &big {
+        book.forget(key);
+    }
     assert!(format!("{:?}", book.turns).ends_with("last: {} }"), "who is gone is forgotten");
 }
 

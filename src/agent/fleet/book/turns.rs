@@ -28,12 +28,12 @@ impl Turns {
             .collect();
         let mut placed = vec![];
         while placed.len() < free {
-            let Some((places, _, _, namespace)) = next.pop_first() else { break };
+            let Some((held, _, _, namespace)) = next.pop_first() else { break };
             let Some(line) = lines.get_mut(namespace) else { break };
             placed.extend(line.pop_front().map(|(_, key)| key));
             self.given += 1;
             self.last.insert(namespace.to_owned(), self.given);
-            next.extend(line.front().map(|(at, _)| (places + 1, self.given, *at, namespace)));
+            next.extend(line.front().map(|(at, _)| (held + 1, self.given, *at, namespace)));
         }
         placed
     }

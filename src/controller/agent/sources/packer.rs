@@ -293,8 +293,8 @@ async fn work(packer: Weak<Packer>, key: Key, (first, files): (String, Arc<Files
     let mut failures = 0;
     loop {
         let Some(this) = packer.upgrade() else { return };
-        let packed = AssertUnwindSafe(this.pack(&key, &first, &files)).catch_unwind().await;
-        let outcome = match packed.unwrap_or_else(|panic| Err(Trouble::Passing(panicked(&*panic)))) {
+        let tried = AssertUnwindSafe(this.pack(&key, &first, &files)).catch_unwind().await;
+        let outcome = match tried.unwrap_or_else(|panic| Err(Trouble::Passing(panicked(&*panic)))) {
             Ok(outcome) => outcome,
             Err(Trouble::Passing(trouble)) => {
                 failures += 1;
