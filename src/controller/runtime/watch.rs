@@ -19,6 +19,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 use rand::Rng as _;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::{
@@ -129,14 +130,6 @@ impl<K: Kind> Cache<K> {
         });
     }
 
-    /// Resolves when the first listing of every scope is in the cache.
-    pub async fn ready(&self) {
-        for (_, store) in self.stores.iter() {
-            // An error means that the watch has ended, which only happens when the process stops.
-            let _ = store.wait_until_ready().await;
-        }
-    }
-
     #[cfg(test)]
     pub(in crate::controller) fn of(stores: Vec<(Scope, Store<K>)>) -> Self {
         Self { stores: Arc::new(stores), listeners: Arc::default() }
@@ -212,7 +205,7 @@ impl Watches {
         self.start(vec![Scope::All], move |_| watcher::watcher(api.clone(), for_a_while(&config)).boxed(), |_| {})
     }
 
-    /// Resolves when every cache is filled.
+    /// Resolves when every cache is filled, and all who listen to it know what is there: what they keep of it is as complete.
     pub async fn ready(&mut self) {
         futures::future::join_all(self.ready.drain(..)).await;
     }
@@ -242,11 +235,13 @@ impl Watches {
                 })
                 .boxed();
             let (hint, owed) = (self.hint.clone(), Owed::new(self.crew.clone()));
+            let (told, mut known) = watch::channel(false);
             let name = format!("the watch of {} in {scope}", K::plural(&()));
-            self.crew.vital(name, follow(cache.clone(), (store.clone(), writer), (scope.clone(), hint), owed, events));
+            let (stores, place) = ((store.clone(), writer), (scope.clone(), hint));
+            self.crew.vital(name, follow(cache.clone(), stores, place, (owed, told), events));
+            // An error means that the watch has ended, which is the end of the process.
+            self.ready.push(Box::pin(async move { drop(known.wait_for(|told| *told).await) }));
         }
-        let waiting = cache.clone();
-        self.ready.push(Box::pin(async move { waiting.ready().await }));
         cache
     }
 }
@@ -278,7 +273,7 @@ async fn follow<K: Kind>(
     cache: Cache<K>,
     (store, writer): (Store<K>, reflector::store::Writer<K>),
     (scope, hint): (Scope, Hint),
-    mut owed: Owed<K>,
+    (mut owed, told): (Owed<K>, watch::Sender<bool>),
     events: Events<K>,
 ) {
     // Listeners are told after the store has the change, so that what they trigger reads the new state.
@@ -309,7 +304,10 @@ async fn follow<K: Kind>(
             Ok(Event::InitApply(object)) => {
                 listed.insert(ObjectRef::from_obj(&object));
             }
-            Ok(Event::InitDone) => relisted(&cache, &store, (&std::mem::take(&mut gone), &listed), &mut owed),
+            Ok(Event::InitDone) => {
+                relisted(&cache, &store, (&std::mem::take(&mut gone), &listed), &mut owed);
+                told.send_replace(true);
+            }
             Err(error) => failed(&kind, &scope, &hint, &error),
         }
     }
@@ -397,7 +395,8 @@ mod tests {
     }
 
     /// A watch of these events, a second between two of them, which then stays open.
-    fn watched(events: Vec<Event<ConfigMap>>) -> (Cache<ConfigMap>, impl Future<Output = ()>) {
+    /// With it: whether everybody knows what was listed.
+    fn watched(events: Vec<Event<ConfigMap>>) -> (Cache<ConfigMap>, watch::Receiver<bool>, impl Future<Output = ()>) {
         let (store, writer) = reflector::store();
         let cache = Cache::of(vec![(Scope::All, store.clone())]);
         let events = futures::stream::iter(events).then(|event| async {
@@ -405,8 +404,9 @@ mod tests {
             Ok(event)
         });
         let events = events.chain(futures::stream::pending()).boxed();
-        let owed = Owed::new(Crew::new(Arc::default()));
-        (cache.clone(), follow(cache, (store, writer), (Scope::All, Hint::default()), owed, events))
+        let (owed, (told, known)) = (Owed::new(Crew::new(Arc::default())), watch::channel(false));
+        let work = follow(cache.clone(), (store, writer), (Scope::All, Hint::default()), (owed, told), events);
+        (cache, known, work)
     }
 
     /// Name, version, and whether it is gone, of what a listener heard.
@@ -430,7 +430,7 @@ mod tests {
         let listed =
             [Event::Init, Event::InitApply(map("bad", "1")), Event::InitApply(map("good", "1")), Event::InitDone];
         let later = [Event::Apply(map("bad", "2")), Event::Apply(map("good", "2")), Event::Delete(map("gone", "3"))];
-        let (cache, watch) = watched(listed.into_iter().chain(later).collect());
+        let (cache, _, watch) = watched(listed.into_iter().chain(later).collect());
         let (fussy, calm, spec): (Heard, Heard, Heard) = Default::default();
         let (mine, begun) = (fussy.clone(), tokio::time::Instant::now());
         cache.on_change(move |change| {
@@ -458,6 +458,23 @@ mod tests {
         let mut heard = said(&spec);
         heard.sort();
         assert_eq!(heard, ["bad@2", "gone@3-", "good@1"], "what did not take it in has not seen the spec");
+    }
+
+    /// Who begins to work then, and counts by what a listener keeps, misses nothing that was there.
+    #[tokio::test(start_paused = true)]
+    async fn a_cache_is_ready_when_listeners_know_what_is_in_it() {
+        let listed = [Event::Init, Event::InitApply(map("a", "1")), Event::InitApply(map("b", "1")), Event::InitDone];
+        let (cache, known, watch) = watched(listed.into());
+        let (heard, mine, seen): (Heard, _, _) = (Heard::default(), known.clone(), cache.clone());
+        let note_it = heard.clone();
+        cache.on_change(move |change| {
+            assert_eq!(seen.all().len(), 2, "the store has it before");
+            assert!(!*mine.borrow(), "and nobody works before all were told");
+            note(&note_it, change);
+        });
+        assert!(tokio::time::timeout(Duration::from_mins(1), watch).await.is_err(), "it goes on");
+        assert!(*known.borrow());
+        assert_eq!(said(&heard).len(), 2);
     }
 
     #[test]
