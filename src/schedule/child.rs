@@ -59,9 +59,9 @@ pub(super) fn build(cron: &CronTask, at: Timestamp) -> Task {
     let (mut labels, mut annotations) = (meta.labels, meta.annotations);
     labels.insert(label::CRONTASK.into(), names::label_value(&name));
     // The reconciler of Tasks would write it later, each of them.
-    let agent = template.spec.agent_ref.as_ref().map(|agent| (label::AGENT, &agent.name));
-    let by = agent.or_else(|| Some((label::AGENT_TEMPLATE, &template.spec.template_ref.as_ref()?.name)));
-    labels.extend(by.map(|(key, name)| (key.to_owned(), names::label_value(name))));
+    let agent = template.spec.agent_ref.as_ref().map(|agent| agent.name.as_str());
+    let own = template.spec.template_ref.as_ref().map(|own| own.name.as_str());
+    labels.extend(names::task::label(agent, own).map(|(key, value)| (key.to_owned(), value)));
     annotations.insert(annotation::SCHEDULED_AT.into(), at.to_string());
     let owner = OwnerReference {
         api_version: CronTask::api_version(&()).into(),

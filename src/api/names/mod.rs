@@ -252,7 +252,7 @@ pub mod agent {
 
 /// Names of the objects that a Task gets. Of a Task whose name leaves no room for more its beginning is in them, and a hash.
 pub mod task {
-    use super::{MAX, shortened};
+    use super::{MAX, label, label_value, shortened};
 
     /// Digits of the hash in [`files`].
     const HASH: usize = 10;
@@ -277,6 +277,14 @@ pub mod task {
     pub fn files_prefix(task: &str) -> String {
         const END: &str = "-task-files-";
         format!("{}{END}", shortened(task, MAX - END.len() - HASH))
+    }
+
+    /// Key and value of the label by which a Task is found: its Agent's, else that of the template that its own pod is
+    /// made of.
+    pub fn label(agent: Option<&str>, template: Option<&str>) -> Option<(&'static str, String)> {
+        let agent = agent.map(|name| (label::AGENT, name));
+        let (key, name) = agent.or_else(|| Some((label::AGENT_TEMPLATE, template?)))?;
+        Some((key, label_value(name)))
     }
 
     fn with(task: &str, end: &str) -> String {

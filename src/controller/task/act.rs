@@ -11,7 +11,7 @@ use super::Tasks;
 use crate::{
     api::{
         Task,
-        names::{self, label, manager, reasons},
+        names::{self, manager, reasons},
     },
     controller::{request::limited, runtime::Kind},
     status::{Failure, Next},
@@ -23,13 +23,12 @@ impl Tasks {
     /// event. A merge patch: unlike an apply it cannot create the Task, and what a Sync wrote stays the Sync's.
     pub(super) async fn set_label(&self, task: &Task) -> Result<bool, Failure> {
         let uid = task.uid().unwrap_or_default();
-        let agent = task::agent_of(task).map(|agent| (label::AGENT, agent));
-        let of = agent.or_else(|| Some((label::AGENT_TEMPLATE, task::template_of(task)?)));
-        let Some((key, name)) = of.filter(|(key, _)| !task.labels().contains_key(*key)) else { return Ok(false) };
+        let label = names::task::label(task::agent_of(task), task::template_of(task));
+        let Some((key, value)) = label.filter(|(key, _)| !task.labels().contains_key(*key)) else { return Ok(false) };
         if task.metadata.deletion_timestamp.is_some() || !self.labelled.lock().insert(uid.clone()) {
             return Ok(false);
         }
-        let labels = json!({ key: names::label_value(name) });
+        let labels = json!({ key: value });
         let patch = json!({ "metadata": { "uid": uid, "labels": labels } });
         let params = PatchParams { field_manager: Some(manager::TASK.into()), ..PatchParams::default() };
         let (api, name, patch) = (self.api::<Task>(task), task.name_any(), Patch::Merge(patch));
